@@ -1,0 +1,110 @@
+//! Typed reading of config.json: every wrong value is an error that names the key.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::read_json;
+use crate::error::{Error, Result};
+
+/// Counts and sizes may be this large.
+const LARGEST_INT: u64 = 1 << 30;
+
+/// The keys of a config.json; none where there is no such file.
+#[derive(Debug)]
+pub struct Keys {
+    path: PathBuf,
+    map: Map<String, Value>,
+}
+
+impl Keys {
+    /// Reads the file at `path` if it is there.
+    pub fn open(path: &Path) -> Result<Self> {
+        let map = if path.exists() { read_json(path)? } else { Map::new() };
+        Ok(Self { path: path.to_owned(), map })
+    }
+
+    /// An error about the value of `key`.
+    pub fn error(&self, key: &str, message: impl std::fmt::Display) -> Error {
+        Error::checkpoint(&self.path, format!("{key}: {message}"))
+    }
+
+    /// A count or size of at least 1.
+    pub fn int(&self, key: &str) -> Result<Option<usize>> {
+        self.read(key, "an integer from 1 to 1073741824", |value| {
+            value.as_u64().filter(|n| (1..=LARGEST_INT).contains(n)).map(|n| n as usize)
+        })
+    }
+
+    /// A number in `range`.
+    pub fn float(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
+        let expected = format!("a number from {:e} to {:e}", range.start(), range.end());
+        self.read(key, &expected, |value| value.as_f64().filter(|number| range.contains(number)))
+    }
+
+    /// Two numbers in `range`, the smaller first.
+    pub fn interval(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<(f64, f64)>> {
+        let expected = format!("[low, high] with {:e} <= low <= high <= {:e}", range.start(), range.end());
+        self.read(key, &expected, |value| {
+            let numbers = value.as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<_>>>()?;
+            let [low, high] = numbers.try_into().ok()?;
+            (range.contains(&low) && range.contains(&high) && low <= high).then_some((low, high))
+        })
+    }
+
+    /// true or false.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.read(key, "true or false", Value::as_bool)
+    }
+
+    /// A string.
+    pub fn string(&self, key: &str) -> Result<Option<&str>> {
+        self.read(key, "a string", Value::as_str)
+    }
+
+    /// A list of strings.
+    pub fn strings(&self, key: &str) -> Result<Option<Vec<&str>>> {
+        self.read(key, "a list of strings", |value| value.as_array()?.iter().map(Value::as_str).collect())
+    }
+
+    /// A list of indices.
+    pub fn indices(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        self.read(key, "a list of layer indices", |value| {
+            let indices = value.as_array()?.iter().map(Value::as_u64);
+            indices.map(|index| usize::try_from(index?).ok()).collect()
+        })
+    }
+
+    /// The value as it stands in the file.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The keys that are in the file and not in `known`.
+    pub fn unknown(&self, known: &[&str]) -> Vec<&str> {
+        self.map.keys().map(String::as_str).filter(|key| !known.contains(key)).collect()
+    }
+
+    fn read<'a, T>(
+        &'a self,
+        key: &str,
+        expected: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        match read(value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(self.error(key, format!("expected {expected}, found {}", shortened(value)))),
+        }
+    }
+}
+
+/// A value's JSON, cut where it is long.
+fn shortened(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}

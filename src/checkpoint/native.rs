@@ -1,0 +1,431 @@
+//! The native format: what config.json leaves open is read off the tensors' names and shapes, and where both speak
+//! they must agree.
+
+use std::ops::RangeInclusive;
+
+use super::evidence::{Evidence, FfnKind, Kind, MixerKind, Shown};
+use super::keys::Keys;
+use super::report::{Report, Source};
+use super::tensors::Tensors;
+use crate::error::{Error, Result};
+use crate::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
+use crate::model::gqa::GqaSpec;
+use crate::model::mamba2::Mamba2Spec;
+use crate::model::mla::MlaSpec;
+use crate::model::moe::MoeSpec;
+use crate::model::rope::RopeSpec;
+
+/// Both norms of a Mamba2 layer use this constant whatever `rms_norm_eps` says.
+const MAMBA2_EPS: f64 = 1e-6;
+
+/// Every key of the format, in the order in which they are reported.
+const KEYS: [&str; 27] = [
+    "hidden_size",
+    "num_layers",
+    "vocab_size",
+    "max_seq_len",
+    "rms_norm_eps",
+    "rope_theta",
+    "layer_types",
+    "mamba_layers",
+    "mamba2_num_heads",
+    "mamba2_head_dim",
+    "mamba2_state_size",
+    "mamba2_chunk_size",
+    "mamba2_expand",
+    "mamba2_conv_kernel",
+    "mamba2_n_groups",
+    "mamba2_dt_limit",
+    "num_attention_heads",
+    "num_kv_heads",
+    "head_dim",
+    "kv_latent_dim",
+    "q_latent_dim",
+    "d_rope",
+    "num_experts",
+    "experts_per_tok",
+    "shared_expert_enabled",
+    "intermediate_size",
+    "tokenizer",
+];
+
+/// A key that the tokenizer reads.
+const TOKENIZER_KEY: &str = "eos_token_id";
+
+/// Works out the model from its config.json and tensors; the report says where each value came from.
+///
+/// # Errors
+/// A key has an impossible value or disagrees with the tensors, or something can be neither read nor inferred: the
+/// error names the key and the tensor.
+pub fn resolve(keys: &Keys, tensors: &Tensors) -> Result<(ModelConfig, Report)> {
+    let evidence = Evidence::new(tensors);
+    let mut resolver = Resolver { keys, evidence, report: Report::default() };
+    let config = resolver.model()?;
+    resolver.report_the_rest()?;
+    Ok((config, resolver.report))
+}
+
+struct Resolver<'a> {
+    keys: &'a Keys,
+    evidence: Evidence<'a>,
+    report: Report,
+}
+
+impl Resolver<'_> {
+    fn model(&mut self) -> Result<ModelConfig> {
+        let hidden_size = self.settle("hidden_size", self.evidence.dim("embed_tokens.weight", 1)?)?;
+        let kinds = self.kinds()?;
+        let vocab_size = self.settle("vocab_size", self.evidence.dim("embed_tokens.weight", 0)?)?;
+        let max_seq_len = self.int_or("max_seq_len", 4096)?;
+        let norm_eps = self.float_or("rms_norm_eps", f64::MIN_POSITIVE..=1.0, 1e-5)?;
+        let theta = self.float_or("rope_theta", 1.0..=1e18, 10_000.0)?;
+
+        let first = |mixer| kinds.iter().position(|kind| kind.mixer == mixer);
+        let mamba2 = first(MixerKind::Mamba2).map(|layer| self.mamba2(layer, hidden_size)).transpose()?;
+        let mla = first(MixerKind::Mla).map(|layer| self.mla(layer, hidden_size, theta)).transpose()?;
+        let mla_heads = mla.as_ref().map(|mla| mla.num_heads);
+        let gqa = first(MixerKind::Gqa).map(|layer| self.gqa(layer, mla_heads, theta)).transpose()?;
+        if let (Some(layer), None) = (first(MixerKind::Mla), &gqa) {
+            self.check_mla_head_dim(layer, mla_heads.unwrap_or(1))?;
+        }
+        let first = |ffn| kinds.iter().position(|kind| kind.ffn == ffn);
+        let moe = first(FfnKind::Moe).map(|layer| self.moe(layer)).transpose()?;
+        let mlp = first(FfnKind::Mlp).map(|layer| self.mlp(layer)).transpose()?;
+
+        let unresolved = || Error::Internal("a layer kind was not resolved".into());
+        let layer = |kind: &Kind| -> Result<LayerSpec> {
+            let mixer = match kind.mixer {
+                MixerKind::Mamba2 => mamba2.clone().map(MixerSpec::Mamba2),
+                MixerKind::Mla => mla.clone().map(MixerSpec::Mla),
+                MixerKind::Gqa => gqa.clone().map(MixerSpec::Gqa),
+            };
+            let ffn = match kind.ffn {
+                FfnKind::None => Some(FfnSpec::None),
+                FfnKind::Mlp => mlp.map(FfnSpec::Mlp),
+                FfnKind::Moe => moe.clone().map(FfnSpec::Moe),
+            };
+            let norm_eps = if kind.mixer == MixerKind::Mamba2 { MAMBA2_EPS } else { norm_eps };
+            Ok(LayerSpec { norm_eps, mixer: mixer.ok_or_else(unresolved)?, ffn: ffn.ok_or_else(unresolved)? })
+        };
+        let layers = kinds.iter().map(layer).collect::<Result<_>>()?;
+        Ok(ModelConfig { vocab_size, hidden_size, max_seq_len, norm_eps, layers })
+    }
+
+    /// The kind of every layer: as the tensors show, which `layer_types` and `mamba_layers` must agree with.
+    fn kinds(&mut self) -> Result<Vec<Kind>> {
+        let kinds = self.evidence.kinds()?;
+        let last = kinds.len() - 1;
+        self.settle("num_layers", Shown { value: kinds.len(), by: format!("layers.{last} is the last with tensors") })?;
+        let named = self.check_layer_types(&kinds)?;
+        let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+        let legacy = self.check_mamba_layers(&kinds)?;
+        let source = if named || legacy { Source::File } else { Source::Tensors };
+        self.report.record("layer_types", names, source);
+        Ok(kinds)
+    }
+
+    fn check_layer_types(&self, kinds: &[Kind]) -> Result<bool> {
+        let key = "layer_types";
+        let Some(names) = self.keys.strings(key)? else { return Ok(false) };
+        if names.len() != kinds.len() {
+            let found = names.len();
+            return Err(self
+                .keys
+                .error(key, format!("expected one for each of {} layers, found {found}", kinds.len())));
+        }
+        for (layer, (name, kind)) in names.iter().zip(kinds).enumerate() {
+            let expected = Kind::named(name).ok_or_else(|| {
+                self.keys.error(key, format!("layer {layer}: expected one of {}, found {name:?}", Kind::names()))
+            })?;
+            if expected != *kind {
+                let shown = kind.name();
+                return Err(self
+                    .keys
+                    .error(key, format!("layer {layer} is {name}, but the tensors layers.{layer}.* show {shown}")));
+            }
+        }
+        Ok(true)
+    }
+
+    /// The older key, which counts where `layer_types` is not given.
+    fn check_mamba_layers(&mut self, kinds: &[Kind]) -> Result<bool> {
+        let key = "mamba_layers";
+        let Some(listed) = self.keys.indices(key)? else { return Ok(false) };
+        if let Some(layer) = listed.iter().find(|layer| **layer >= kinds.len()) {
+            return Err(self.keys.error(key, format!("layer {layer} is listed, but there are {} layers", kinds.len())));
+        }
+        for (layer, kind) in kinds.iter().enumerate() {
+            let is_listed = listed.contains(&layer);
+            if is_listed != (kind.mixer == MixerKind::Mamba2) {
+                let not = if is_listed { "" } else { "not " };
+                let shown = kind.name();
+                return Err(self.keys.error(
+                    key,
+                    format!("layer {layer} is {not}listed, but the tensors layers.{layer}.* show {shown}"),
+                ));
+            }
+        }
+        self.report.record(key, listed, Source::File);
+        Ok(true)
+    }
+
+    fn mamba2(&mut self, layer: usize, hidden_size: usize) -> Result<Mamba2Spec> {
+        let name = |tensor: &str| format!("layers.{layer}.mamba2.mixer.{tensor}");
+        let num_heads = self.settle("mamba2_num_heads", self.evidence.dim(&name("A_log"), 0)?)?;
+        let inner = self.evidence.dim(&name("out_proj.weight"), 1)?;
+        let head_dim = self.settle("mamba2_head_dim", self.quotient("mamba2_num_heads", &inner, num_heads)?)?;
+        let conv_kernel = self.settle("mamba2_conv_kernel", self.evidence.dim(&name("conv1d.weight"), 2)?)?;
+
+        let conv_dim = self.evidence.dim(&name("conv1d.weight"), 0)?;
+        let shared = conv_dim.value.saturating_sub(inner.value); // 2 · groups · state_size
+        let shared = self.quotient("mamba2_state_size", &Shown { value: shared, ..conv_dim }, 2)?;
+        let n_groups = self.mamba2_groups(&shared)?;
+        let state_size = self.settle("mamba2_state_size", self.quotient("mamba2_n_groups", &shared, n_groups)?)?;
+        if num_heads % n_groups != 0 {
+            return Err(self
+                .keys
+                .error("mamba2_n_groups", format!("{n_groups} groups don't divide {num_heads} heads")));
+        }
+        self.mamba2_expand(inner.value, hidden_size)?;
+        Ok(Mamba2Spec {
+            num_heads,
+            head_dim,
+            state_size,
+            n_groups,
+            conv_kernel,
+            chunk_size: self.int_or("mamba2_chunk_size", 256)?,
+            dt_limit: self.dt_limit()?,
+            norm_eps: MAMBA2_EPS,
+        })
+    }
+
+    /// The groups follow from the state size where that is given; else nothing tells them apart.
+    fn mamba2_groups(&mut self, shared: &Shown) -> Result<usize> {
+        let key = "mamba2_n_groups";
+        match (self.keys.int(key)?, self.keys.int("mamba2_state_size")?) {
+            (None, Some(state_size)) => {
+                let shown = self.quotient("mamba2_state_size", shared, state_size)?;
+                self.settle(key, shown)
+            }
+            (None, None) => {
+                tracing::warn!("{key} is not given: taking 1 group with a state of {} values", shared.value);
+                self.int_or(key, 1)
+            }
+            (Some(_), _) => self.int_or(key, 1),
+        }
+    }
+
+    /// Informational: the inner width is heads · head_dim, as the tensors show.
+    fn mamba2_expand(&mut self, inner: usize, hidden_size: usize) -> Result<()> {
+        let key = "mamba2_expand";
+        match self.keys.int(key)? {
+            Some(expand) => {
+                if expand.checked_mul(hidden_size) != Some(inner) {
+                    tracing::warn!(
+                        "{key} is {expand}, but the inner width is {inner} with hidden_size {hidden_size}: ignored"
+                    );
+                }
+                self.report.record(key, expand, Source::File);
+            }
+            None if inner.is_multiple_of(hidden_size) => self.report.record(key, inner / hidden_size, Source::Tensors),
+            None => self.report.record(key, inner as f64 / hidden_size as f64, Source::Tensors),
+        }
+        Ok(())
+    }
+
+    fn dt_limit(&mut self) -> Result<(f64, f64)> {
+        let key = "mamba2_dt_limit";
+        let given = self.keys.interval(key, 0.0..=f64::MAX)?;
+        let source = if given.is_some() { Source::File } else { Source::Default };
+        let (low, high) = given.unwrap_or((0.001, 0.1));
+        self.report.record(key, vec![low, high], source);
+        Ok((low, high))
+    }
+
+    fn mla(&mut self, layer: usize, hidden_size: usize, theta: f64) -> Result<MlaSpec> {
+        let name = |tensor: &str| format!("layers.{layer}.self_attn.{tensor}.weight");
+        let kv_latent_dim = self.settle("kv_latent_dim", self.evidence.dim(&name("w_dkv"), 0)?)?;
+        let q_latent_dim = self.settle("q_latent_dim", self.evidence.dim(&name("w_dq"), 0)?)?;
+        let d_rope = self.settle("d_rope", self.evidence.dim(&name("w_kr"), 0)?)?;
+        self.check_even("d_rope", d_rope)?;
+        let rotated = self.evidence.dim(&name("w_qr"), 0)?;
+        let num_heads = self.settle("num_attention_heads", self.quotient("d_rope", &rotated, d_rope)?)?;
+        let width = self.evidence.dim(&name("w_uq"), 0)?;
+        let head_dim = self.quotient("num_attention_heads", &width, num_heads)?.value;
+        let rotated_from = self.evidence.dim(&name("w_qr"), 1)?.value;
+        Ok(MlaSpec {
+            num_heads,
+            head_dim,
+            kv_latent_dim,
+            q_latent_dim,
+            rope_from_q_latent: rotated_from == q_latent_dim && rotated_from != hidden_size,
+            rope: RopeSpec { width: d_rope, theta },
+        })
+    }
+
+    /// `head_dim` is plain attention's where there is any, else it must be that of latent attention.
+    fn check_mla_head_dim(&mut self, layer: usize, num_heads: usize) -> Result<()> {
+        let width = self.evidence.dim(&format!("layers.{layer}.self_attn.w_uq.weight"), 0)?;
+        self.settle("head_dim", self.quotient("num_attention_heads", &width, num_heads)?)?;
+        self.int_or("num_kv_heads", num_heads)?;
+        Ok(())
+    }
+
+    fn gqa(&mut self, layer: usize, mla_heads: Option<usize>, theta: f64) -> Result<GqaSpec> {
+        let name = |tensor: &str| format!("layers.{layer}.self_attn.{tensor}_proj.weight");
+        let (q_width, k_width) = (self.evidence.dim(&name("q"), 0)?, self.evidence.dim(&name("k"), 0)?);
+        let num_heads = match mla_heads {
+            Some(heads) => heads,
+            None => self.attention_heads(&q_width, &k_width)?,
+        };
+        let head_dim = self.settle("head_dim", self.quotient("num_attention_heads", &q_width, num_heads)?)?;
+        let num_kv_heads = self.settle("num_kv_heads", self.quotient("head_dim", &k_width, head_dim)?)?;
+        self.check_even("head_dim", head_dim)?;
+        if num_heads % num_kv_heads != 0 {
+            let message = format!("{num_kv_heads} key heads don't divide {num_heads} attention heads");
+            return Err(self.keys.error("num_kv_heads", message));
+        }
+        Ok(GqaSpec { num_heads, num_kv_heads, head_dim, rope: RopeSpec { width: head_dim, theta } })
+    }
+
+    /// Plain attention's shapes alone don't tell its heads: one of three keys has to.
+    fn attention_heads(&mut self, q_width: &Shown, k_width: &Shown) -> Result<usize> {
+        let key = "num_attention_heads";
+        if let Some(heads) = self.keys.int(key)? {
+            self.report.record(key, heads, Source::File);
+            return Ok(heads);
+        }
+        let head_dim = match (self.keys.int("head_dim")?, self.keys.int("num_kv_heads")?) {
+            (Some(head_dim), _) => head_dim,
+            (None, Some(kv_heads)) => self.quotient("num_kv_heads", k_width, kv_heads)?.value,
+            (None, None) => {
+                let message = format!(
+                    "can't be read off the tensors of plain attention ({}): add num_attention_heads, num_kv_heads or \
+                     head_dim to config.json",
+                    q_width.by
+                );
+                return Err(self.keys.error(key, message));
+            }
+        };
+        self.settle(key, self.quotient("head_dim", q_width, head_dim)?)
+    }
+
+    fn moe(&mut self, layer: usize) -> Result<MoeSpec> {
+        let name = |tensor: &str| format!("layers.{layer}.moe.{tensor}.weight");
+        let router = [name("gate"), name("router.gate")].into_iter().find(|name| self.evidence.has(name));
+        let num_experts = self.evidence.dim(&router.unwrap_or_else(|| name("router.gate")), 0)?;
+        let num_experts = self.settle("num_experts", num_experts)?;
+        let intermediate_size = self.evidence.dim(&name("experts.0.gate_proj"), 0)?;
+        Ok(MoeSpec {
+            num_experts,
+            experts_per_tok: self.experts_per_tok(num_experts)?,
+            intermediate_size: self.settle("intermediate_size", intermediate_size)?,
+            shared_intermediate_size: self.shared_expert(&name("shared_expert.gate_proj"))?,
+        })
+    }
+
+    fn experts_per_tok(&mut self, num_experts: usize) -> Result<usize> {
+        let key = "experts_per_tok";
+        let default = 2.min(num_experts);
+        if self.keys.int(key)?.is_none() {
+            tracing::warn!("{key} is not given: taking {default} of {num_experts} experts for each token");
+        }
+        let experts_per_tok = self.int_or(key, default)?;
+        if experts_per_tok > num_experts {
+            return Err(self
+                .keys
+                .error(key, format!("{experts_per_tok} experts are more than num_experts {num_experts}")));
+        }
+        Ok(experts_per_tok)
+    }
+
+    /// The inner size of the shared expert where there is one.
+    fn shared_expert(&mut self, gate: &str) -> Result<Option<usize>> {
+        let key = "shared_expert_enabled";
+        let present = self.evidence.has(gate);
+        let source = match self.keys.flag(key)? {
+            Some(enabled) if enabled != present => {
+                let found = if present { "is there" } else { "is missing" };
+                return Err(self.keys.error(key, format!("{enabled}, but {gate} {found}")));
+            }
+            Some(_) => Source::File,
+            None => Source::Tensors,
+        };
+        self.report.record(key, present, source);
+        present.then(|| Ok(self.evidence.dim(gate, 0)?.value)).transpose()
+    }
+
+    fn mlp(&mut self, layer: usize) -> Result<usize> {
+        let width = self.evidence.dim(&format!("layers.{layer}.mlp.gate_proj.weight"), 0)?;
+        self.settle("intermediate_size", width)
+    }
+
+    /// The keys that mean nothing for these layers, and the warning about those that mean nothing at all.
+    fn report_the_rest(&mut self) -> Result<()> {
+        if let Some(tokenizer) = self.keys.string("tokenizer")? {
+            self.report.record("tokenizer", tokenizer, Source::File);
+        }
+        for key in KEYS {
+            match self.keys.value(key) {
+                Some(value) => self.report.record(key, value.clone(), Source::File),
+                None => self.report.record_absent(key),
+            }
+        }
+        self.report.sort_by(&KEYS);
+        let unknown = self.keys.unknown(&[&KEYS, [TOKENIZER_KEY].as_slice()].concat());
+        if !unknown.is_empty() {
+            tracing::warn!("config.json: ignoring keys that mean nothing here: {}", unknown.join(", "));
+        }
+        Ok(())
+    }
+
+    /// What the tensors show, which the file must agree with where it speaks.
+    fn settle(&mut self, key: &str, shown: Shown) -> Result<usize> {
+        let source = match self.keys.int(key)? {
+            Some(value) if value != shown.value => {
+                return Err(self
+                    .keys
+                    .error(key, format!("{value}, but {} is what the tensors show: {}", shown.value, shown.by)));
+            }
+            Some(_) => Source::File,
+            None => Source::Tensors,
+        };
+        if shown.value == 0 {
+            return Err(self.keys.error(key, format!("the tensors show 0: {}", shown.by)));
+        }
+        self.report.record(key, shown.value, source);
+        Ok(shown.value)
+    }
+
+    fn int_or(&mut self, key: &str, default: usize) -> Result<usize> {
+        let given = self.keys.int(key)?;
+        let source = if given.is_some() { Source::File } else { Source::Default };
+        let value = given.unwrap_or(default);
+        self.report.record(key, value, source);
+        Ok(value)
+    }
+
+    fn float_or(&mut self, key: &str, range: RangeInclusive<f64>, default: f64) -> Result<f64> {
+        let given = self.keys.float(key, range)?;
+        let source = if given.is_some() { Source::File } else { Source::Default };
+        let value = given.unwrap_or(default);
+        self.report.record(key, value, source);
+        Ok(value)
+    }
+
+    /// `shown` divided by a number that `key` gives.
+    fn quotient(&self, key: &str, shown: &Shown, divisor: usize) -> Result<Shown> {
+        let Shown { value, by } = shown;
+        if divisor == 0 || !value.is_multiple_of(divisor) {
+            return Err(self.keys.error(key, format!("{divisor} does not divide {value}: {by}")));
+        }
+        Ok(Shown { value: value / divisor, by: by.clone() })
+    }
+
+    fn check_even(&self, key: &str, width: usize) -> Result<()> {
+        if width.is_multiple_of(2) {
+            return Ok(());
+        }
+        Err(self.keys.error(key, format!("rotary positions need an even width, found {width}")))
+    }
+}

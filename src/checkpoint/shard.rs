@@ -1,0 +1,196 @@
+//! One safetensors file: its header checked to the last byte, its data mapped.
+//!
+//! The header is parsed here rather than by the `safetensors` crate (whose types are used) because that crate merges
+//! tensors of the same name and does not say which tensor is broken.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+use crate::error::{Error, Result};
+
+/// The header's length comes first, as a little-endian u64.
+const LENGTH_BYTES: usize = 8;
+
+/// The format's own limit on headers.
+const LARGEST_HEADER: usize = 100_000_000;
+
+/// A mapped safetensors file.
+#[derive(Debug)]
+pub struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    tensors: Vec<StoredTensor>,
+}
+
+/// Where a tensor lies in its file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredTensor {
+    /// The name in the file.
+    pub name: String,
+    /// The storage type.
+    pub dtype: Dtype,
+    /// The shape.
+    pub shape: Vec<usize>,
+    /// The bytes in the file.
+    pub bytes: Range<usize>,
+}
+
+impl Shard {
+    /// Maps a file and checks its header.
+    ///
+    /// # Errors
+    /// The file can't be opened, is truncated, or has a header that is not exactly the format's.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|error| Error::io(path, error))?;
+        let kind = file.metadata().map_err(|error| Error::io(path, error))?;
+        if !kind.is_file() {
+            return Err(Error::checkpoint(path, "expected a safetensors file, found something that is not a file"));
+        }
+        let map = map(&file).map_err(|error| Error::io(path, error))?;
+        let tensors = parse_header(&map).map_err(|reason| Error::checkpoint(path, reason))?;
+        Ok(Self { path: path.to_owned(), map, tensors })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tensors in the order of their bytes.
+    pub fn tensors(&self) -> &[StoredTensor] {
+        &self.tensors
+    }
+
+    /// A tensor's bytes.
+    pub fn bytes(&self, tensor: &StoredTensor) -> &[u8] {
+        self.map.get(tensor.bytes.clone()).unwrap_or_default()
+    }
+}
+
+#[allow(unsafe_code)]
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the map is only read, and only while weights are copied out of it. If another process shortens the file
+    // in that time the read faults, as it does for every program that maps files; whole-file writers rename instead.
+    unsafe { Mmap::map(file) }
+}
+
+/// Reads the header of a whole safetensors file.
+///
+/// # Errors
+/// What is wrong, naming the tensor where one is at fault.
+pub fn parse_header(file: &[u8]) -> Result<Vec<StoredTensor>, String> {
+    let header = header_bytes(file)?;
+    let Header(entries) =
+        serde_json::from_slice(header).map_err(|error| format!("broken safetensors header: {error}"))?;
+    let data_start = LENGTH_BYTES + header.len();
+    let data_len = file.len() - data_start;
+    let mut tensors = entries
+        .into_iter()
+        .map(|(name, info)| locate(name, info, data_start, data_len))
+        .collect::<Result<Vec<_>, _>>()?;
+    tensors.sort_by_key(|tensor| (tensor.bytes.start, tensor.bytes.end));
+    check_tiling(&tensors, data_start, file.len())?;
+    Ok(tensors)
+}
+
+fn header_bytes(file: &[u8]) -> Result<&[u8], String> {
+    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+        return Err(format!("truncated: a safetensors file starts with 8 bytes, found {}", file.len()));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > LARGEST_HEADER as u64 {
+        return Err(format!("not a safetensors file: a header of {length} bytes is over the format's 100,000,000"));
+    }
+    let found = rest.len();
+    rest.get(..length as usize)
+        .ok_or_else(|| format!("truncated: the header has {length} bytes, of which the file holds {found}"))
+}
+
+fn locate(name: String, info: TensorInfo, data_start: usize, data_len: usize) -> Result<StoredTensor, String> {
+    let (start, end) = info.data_offsets;
+    let TensorInfo { dtype, shape, .. } = info;
+    let bits = shape.iter().try_fold(dtype.bitsize(), |bits, dim| bits.checked_mul(*dim));
+    let Some(bits) = bits else {
+        return Err(format!("tensor {name}: shape {shape:?} is larger than any memory"));
+    };
+    if start > end || end - start != bits.div_ceil(8) {
+        return Err(format!(
+            "tensor {name}: {dtype:?} {shape:?} needs {} bytes, but its offsets are {start} to {end}",
+            bits.div_ceil(8)
+        ));
+    }
+    if end > data_len {
+        return Err(format!(
+            "tensor {name}: offsets {start} to {end} lie beyond the {data_len} bytes of data: the file is truncated or broken"
+        ));
+    }
+    Ok(StoredTensor { name, dtype, shape, bytes: data_start + start..data_start + end })
+}
+
+/// The format wants every byte of the data to belong to exactly one tensor.
+fn check_tiling(tensors: &[StoredTensor], data_start: usize, file_len: usize) -> Result<(), String> {
+    let mut covered = data_start;
+    for pair in tensors.windows(2) {
+        if let [a, b] = pair
+            && b.bytes.start < a.bytes.end
+        {
+            return Err(format!("tensors {} and {} overlap", a.name, b.name));
+        }
+    }
+    for tensor in tensors {
+        if tensor.bytes.start != covered {
+            return Err(format!(
+                "tensor {}: the {} bytes before it belong to no tensor",
+                tensor.name,
+                tensor.bytes.start - covered
+            ));
+        }
+        covered = tensor.bytes.end;
+    }
+    match file_len - covered {
+        0 => Ok(()),
+        extra => Err(format!("the last {extra} bytes belong to no tensor")),
+    }
+}
+
+/// The header's JSON: tensors by name, in the file's order, each name once.
+struct Header(Vec<(String, TensorInfo)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+        let mut tensors = Vec::new();
+        let mut names = std::collections::HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<serde::de::IgnoredAny>()?;
+                continue;
+            }
+            let info = map.next_value().map_err(|error| serde::de::Error::custom(format!("tensor {name}: {error}")))?;
+            if !names.insert(name.clone()) {
+                return Err(serde::de::Error::custom(format!("tensor {name} is there twice")));
+            }
+            tensors.push((name, info));
+        }
+        Ok(Header(tensors))
+    }
+}

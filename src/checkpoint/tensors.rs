@@ -1,0 +1,277 @@
+//! All tensors of a checkpoint under their native names, whichever files they lie in.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+use safetensors::tensor::Dtype;
+
+use super::read_json;
+use super::shard::{Shard, StoredTensor};
+use crate::error::{Error, Result};
+use crate::model::weights::TensorSource;
+
+/// The tensors of one or several safetensors files.
+#[derive(Debug)]
+pub struct Tensors {
+    shards: Vec<Shard>,
+    /// By name without the optional `model.` prefix.
+    by_name: BTreeMap<String, Entry>,
+    /// What a loader has asked for.
+    asked: RefCell<BTreeSet<String>>,
+    origin: PathBuf,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shard: usize,
+    tensor: StoredTensor,
+}
+
+/// What the tensors add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// How many numbers.
+    pub parameters: usize,
+    /// How many bytes they take as stored.
+    pub bytes: usize,
+}
+
+impl Tensors {
+    /// Opens the weights at `path`: a safetensors file, or a directory with `model.safetensors`, an index of shards
+    /// (`*.safetensors.index.json`) or a single `*.safetensors`, looked for in this order.
+    ///
+    /// # Errors
+    /// There are no weights or several candidates, a shard is missing, a file is broken, or a tensor is there twice.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (files, index) = weight_files(path)?;
+        let origin = match files.as_slice() {
+            [file] => file.clone(),
+            _ => path.to_owned(),
+        };
+        let shards = files.iter().map(|file| Shard::open(file)).collect::<Result<Vec<_>>>()?;
+        let tensors = Self { by_name: by_name(&shards)?, shards, asked: RefCell::default(), origin };
+        index.iter().try_for_each(|index| tensors.check_index(index))?;
+        Ok(tensors)
+    }
+
+    /// The file, or the directory of several files.
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// A tensor's shape, where there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.by_name.get(name).map(|entry| entry.tensor.shape.as_slice())
+    }
+
+    /// The file that holds a tensor, or the origin for a tensor that is not there.
+    pub fn file_of(&self, name: &str) -> &Path {
+        let shard = self.by_name.get(name).and_then(|entry| self.shards.get(entry.shard));
+        shard.map_or(&self.origin, Shard::path)
+    }
+
+    /// The names that no loader has asked for, sorted.
+    pub fn not_asked_for(&self) -> Vec<&str> {
+        let asked = self.asked.borrow();
+        self.names().filter(|name| !asked.contains(*name)).collect()
+    }
+
+    /// What the tensors add up to that a loader has asked for.
+    pub fn size_asked_for(&self) -> Size {
+        let asked = self.asked.borrow();
+        let entries = self.by_name.iter().filter(|(name, _)| asked.contains(*name));
+        entries.fold(Size::default(), |sum, (_, entry)| Size {
+            parameters: sum.parameters + entry.tensor.shape.iter().product::<usize>(),
+            bytes: sum.bytes + entry.tensor.bytes.len(),
+        })
+    }
+
+    /// The same tensors by shape alone: a model loaded from it checks every name, shape and type without reading or
+    /// holding any weights.
+    pub fn shapes(&self) -> Shapes<'_> {
+        Shapes(self)
+    }
+
+    fn check_index(&self, index: &Index) -> Result<()> {
+        for (name, file) in &index.weight_map {
+            let entry = self.by_name.get(native_name(name));
+            let shard = entry.and_then(|entry| self.shards.get(entry.shard));
+            if shard.is_none_or(|shard| shard.path().file_name().is_none_or(|found| found != file.as_str())) {
+                return Err(Error::checkpoint(
+                    &index.path,
+                    format!("tensor {name} is not in {file}, where the index has it"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensor's entry, once its shape and type have been found as expected.
+    fn expect(&self, name: &str, shape: &[usize]) -> Result<Option<(&Entry, DType)>> {
+        let Some(entry) = self.by_name.get(name) else { return Ok(None) };
+        self.asked.borrow_mut().insert(name.to_owned());
+        let found = &entry.tensor;
+        let wrong = |expected: String, found: String| {
+            Error::checkpoint(
+                self.file_of(name),
+                format!("tensor {}: expected {expected}, found {found}", entry.tensor.name),
+            )
+        };
+        if found.shape != shape {
+            return Err(wrong(format!("shape {shape:?}"), format!("{:?}", found.shape)));
+        }
+        let dtype = match found.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => return Err(wrong("type F32, F16 or BF16".into(), format!("{other:?}"))),
+        };
+        Ok(Some((entry, dtype)))
+    }
+}
+
+impl TensorSource for Tensors {
+    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
+        let Some((entry, dtype)) = self.expect(name, shape)? else { return Ok(None) };
+        let bytes = self.shards.get(entry.shard).map(|shard| shard.bytes(&entry.tensor)).unwrap_or_default();
+        let tensor = match dtype {
+            DType::F16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f16>(bytes), shape, device),
+            DType::BF16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, bf16>(bytes), shape, device),
+            _ => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape, device),
+        };
+        Ok(Some(tensor?))
+    }
+
+    fn missing(&self, name: &str, shape: &[usize]) -> Error {
+        Error::checkpoint(&self.origin, format!("tensor {name} is missing; expected it with shape {shape:?}"))
+    }
+}
+
+/// A source whose tensors have the right name, shape and type, and no memory: one zero stands for all values.
+#[derive(Debug)]
+pub struct Shapes<'a>(&'a Tensors);
+
+impl TensorSource for Shapes<'_> {
+    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
+        let Some((_, dtype)) = self.0.expect(name, shape)? else { return Ok(None) };
+        Ok(Some(Tensor::zeros((), dtype, device)?.broadcast_as(shape)?))
+    }
+
+    fn missing(&self, name: &str, shape: &[usize]) -> Error {
+        self.0.missing(name, shape)
+    }
+}
+
+fn native_name(name: &str) -> &str {
+    name.strip_prefix("model.").unwrap_or(name)
+}
+
+fn by_name(shards: &[Shard]) -> Result<BTreeMap<String, Entry>> {
+    let mut by_name: BTreeMap<String, Entry> = BTreeMap::new();
+    for (index, shard) in shards.iter().enumerate() {
+        for tensor in shard.tensors() {
+            let entry = Entry { shard: index, tensor: tensor.clone() };
+            if let Some(first) = by_name.insert(native_name(&tensor.name).to_owned(), entry) {
+                let other = shards.get(first.shard).map_or(shard.path(), Shard::path);
+                let (name, first) = (&tensor.name, &first.tensor.name);
+                let message = format!("tensor {name} is there twice: the other is {first} in {}", other.display());
+                return Err(Error::checkpoint(shard.path(), message));
+            }
+        }
+    }
+    Ok(by_name)
+}
+
+/// Which shard holds which tensor.
+#[derive(Debug)]
+struct Index {
+    path: PathBuf,
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    fn open(path: &Path) -> Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Contents {
+            weight_map: BTreeMap<String, String>,
+        }
+        let Contents { weight_map } = read_json(path)?;
+        Ok(Self { path: path.to_owned(), weight_map })
+    }
+
+    /// The shards' paths, each once. Names must be plain, so that an index can't reach out of its directory.
+    fn files(&self, directory: &Path) -> Result<Vec<PathBuf>> {
+        let names: BTreeSet<&String> = self.weight_map.values().collect();
+        if names.is_empty() {
+            return Err(Error::checkpoint(&self.path, "weight_map names no shards"));
+        }
+        names.into_iter().map(|name| self.file(directory, name)).collect()
+    }
+
+    fn file(&self, directory: &Path, name: &str) -> Result<PathBuf> {
+        if Path::new(name).file_name().is_none_or(|plain| plain != name) {
+            return Err(Error::checkpoint(&self.path, format!("expected plain file names of shards, found {name:?}")));
+        }
+        let file = directory.join(name);
+        if !file.exists() {
+            return Err(Error::checkpoint(&self.path, format!("shard {name} is missing: no file {}", file.display())));
+        }
+        Ok(file)
+    }
+}
+
+/// The safetensors files of a checkpoint, and the index where one lists them.
+fn weight_files(path: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
+    if path.is_file() {
+        return Ok((vec![path.to_owned()], None));
+    }
+    if !path.is_dir() {
+        return Err(Error::not_found(path, "no such checkpoint directory or safetensors file"));
+    }
+    let usual = path.join("model.safetensors");
+    if usual.exists() {
+        return Ok((vec![usual], None));
+    }
+    if let Some(index) = only(path, ".safetensors.index.json")? {
+        let index = Index::open(&index)?;
+        return Ok((index.files(path)?, Some(index)));
+    }
+    match only(path, ".safetensors")? {
+        Some(file) => Ok((vec![file], None)),
+        None => Err(Error::not_found(path, "no *.safetensors file in this directory")),
+    }
+}
+
+/// The file in `directory` whose name ends in `ending`, if there is one.
+fn only(directory: &Path, ending: &str) -> Result<Option<PathBuf>> {
+    let entries = std::fs::read_dir(directory).map_err(|error| Error::io(directory, error))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|error| Error::io(directory, error))?.file_name();
+        if name.to_string_lossy().ends_with(ending) {
+            found.push(directory.join(name));
+        }
+    }
+    found.sort();
+    match found.as_slice() {
+        [] => Ok(None),
+        [file] => Ok(Some(file.clone())),
+        [first, second, ..] => {
+            let message = format!(
+                "{} files end in {ending} ({}, {}, …): name one of them, or add the index that lists them",
+                found.len(),
+                first.display(),
+                second.display()
+            );
+            Err(Error::checkpoint(directory, message))
+        }
+    }
+}

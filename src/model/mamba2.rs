@@ -1,0 +1,235 @@
+//! Mamba2, the state-space layer of "Transformers are SSMs" (<https://arxiv.org/abs/2405.21060>).
+//!
+//! One token advances a recurrence (section 3), several go through the same recurrence in chunks of matrix products
+//! (section 6, "SSD"); both leave the same state. Δ and the logarithms of the decays are f64: within a chunk the decay
+//! between two tokens is a difference of long sums.
+
+use candle_core::{D, DType, Device, Tensor};
+
+use super::norm::GroupedRmsNorm;
+use super::ops::{self, Mamba2Inputs};
+use super::{linear::Linear, weights::Weights};
+use crate::error::Result;
+
+/// The sizes and constants of one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mamba2Spec {
+    /// How many heads the state has.
+    pub num_heads: usize,
+    /// How many values of x one head takes.
+    pub head_dim: usize,
+    /// How many values of state there are for each value of x.
+    pub state_size: usize,
+    /// How many groups of heads share B, C and the gated norm's scale.
+    pub n_groups: usize,
+    /// How many tokens the convolution sees, the current one included.
+    pub conv_kernel: usize,
+    /// How many tokens of a prompt are multiplied at once; never changes the result.
+    pub chunk_size: usize,
+    /// The bounds that Δ is clipped to.
+    pub dt_limit: (f64, f64),
+    /// The constant of the gated norm.
+    pub norm_eps: f64,
+}
+
+impl Mamba2Spec {
+    /// The width of x: heads · head_dim.
+    pub fn inner(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// The width of what is convolved: x, B and C.
+    pub fn conv_dim(&self) -> usize {
+        self.inner() + 2 * self.n_groups * self.state_size
+    }
+
+    /// The bytes of one sequence's state, however long it is.
+    pub fn state_bytes(&self) -> usize {
+        (self.inner() * self.state_size + (self.conv_kernel - 1) * self.conv_dim()) * size_of::<f32>()
+    }
+}
+
+/// The recurrent state of one layer and sequence, all f32.
+#[derive(Debug)]
+pub struct Mamba2State {
+    conv: Tensor, // [kernel - 1, conv_dim], the last inputs of the convolution
+    ssm: Tensor,  // [heads, head_dim, state_size]
+}
+
+impl Mamba2State {
+    /// The state before the first token.
+    pub fn new(spec: &Mamba2Spec, device: &Device) -> Result<Self> {
+        let conv = Tensor::zeros((spec.conv_kernel - 1, spec.conv_dim()), DType::F32, device)?;
+        let ssm = Tensor::zeros((spec.num_heads, spec.head_dim, spec.state_size), DType::F32, device)?;
+        Ok(Self { conv, ssm })
+    }
+
+    /// A copy that shares no memory with this state, which is written in place.
+    pub fn snapshot(&self) -> Result<Self> {
+        Ok(Self { conv: self.conv.copy()?, ssm: self.ssm.copy()? })
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        (self.conv.elem_count() + self.ssm.elem_count()) * size_of::<f32>()
+    }
+}
+
+/// One layer's weights.
+#[derive(Debug)]
+pub struct Mamba2 {
+    spec: Mamba2Spec,
+    in_proj: Linear,
+    taps: Tensor, // [kernel, conv_dim]; the last multiplies the current token
+    conv_bias: Option<Tensor>,
+    dt_bias: Tensor, // [heads], f64
+    a: Tensor,       // [heads], f64, negative
+    d: Tensor,       // [heads]
+    norm: GroupedRmsNorm,
+    out_proj: Linear,
+}
+
+impl Mamba2 {
+    /// Loads the tensors of a `mixer`.
+    pub fn load(weights: &Weights<'_>, spec: &Mamba2Spec, hidden_size: usize) -> Result<Self> {
+        let (inner, conv_dim, heads) = (spec.inner(), spec.conv_dim(), spec.num_heads);
+        let conv1d = weights.get_f32("conv1d.weight", &[conv_dim, 1, spec.conv_kernel])?;
+        let scalars = |name| -> Result<Tensor> { Ok(weights.get(name, &[heads])?.to_dtype(DType::F64)?) };
+        Ok(Self {
+            in_proj: Linear::load(&weights.part("in_proj"), hidden_size, inner + conv_dim + heads)?,
+            taps: conv1d.squeeze(1)?.t()?.contiguous()?,
+            conv_bias: weights.get_f32_if_present("conv1d.bias", &[conv_dim])?,
+            dt_bias: scalars("dt_bias")?,
+            a: scalars("A_log")?.exp()?.neg()?,
+            d: weights.get_f32("D", &[heads])?,
+            norm: GroupedRmsNorm::load(&weights.part("norm"), inner, spec.n_groups, spec.norm_eps)?,
+            out_proj: Linear::load(&weights.part("out_proj"), inner, hidden_size)?,
+            spec: spec.clone(),
+        })
+    }
+
+    /// `x` [tokens, hidden] -> [tokens, hidden], advancing `state` by those tokens.
+    pub fn forward(&self, x: &Tensor, state: &mut Mamba2State) -> Result<Tensor> {
+        let (inner, conv_dim) = (self.spec.inner(), self.spec.conv_dim());
+        let projected = self.in_proj.forward(x)?; // z, x, B, C and Δ side by side
+        let z = projected.narrow(1, 0, inner)?;
+        let xbc = self.convolve(&projected.narrow(1, inner, conv_dim)?, &mut state.conv)?;
+        let dt = self.discretize(&projected.narrow(1, inner + conv_dim, self.spec.num_heads)?)?;
+        let y = if x.dim(0)? == 1 { self.step(&xbc, &dt, state)? } else { self.scan(&xbc, &dt, state)? };
+        let gated = (y * z.silu()?)?;
+        self.out_proj.forward(&self.norm.forward(&gated)?)
+    }
+
+    /// The causal depthwise convolution over x, B and C with its SiLU: [tokens, conv_dim] in and out.
+    fn convolve(&self, xbc: &Tensor, state: &mut Tensor) -> Result<Tensor> {
+        let tokens = xbc.dim(0)?;
+        let kept = self.spec.conv_kernel - 1;
+        let seen = if kept == 0 { xbc.contiguous()? } else { Tensor::cat(&[&*state, xbc], 0)? };
+        let mut sum = seen.narrow(0, 0, tokens)?.broadcast_mul(&self.taps.get(0)?)?;
+        for tap in 1..=kept {
+            sum = (sum + seen.narrow(0, tap, tokens)?.broadcast_mul(&self.taps.get(tap)?)?)?;
+        }
+        if kept > 0 {
+            *state = seen.narrow(0, tokens, kept)?.force_contiguous()?;
+        }
+        match &self.conv_bias {
+            Some(bias) => Ok(sum.broadcast_add(bias)?.silu()?),
+            None => Ok(sum.silu()?),
+        }
+    }
+
+    /// Δ = clip(softplus(dt + dt_bias)), f64 [tokens, heads].
+    fn discretize(&self, dt: &Tensor) -> Result<Tensor> {
+        let dt = dt.to_dtype(DType::F64)?.broadcast_add(&self.dt_bias)?;
+        let softplus = (dt.relu()? + (dt.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+        let (low, high) = self.spec.dt_limit;
+        Ok(softplus.clamp(low, high)?)
+    }
+
+    /// One token by the recurrence.
+    fn step(&self, xbc: &Tensor, dt: &Tensor, state: &Mamba2State) -> Result<Tensor> {
+        let heads = (self.spec.num_heads, 1, 1);
+        let decay = dt.broadcast_mul(&self.a)?.exp()?;
+        let (dt, decay) = (dt.to_dtype(DType::F32)?.reshape(heads)?, decay.to_dtype(DType::F32)?.reshape(heads)?);
+        let inputs = Mamba2Inputs { xbc, dt: &dt, decay: &decay, d: &self.d, groups: self.spec.n_groups };
+        ops::mamba2_step(&state.ssm, &inputs)
+    }
+
+    /// Several tokens, chunk by chunk: [tokens, inner].
+    fn scan(&self, xbc: &Tensor, dt: &Tensor, state: &mut Mamba2State) -> Result<Tensor> {
+        let tokens = xbc.dim(0)?;
+        let size = self.spec.chunk_size.min(tokens);
+        let chunks = (0..tokens).step_by(size).map(|start| {
+            let count = size.min(tokens - start);
+            let (y, next) = self.chunk(&xbc.narrow(0, start, count)?, &dt.narrow(0, start, count)?, &state.ssm)?;
+            state.ssm = next;
+            Ok(y)
+        });
+        Ok(Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// One chunk as matrix products: its output [tokens, inner] and the state after it.
+    fn chunk(&self, xbc: &Tensor, dt: &Tensor, state: &Tensor) -> Result<(Tensor, Tensor)> {
+        let Mamba2Spec { num_heads: heads, head_dim, state_size, n_groups: groups, .. } = self.spec;
+        let (tokens, inner, shared) = (xbc.dim(0)?, self.spec.inner(), groups * state_size);
+        let grouped = |start, width: usize| -> candle_core::Result<Tensor> {
+            xbc.narrow(1, start, width)?.reshape((tokens, groups, width / groups))?.transpose(0, 1)?.contiguous()
+        };
+        let per_head = |x: &Tensor| x.reshape((tokens, heads, head_dim))?.transpose(0, 1)?.contiguous();
+        let x = per_head(&xbc.narrow(1, 0, inner)?)?; // [heads, tokens, head_dim]
+        let b = grouped(inner, shared)?; // [groups, tokens, state_size]
+        let c = grouped(inner + shared, shared)?;
+
+        let log_decay = dt.broadcast_mul(&self.a)?.t()?.contiguous()?.cumsum(1)?; // [heads, tokens], from the chunk's start
+        let decay = Decay::new(&log_decay)?;
+        let input = x.broadcast_mul(&dt.to_dtype(DType::F32)?.t()?.unsqueeze(2)?)?; // Δ · x
+
+        // Within the chunk: y_i = Σ_{j ≤ i} decay(j → i) · (C_i · B_j) · Δ_j x_j.
+        let scores = c.matmul(&b.transpose(1, 2)?)?.unsqueeze(1)?; // [groups, 1, tokens, tokens]
+        let between = decay.between.reshape((groups, heads / groups, tokens, tokens))?;
+        let mixing = between.broadcast_mul(&scores)?.reshape((heads, tokens, tokens))?;
+        let within = mixing.matmul(&input)?;
+
+        // From before it: y_i = decay(start → i) · S · C_i.
+        let width = heads / groups * head_dim;
+        let read = c.matmul(&state.reshape((groups, width, state_size))?.transpose(1, 2)?)?; // [groups, tokens, width]
+        let read = read.transpose(0, 1)?.reshape((tokens, heads, head_dim))?.transpose(0, 1)?;
+        let before = read.broadcast_mul(&decay.from_start)?;
+
+        // S ← decay(start → end) · S + Σ_j decay(j → end) · Δ_j x_j ⊗ B_j.
+        let input = input.broadcast_mul(&decay.to_end)?.transpose(0, 1)?; // [tokens, heads, head_dim]
+        let input = input.reshape((tokens, groups, width))?.permute((1, 2, 0))?.contiguous()?;
+        let gained = input.matmul(&b)?.reshape((heads, head_dim, state_size))?;
+        let next = (state.broadcast_mul(&decay.whole)? + gained)?;
+
+        let skip = x.broadcast_mul(&self.d.reshape((heads, 1, 1))?)?;
+        let y = ((within + before)? + skip)?.transpose(0, 1)?.reshape((tokens, inner))?;
+        Ok((y, next))
+    }
+}
+
+/// The decays of one chunk, f32.
+struct Decay {
+    from_start: Tensor, // [heads, tokens, 1]
+    to_end: Tensor,     // [heads, tokens, 1]
+    whole: Tensor,      // [heads, 1, 1]
+    between: Tensor,    // [heads, tokens, tokens]: from column to row, zero where the column comes later
+}
+
+impl Decay {
+    /// From the sums of Δ · A up to and with each token, f64 [heads, tokens].
+    fn new(log_decay: &Tensor) -> Result<Self> {
+        let tokens = log_decay.dim(1)?;
+        let last = log_decay.narrow(1, tokens - 1, 1)?;
+        let exp = |log: Tensor| log.to_dtype(DType::F32)?.exp();
+        let differences = log_decay.unsqueeze(2)?.broadcast_sub(&log_decay.unsqueeze(1)?)?.to_dtype(DType::F32)?;
+        let seen = Tensor::tril2(tokens, DType::U8, log_decay.device())?.broadcast_as(differences.shape())?;
+        let never = Tensor::new(f32::NEG_INFINITY, log_decay.device())?.broadcast_as(differences.shape())?;
+        Ok(Self {
+            from_start: exp(log_decay.unsqueeze(2)?)?,
+            to_end: exp(last.broadcast_sub(log_decay)?.unsqueeze(D::Minus1)?)?,
+            whole: exp(last.unsqueeze(2)?)?,
+            between: seen.where_cond(&differences, &never)?.exp()?,
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! Multi-head latent attention (DeepSeek-V2, <https://arxiv.org/abs/2405.04434>, section 2.1) with decoupled RoPE.
+//!
+//! All that is kept of a token is its latent c_kv and one rotated key part shared by all heads. The projections that
+//! would expand them are absorbed: W_uk into the query, W_uv into the output, so that attention runs on the latents.
+
+use candle_core::{Device, Tensor};
+
+use super::cache::Cache;
+use super::gqa::{merge_heads, split_heads};
+use super::rope::{Positions, RopeSpec};
+use super::{linear::Linear, ops, weights::Weights};
+use crate::error::Result;
+
+/// The sizes of one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MlaSpec {
+    /// How many heads there are.
+    pub num_heads: usize,
+    /// The width of a head without its rotated part.
+    pub head_dim: usize,
+    /// The width of the latent that keys and values come from.
+    pub kv_latent_dim: usize,
+    /// The width of the latent that queries come from.
+    pub q_latent_dim: usize,
+    /// Whether the rotated part of the query comes from the query latent instead of the layer's input.
+    pub rope_from_q_latent: bool,
+    /// How positions turn the rotated part; its width is `d_rope`.
+    pub rope: RopeSpec,
+}
+
+impl MlaSpec {
+    /// The bytes that one token adds to a sequence's cache.
+    pub fn cache_bytes_per_token(&self) -> usize {
+        (self.kv_latent_dim + self.rope.width) * size_of::<f32>()
+    }
+}
+
+/// The latents and rotated keys of one layer and sequence, [1, tokens, kv_latent + d_rope].
+#[derive(Debug)]
+pub struct MlaCache(Cache);
+
+impl MlaCache {
+    /// The cache before the first token.
+    pub fn new(spec: &MlaSpec, device: &Device) -> Result<Self> {
+        Ok(Self(Cache::new(1, spec.kv_latent_dim + spec.rope.width, device)?))
+    }
+
+    /// A copy that shares no memory with this cache.
+    pub fn snapshot(&self) -> Result<Self> {
+        Ok(Self(self.0.snapshot()?))
+    }
+
+    /// Bytes in use.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
+/// One layer's weights.
+#[derive(Debug)]
+pub struct Mla {
+    spec: MlaSpec,
+    w_dkv: Linear,
+    w_kr: Linear,
+    w_dq: Linear,
+    w_uq: Linear,
+    w_qr: Linear,
+    w_uk: Tensor, // [heads, head_dim, kv_latent]
+    w_uv: Tensor, // [heads, head_dim, kv_latent]
+    o_proj: Linear,
+}
+
+impl Mla {
+    /// Loads the seven projections and `o_proj`.
+    pub fn load(weights: &Weights<'_>, spec: &MlaSpec, hidden_size: usize) -> Result<Self> {
+        let MlaSpec { num_heads, head_dim, kv_latent_dim, q_latent_dim, .. } = *spec;
+        let (width, d_rope) = (num_heads * head_dim, spec.rope.width);
+        let linear = |name, n_in, n_out| Linear::load(&weights.part(name), n_in, n_out);
+        let expansion = |name| -> Result<Tensor> {
+            Ok(weights.get(name, &[width, kv_latent_dim])?.reshape((num_heads, head_dim, kv_latent_dim))?)
+        };
+        let qr_width = if spec.rope_from_q_latent { q_latent_dim } else { hidden_size };
+        Ok(Self {
+            w_dkv: linear("w_dkv", hidden_size, kv_latent_dim)?,
+            w_kr: linear("w_kr", hidden_size, d_rope)?,
+            w_dq: linear("w_dq", hidden_size, q_latent_dim)?,
+            w_uq: linear("w_uq", q_latent_dim, width)?,
+            w_qr: linear("w_qr", qr_width, num_heads * d_rope)?,
+            w_uk: expansion("w_uk.weight")?,
+            w_uv: expansion("w_uv.weight")?,
+            o_proj: linear("o_proj", width, hidden_size)?,
+            spec: spec.clone(),
+        })
+    }
+
+    /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' latents to `cache`.
+    pub fn forward(&self, x: &Tensor, positions: &Positions, cache: &mut MlaCache) -> Result<Tensor> {
+        let rope = positions.rope(self.spec.rope)?;
+        let c_kv = self.w_dkv.forward(x)?.unsqueeze(0)?; // [1, tokens, kv_latent]
+        let k_rope = rope.rotate(&self.w_kr.forward(x)?.unsqueeze(0)?)?; // [1, tokens, d_rope]
+        cache.0.append(&Tensor::cat(&[&c_kv, &k_rope], 2)?)?;
+
+        let c_q = self.w_dq.forward(x)?;
+        let q_nope = split_heads(&self.w_uq.forward(&c_q)?, self.spec.num_heads)?;
+        let q_rope = self.w_qr.forward(if self.spec.rope_from_q_latent { &c_q } else { x })?;
+        let q_rope = rope.rotate(&split_heads(&q_rope, self.spec.num_heads)?)?;
+        let y = self.attend(&q_nope, &q_rope, &cache.0.filled()?, positions.start())?;
+        self.o_proj.forward(&merge_heads(&y)?)
+    }
+
+    /// `q_nope` [heads, tokens, head_dim], `q_rope` [heads, tokens, d_rope] and `cache` [1, positions, kv_latent +
+    /// d_rope] -> [heads, tokens, head_dim].
+    fn attend(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor, start: usize) -> Result<Tensor> {
+        if self.expanding_is_cheaper(q_nope.dim(1)?) {
+            self.attend_expanded(q_nope, q_rope, cache, start)
+        } else {
+            self.attend_absorbed(q_nope, q_rope, cache, start)
+        }
+    }
+
+    /// Scores and sums over latents cost kv_latent for each query and key where expanded ones cost head_dim, but
+    /// expanding costs head_dim · kv_latent for each key: it pays from some number of queries on.
+    fn expanding_is_cheaper(&self, queries: usize) -> bool {
+        let MlaSpec { head_dim, kv_latent_dim, .. } = self.spec;
+        queries * kv_latent_dim > (queries + kv_latent_dim) * head_dim
+    }
+
+    fn attend_absorbed(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor, start: usize) -> Result<Tensor> {
+        let q_latent = ops::linear_transposed_per_head(q_nope, &self.w_uk)?; // [heads, tokens, kv_latent]
+        let q = Tensor::cat(&[&q_latent, q_rope], 2)?;
+        let latents = cache.narrow(2, 0, self.spec.kv_latent_dim)?;
+        let y = ops::causal_attention(&q, cache, &latents, start, self.scale())?; // [heads, tokens, kv_latent]
+        ops::linear_per_head(&y, &self.w_uv)
+    }
+
+    fn attend_expanded(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor, start: usize) -> Result<Tensor> {
+        let MlaSpec { num_heads, kv_latent_dim, .. } = self.spec;
+        let d_rope = self.spec.rope.width;
+        let positions = cache.dim(1)?;
+        let latents = cache.narrow(2, 0, kv_latent_dim)?.broadcast_as((num_heads, positions, kv_latent_dim))?;
+        let k_rope = cache.narrow(2, kv_latent_dim, d_rope)?.broadcast_as((num_heads, positions, d_rope))?;
+        let k = Tensor::cat(&[&ops::linear_per_head(&latents, &self.w_uk)?, &k_rope], 2)?;
+        let v = ops::linear_per_head(&latents, &self.w_uv)?;
+        let q = Tensor::cat(&[q_nope, q_rope], 2)?;
+        ops::causal_attention(&q, &k, &v, start, self.scale())
+    }
+
+    fn scale(&self) -> f64 {
+        ((self.spec.head_dim + self.spec.rope.width) as f64).powf(-0.5)
+    }
+}

@@ -1,0 +1,223 @@
+//! The only bridge from tensors to kernels: on the CPU an op runs our kernel over the tensors' own memory, elsewhere
+//! (and for many rows at once) it is composed of candle's ops. Activations are f32 throughout.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor, WithDType};
+use half::{bf16, f16};
+
+use crate::error::{Error, Result};
+use crate::kernels::{mamba2, matvec};
+
+/// At most this many weights are widened to f32 at a time when many rows meet 16-bit weights: 4 MiB of scratch.
+const PANEL: usize = 1 << 20;
+
+/// At most this many attention scores are held at a time: 16 MiB.
+const SCORES: usize = 1 << 22;
+
+/// `x` [rows, in] times the transpose of `w` [out, in], stored in any type: [rows, out].
+pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (rows, (n_out, n_in)) = (x.dim(0)?, w.dims2()?);
+    if rows == 1 && on_cpu(x) {
+        let mut y = vec![0.0; n_out];
+        rows_times(w, Lent::of(x)?.slice()?, &mut y)?;
+        return Ok(Tensor::from_vec(y, (1, n_out), x.device())?);
+    }
+    let panel = (PANEL / n_in.max(1)).max(1);
+    if w.dtype() == DType::F32 || n_out <= panel {
+        return Ok(x.matmul(&w.to_dtype(DType::F32)?.t()?)?);
+    }
+    let products = (0..n_out).step_by(panel).map(|start| {
+        let rows = w.narrow(0, start, panel.min(n_out - start))?;
+        x.matmul(&rows.to_dtype(DType::F32)?.t()?)
+    });
+    Ok(Tensor::cat(&products.collect::<candle_core::Result<Vec<_>>>()?, 1)?)
+}
+
+/// Per head: `x` [heads, tokens, in] times the transpose of `w` [heads, out, in]: [heads, tokens, out].
+pub fn linear_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    per_head(x, w, w.dim(1)?, rows_times, |w| w.transpose(1, 2))
+}
+
+/// Per head: `x` [heads, tokens, out] times `w` [heads, out, in] as it is: [heads, tokens, in].
+pub fn linear_transposed_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    per_head(x, w, w.dim(2)?, columns_times, |w| Ok(w.clone()))
+}
+
+fn per_head(
+    x: &Tensor,
+    w: &Tensor,
+    width: usize,
+    kernel: fn(&Tensor, &[f32], &mut [f32]) -> Result<()>,
+    orient: fn(&Tensor) -> candle_core::Result<Tensor>,
+) -> Result<Tensor> {
+    let (heads, tokens, n_in) = x.dims3()?;
+    if tokens != 1 || !on_cpu(x) {
+        return Ok(x.contiguous()?.matmul(&orient(&w.to_dtype(DType::F32)?)?)?);
+    }
+    let mut y = vec![0.0; heads * width];
+    let x = x.contiguous()?;
+    let lent = Lent::of(&x)?;
+    let rows = lent.slice()?.chunks_exact(n_in.max(1)).zip(y.chunks_exact_mut(width.max(1)));
+    for (head, (x, y)) in rows.enumerate() {
+        kernel(&w.get(head)?, x, y)?;
+    }
+    Ok(Tensor::from_vec(y, (heads, 1, width), x.device())?)
+}
+
+fn rows_times(w: &Tensor, x: &[f32], y: &mut [f32]) -> Result<()> {
+    let lent = Lent::of(w)?;
+    match w.dtype() {
+        DType::F32 => matvec::rows_times(lent.slice::<f32>()?, x, y),
+        DType::F16 => matvec::rows_times(lent.slice::<f16>()?, x, y),
+        _ => matvec::rows_times(lent.slice::<bf16>()?, x, y),
+    }
+    Ok(())
+}
+
+fn columns_times(w: &Tensor, x: &[f32], y: &mut [f32]) -> Result<()> {
+    let lent = Lent::of(w)?;
+    match w.dtype() {
+        DType::F32 => matvec::columns_times(lent.slice::<f32>()?, x, y),
+        DType::F16 => matvec::columns_times(lent.slice::<f16>()?, x, y),
+        _ => matvec::columns_times(lent.slice::<bf16>()?, x, y),
+    }
+    Ok(())
+}
+
+/// What one token feeds into the Mamba2 recurrence; all f32.
+#[derive(Debug)]
+pub struct Mamba2Inputs<'a> {
+    /// x, B and C side by side, [1, heads · head_dim + 2 · groups · state_size].
+    pub xbc: &'a Tensor,
+    /// Δ, [heads, 1, 1].
+    pub dt: &'a Tensor,
+    /// exp(Δ · A), [heads, 1, 1].
+    pub decay: &'a Tensor,
+    /// D, [heads].
+    pub d: &'a Tensor,
+    /// How many groups of heads share B and C.
+    pub groups: usize,
+}
+
+/// Advances `state` [heads, head_dim, state_size] in place by one token; the output is [1, heads · head_dim].
+pub fn mamba2_step(state: &Tensor, inputs: &Mamba2Inputs<'_>) -> Result<Tensor> {
+    if on_cpu(state) { mamba2_step_fused(state, inputs) } else { mamba2_step_composed(state, inputs) }
+}
+
+fn mamba2_step_fused(state: &Tensor, inputs: &Mamba2Inputs<'_>) -> Result<Tensor> {
+    let (heads, head_dim, state_size) = state.dims3()?;
+    let (inner, shared) = (heads * head_dim, inputs.groups * state_size);
+    let mut y = vec![0.0; inner];
+    let (xbc, dt, decay) = (Lent::of(inputs.xbc)?, Lent::of(inputs.dt)?, Lent::of(inputs.decay)?);
+    let d = Lent::of(inputs.d)?;
+    let (x, bc) = xbc.slice()?.split_at(inner);
+    let (b, c) = bc.split_at(shared);
+    let token =
+        mamba2::Inputs { x, b, c, dt: dt.slice()?, decay: decay.slice()?, d: d.slice()?, groups: inputs.groups };
+    with_slice_mut(state, |state| mamba2::step(state, token, &mut y))?;
+    Ok(Tensor::from_vec(y, (1, inner), state.device())?)
+}
+
+fn mamba2_step_composed(state: &Tensor, inputs: &Mamba2Inputs<'_>) -> Result<Tensor> {
+    let (heads, head_dim, state_size) = state.dims3()?;
+    let (inner, shared, groups) = (heads * head_dim, inputs.groups * state_size, inputs.groups);
+    let per_head = |start| -> candle_core::Result<Tensor> {
+        let grouped = inputs.xbc.narrow(1, start, shared)?.reshape((groups, 1, state_size))?;
+        grouped.broadcast_as((groups, heads / groups, state_size))?.reshape((heads, 1, state_size))
+    };
+    let x = inputs.xbc.narrow(1, 0, inner)?.reshape((heads, head_dim, 1))?;
+    let (b, c) = (per_head(inner)?, per_head(inner + shared)?);
+    let next = (state.broadcast_mul(inputs.decay)? + x.broadcast_mul(inputs.dt)?.broadcast_mul(&b)?)?;
+    let read = next.broadcast_mul(&c)?.sum_keepdim(2)?; // [heads, head_dim, 1]
+    state.slice_set(&next, 0, 0)?;
+    let skip = x.broadcast_mul(&inputs.d.reshape((heads, 1, 1))?)?;
+    Ok((read + skip)?.reshape((1, inner))?)
+}
+
+/// Causal attention with shared key heads. The queries `q` [heads, tokens, width] stand at the positions from
+/// `start` on; `k` [kv_heads, positions, width] and `v` [kv_heads, positions, value_width] hold every position up to
+/// the last query's. Head h reads key head `h / (heads / kv_heads)`. The output is [heads, tokens, value_width].
+///
+/// Queries are taken in blocks so that the scores stay under a fixed size however long the prompt is.
+pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, scale: f64) -> Result<Tensor> {
+    let (heads, tokens, _) = q.dims3()?;
+    let block = (SCORES / (heads * (start + tokens))).clamp(1, tokens);
+    let blocks = (0..tokens).step_by(block).map(|first| {
+        let q = q.narrow(1, first, block.min(tokens - first))?;
+        attend_block(&q, k, v, start + first, scale)
+    });
+    let blocks = blocks.collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&blocks, 1)?)
+}
+
+fn attend_block(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, scale: f64) -> Result<Tensor> {
+    let (heads, tokens, width) = q.dims3()?;
+    let (kv_heads, visible) = (k.dim(0)?, start + tokens);
+    let q = (q.contiguous()?.reshape((kv_heads, heads / kv_heads * tokens, width))? * scale)?;
+    let scores = q.matmul(&k.narrow(1, 0, visible)?.transpose(1, 2)?)?.reshape((heads, tokens, visible))?;
+    let scores = if tokens == 1 { scores } else { scores.broadcast_add(&causal_mask(tokens, start, q.device())?)? };
+    let weights = candle_nn::ops::softmax_last_dim(&scores)?.reshape((kv_heads, (), visible))?;
+    Ok(weights.matmul(&v.narrow(1, 0, visible)?)?.reshape((heads, tokens, ()))?)
+}
+
+/// [tokens, start + tokens]: zero where the key at that position may be seen, −∞ where it lies in the future.
+fn causal_mask(tokens: usize, start: usize, device: &Device) -> Result<Tensor> {
+    let row = |token| (0..start + tokens).map(move |key| if key <= start + token { 0.0 } else { f32::NEG_INFINITY });
+    let mask: Vec<f32> = (0..tokens).flat_map(row).collect();
+    Ok(Tensor::from_vec(mask, (tokens, start + tokens), device)?)
+}
+
+fn on_cpu(x: &Tensor) -> bool {
+    x.device().is_cpu()
+}
+
+/// The memory of a contiguous tensor on the CPU, locked for reading.
+struct Lent<'a> {
+    storage: StorageRef<'a>,
+    range: Range<usize>,
+}
+
+impl<'a> Lent<'a> {
+    fn of(x: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = x.storage_and_layout();
+        let (start, end) = contiguous(layout)?;
+        Ok(Self { storage, range: start..end })
+    }
+
+    fn slice<T: WithDType>(&self) -> Result<&[T]> {
+        let slice = match &*self.storage {
+            Storage::Cpu(storage) => storage.as_slice::<T>()?.get(self.range.clone()),
+            _ => None,
+        };
+        slice.ok_or_else(|| Error::Internal("a kernel was given a tensor that is not on the CPU".into()))
+    }
+}
+
+/// Lends the memory of a contiguous f32 tensor on the CPU for writing.
+fn with_slice_mut(x: &Tensor, write: impl FnOnce(&mut [f32])) -> Result<()> {
+    Ok(x.inplace_op1(&Write(Cell::new(Some(write))))?)
+}
+
+struct Write<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32])> InplaceOp1 for Write<F> {
+    fn name(&self) -> &'static str {
+        "write"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (start, end) = contiguous(layout).map_err(candle_core::Error::wrap)?;
+        let CpuStorage::F32(data) = storage else { candle_core::bail!("a kernel writes f32") };
+        if let (Some(slice), Some(write)) = (data.get_mut(start..end), self.0.take()) {
+            write(slice);
+        }
+        Ok(())
+    }
+}
+
+fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
+    let offsets = layout.contiguous_offsets();
+    offsets.ok_or_else(|| Error::Internal(format!("a kernel needs contiguous memory, found {layout:?}")))
+}

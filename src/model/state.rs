@@ -1,0 +1,37 @@
+//! Everything that changes while a sequence is generated. Weights are shared, a state belongs to one sequence.
+
+use candle_core::Device;
+
+use super::block::LayerState;
+use super::config::ModelConfig;
+use crate::error::Result;
+
+/// One sequence's recurrent states, convolution states and attention caches.
+#[derive(Debug)]
+pub struct State {
+    pub(super) layers: Vec<LayerState>,
+    pub(super) position: usize,
+}
+
+impl State {
+    pub(super) fn new(config: &ModelConfig, device: &Device) -> Result<Self> {
+        let layers = config.layers.iter().map(|layer| LayerState::new(&layer.mixer, device));
+        Ok(Self { layers: layers.collect::<Result<_>>()?, position: 0 })
+    }
+
+    /// How many tokens the state has seen.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Bytes in use: fixed for state-space layers, growing with each token for attention.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(LayerState::bytes).sum()
+    }
+
+    /// A copy that shares no memory with this state. Continuing from it gives, bit for bit, what this one gives.
+    pub fn snapshot(&self) -> Result<Self> {
+        let layers = self.layers.iter().map(LayerState::snapshot);
+        Ok(Self { layers: layers.collect::<Result<_>>()?, position: self.position })
+    }
+}

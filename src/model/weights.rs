@@ -1,0 +1,79 @@
+//! How layers ask for their tensors: by name and shape, from whatever holds them.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+
+/// Something that holds a model's tensors under the names of the native format.
+pub trait TensorSource {
+    /// The tensor in its storage type (f32, f16 or bf16) on `device`, or nothing where there is none of that name.
+    ///
+    /// # Errors
+    /// The tensor is there but has another shape or an unsupported type, or it can't be read.
+    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>>;
+
+    /// The error for a tensor that must be there and is not.
+    fn missing(&self, name: &str, shape: &[usize]) -> Error;
+}
+
+/// The tensors of one part of a model: a source and the prefix of that part's names.
+#[derive(Clone)]
+pub struct Weights<'a> {
+    source: &'a dyn TensorSource,
+    device: &'a Device,
+    prefix: String,
+}
+
+impl<'a> Weights<'a> {
+    /// All tensors of `source`, to be put on `device`.
+    pub fn new(source: &'a dyn TensorSource, device: &'a Device) -> Self {
+        Self { source, device, prefix: String::new() }
+    }
+
+    /// The part named `part`.
+    pub fn part(&self, part: impl std::fmt::Display) -> Self {
+        Self { prefix: self.full_name(&format!("{part}.")), ..self.clone() }
+    }
+
+    /// Where the tensors go.
+    pub fn device(&self) -> &Device {
+        self.device
+    }
+
+    /// A tensor that must be there, in its storage type.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.get_if_present(name, shape)?.ok_or_else(|| self.source.missing(&self.full_name(name), shape))
+    }
+
+    /// A tensor that may be there, in its storage type.
+    pub fn get_if_present(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        self.source.tensor(&self.full_name(name), shape, self.device)
+    }
+
+    /// A tensor that must be there, as f32: norms, biases and the small parameters of the state-space layers.
+    pub fn get_f32(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        Ok(self.get(name, shape)?.to_dtype(DType::F32)?)
+    }
+
+    /// A tensor that may be there, as f32.
+    pub fn get_f32_if_present(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        let tensor = self.get_if_present(name, shape)?;
+        Ok(tensor.map(|tensor| tensor.to_dtype(DType::F32)).transpose()?)
+    }
+
+    /// A norm's weight or bias: warned of where it holds a NaN or an infinity, since every logit is then NaN.
+    pub fn warn_if_not_finite(&self, name: &str, values: &Tensor) -> Result<()> {
+        let values = values.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            tracing::warn!(
+                "{}[{at}] is not a finite number: what the model says will be meaningless",
+                self.full_name(name)
+            );
+        }
+        Ok(())
+    }
+
+    fn full_name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}

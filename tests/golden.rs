@@ -1,0 +1,89 @@
+//! Whole models against the float64 reference: `tests/reference/hybrid_reference.py` made each folder of
+//! `tests/golden` (see its README.md), weights and the answers that a correct implementation gives.
+//!
+//! To hold blazr to checkpoints of other seeds and presets, make them in one folder and name it:
+//! `BLAZR_GOLDEN=DIR cargo test --test golden`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::path::{Path, PathBuf};
+
+use blazr::checkpoint::Checkpoint;
+use blazr::model::state::State;
+use blazr::model::{Model, Step, Wanted};
+use candle_core::{Device, Tensor};
+
+/// The bound that every storage type keeps to. Arithmetic in f32 is off by 1e-4 at most, typically by 1e-5.
+const TOLERANCE: f64 = 1e-3;
+
+/// With the weights in f32 nothing else rounds.
+const TOLERANCE_F32: f64 = 2e-4;
+
+#[derive(serde::Deserialize)]
+struct Case {
+    prompt: Vec<u32>,
+    token_logprobs: Vec<Option<f64>>,
+    last_logprobs: Vec<f64>,
+    greedy: Vec<u32>,
+}
+
+fn forward(model: &Model, state: &mut State, tokens: &[u32], wanted: Wanted) -> Tensor {
+    model.forward(&mut [Step { tokens, state, wanted }]).unwrap().remove(0)
+}
+
+fn log_softmax(logits: &Tensor) -> Vec<Vec<f64>> {
+    let rows: Vec<Vec<f32>> = logits.to_vec2().unwrap();
+    let normalize = |row: Vec<f32>| {
+        let max = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = row.iter().map(|x| (f64::from(*x) - max).exp()).sum();
+        row.iter().map(|x| f64::from(*x) - max - sum.ln()).collect()
+    };
+    rows.into_iter().map(normalize).collect()
+}
+
+fn argmax(row: &[f64]) -> u32 {
+    (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]).then(b.cmp(a))).unwrap() as u32
+}
+
+/// The largest error of any log-probability of the case; panics where the greedy continuation differs.
+fn check(model: &Model, case: &Case) -> f64 {
+    let mut state = model.new_state().unwrap();
+    let mut logprobs = log_softmax(&forward(model, &mut state, &case.prompt, Wanted::All));
+    let positions = case.token_logprobs.iter().skip(1).zip(&case.prompt[1..]).enumerate();
+    let of_prompt = positions.map(|(t, (want, token))| (logprobs[t][*token as usize] - want.unwrap()).abs());
+    let worst_of_prompt = of_prompt.fold(0.0, f64::max);
+    let mut last = logprobs.pop().unwrap();
+    let worst = last.iter().zip(&case.last_logprobs).map(|(a, b)| (a - b).abs()).fold(worst_of_prompt, f64::max);
+
+    let mut greedy = Vec::new();
+    for _ in &case.greedy {
+        greedy.push(argmax(&last));
+        last = log_softmax(&forward(model, &mut state, &greedy[greedy.len() - 1..], Wanted::Last)).remove(0);
+    }
+    assert_eq!(greedy, case.greedy, "greedy continuation of a prompt of {} tokens", case.prompt.len());
+    worst
+}
+
+fn checkpoints() -> Vec<PathBuf> {
+    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let root = std::env::var_os("BLAZR_GOLDEN").map_or(usual, PathBuf::from);
+    let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+    let mut folders: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    assert!(!folders.is_empty(), "no checkpoints in {}", root.display());
+    folders
+}
+
+#[test]
+fn every_log_probability_and_greedy_continuation_is_the_references() {
+    for folder in checkpoints() {
+        let cases = std::fs::read(folder.join("expected.json")).unwrap();
+        let cases: Vec<Case> = serde_json::from_slice(&cases).unwrap();
+        let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{error}"));
+        let model = checkpoint.load(&Device::Cpu).unwrap();
+        let worst = cases.iter().map(|case| check(&model, case)).fold(0.0, f64::max);
+        let name = folder.file_name().unwrap().to_string_lossy();
+        let tolerance = if name.ends_with("f32") { TOLERANCE_F32 } else { TOLERANCE };
+        println!("{name}: largest error {worst:.1e}");
+        assert!(worst <= tolerance, "{name}: a log-probability is off by {worst:e}, more than {tolerance:e}");
+    }
+}
