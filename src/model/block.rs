@@ -91,10 +91,15 @@ impl LayerState {
 
     /// Bytes in use.
     pub(super) fn bytes(&self) -> usize {
+        self.tensors().iter().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
+    }
+
+    /// All that is kept, without the room that caches have in reserve.
+    pub(super) fn tensors(&self) -> Vec<Tensor> {
         match self {
-            Self::Mamba2(state) => state.bytes(),
-            Self::Mla(cache) => cache.bytes(),
-            Self::Gqa(cache) => cache.bytes(),
+            Self::Mamba2(state) => state.tensors(),
+            Self::Mla(cache) => cache.tensors(),
+            Self::Gqa(cache) => cache.tensors(),
         }
     }
 }

@@ -45,10 +45,4 @@ impl Cache {
     pub fn snapshot(&self) -> Result<Self> {
         Ok(Self { rows: self.rows.copy()?, len: self.len })
     }
-
-    /// Bytes in use.
-    pub fn bytes(&self) -> usize {
-        let (heads, width) = (self.rows.dim(0).unwrap_or(0), self.rows.dim(2).unwrap_or(0));
-        heads * self.len * width * size_of::<f32>()
-    }
 }

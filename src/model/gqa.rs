@@ -47,9 +47,9 @@ impl GqaCache {
         Ok(Self { keys: self.keys.snapshot()?, values: self.values.snapshot()? })
     }
 
-    /// Bytes in use.
-    pub fn bytes(&self) -> usize {
-        self.keys.bytes() + self.values.bytes()
+    /// What was added so far.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        [self.keys.filled(), self.values.filled()].into_iter().flatten().collect()
     }
 }
 

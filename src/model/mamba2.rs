@@ -69,9 +69,9 @@ impl Mamba2State {
         Ok(Self { conv: self.conv.copy()?, ssm: self.ssm.copy()? })
     }
 
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        (self.conv.elem_count() + self.ssm.elem_count()) * size_of::<f32>()
+    /// All that is kept.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        vec![self.conv.clone(), self.ssm.clone()]
     }
 }
 

@@ -50,9 +50,9 @@ impl MlaCache {
         Ok(Self(self.0.snapshot()?))
     }
 
-    /// Bytes in use.
-    pub fn bytes(&self) -> usize {
-        self.0.bytes()
+    /// What was added so far.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        [self.0.filled()].into_iter().flatten().collect()
     }
 }
 

@@ -24,6 +24,9 @@ pub mod rope;
 pub mod state;
 pub mod weights;
 
+#[cfg(test)]
+mod tests;
+
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};

@@ -34,4 +34,11 @@ impl State {
         let layers = self.layers.iter().map(LayerState::snapshot);
         Ok(Self { layers: layers.collect::<Result<_>>()?, position: self.position })
     }
+
+    /// Every number of the state, by layer and part.
+    #[cfg(test)]
+    pub(super) fn values(&self) -> Vec<Vec<f32>> {
+        let tensors = self.layers.iter().flat_map(LayerState::tensors);
+        tensors.map(|tensor| tensor.flatten_all().unwrap().to_vec1().unwrap()).collect()
+    }
 }

@@ -1,0 +1,184 @@
+//! What must hold for every layer kind: a prompt may be split anywhere, a snapshot continues bit for bit, and both ways
+//! of running an op agree.
+
+use candle_core::{DType, Tensor};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use super::config::{FfnSpec, MixerSpec, ModelConfig};
+use super::state::State;
+use super::{Model, Step, Wanted};
+use crate::support::{RandomWeights, config, gqa, mamba2, mla, moe, random_tokens};
+
+/// f32 rounds differently where sums are split differently; the logits here are of the order of 1.
+const TOLERANCE: f32 = 1e-4;
+
+fn forward(model: &Model, state: &mut State, tokens: &[u32]) -> Vec<Vec<f32>> {
+    model.forward(&mut [Step { tokens, state, wanted: Wanted::All }]).unwrap().remove(0).to_vec2().unwrap()
+}
+
+/// The logits of all tokens, taken in as pieces of the given sizes, and the state after them.
+fn in_pieces(model: &Model, tokens: &[u32], sizes: impl Iterator<Item = usize>) -> (Vec<Vec<f32>>, State) {
+    let (mut state, mut logits, mut rest) = (model.new_state().unwrap(), Vec::new(), tokens);
+    for size in sizes {
+        let (piece, after) = rest.split_at(size.min(rest.len()));
+        if !piece.is_empty() {
+            logits.extend(forward(model, &mut state, piece));
+        }
+        rest = after;
+    }
+    if !rest.is_empty() {
+        logits.extend(forward(model, &mut state, rest));
+    }
+    (logits, state)
+}
+
+fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    assert_eq!(a.iter().map(Vec::len).collect::<Vec<_>>(), b.iter().map(Vec::len).collect::<Vec<_>>());
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    // A NaN on either side must not pass as small.
+    pairs.map(|(a, b)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() }).fold(0.0, f32::max)
+}
+
+fn any_mixer() -> impl Strategy<Value = MixerSpec> {
+    prop_oneof![
+        3 => (prop_oneof![Just(1), Just(2), Just(4)], 1..5usize, prop_oneof![Just(1), 2..12usize, Just(64)])
+            .prop_map(|(groups, kernel, chunk)| mamba2(groups, kernel, chunk)),
+        1 => Just(mla()),
+        1 => prop_oneof![Just(1), Just(2), Just(4)].prop_map(gqa),
+    ]
+}
+
+fn any_ffn() -> impl Strategy<Value = FfnSpec> {
+    prop_oneof![Just(FfnSpec::None), Just(FfnSpec::Mlp(24)), any::<bool>().prop_map(moe)]
+}
+
+fn any_config() -> impl Strategy<Value = ModelConfig> {
+    prop::collection::vec((any_mixer(), any_ffn()), 1..4).prop_map(config)
+}
+
+/// Around the chunk size, where off-by-one errors live, and elsewhere.
+fn any_length(config: &ModelConfig) -> impl Strategy<Value = usize> + use<> {
+    let chunks = config.layers.iter().filter_map(|layer| match &layer.mixer {
+        MixerSpec::Mamba2(spec) => Some(spec.chunk_size),
+        _ => None,
+    });
+    let chunk = chunks.max().unwrap_or(8);
+    prop_oneof![Just(1), Just(chunk.max(2) - 1), Just(chunk), Just(chunk + 1), Just(2 * chunk + 1), 1..150usize]
+}
+
+fn any_run() -> impl Strategy<Value = (ModelConfig, usize, Vec<usize>, u64)> {
+    any_config().prop_flat_map(|config| {
+        let length = any_length(&config);
+        (Just(config), length, prop::collection::vec(1..40usize, 0..8), any::<u64>())
+    })
+}
+
+fn random_model(config: &ModelConfig, seed: u64) -> Model {
+    let mut weights = RandomWeights::new(seed);
+    weights.tied = seed.is_multiple_of(2);
+    weights.biases = seed.is_multiple_of(3);
+    weights.dtype = [DType::F32, DType::BF16, DType::F16][seed as usize % 3];
+    weights.model(config)
+}
+
+/// The same cases each time: among many random ones a router will some day find two experts equal to the last bit or
+/// so, and rounding then decides which is taken.
+fn fixed_cases() -> ProptestConfig {
+    ProptestConfig { cases: 128, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(fixed_cases())]
+
+    #[test]
+    fn any_split_of_a_prompt_gives_the_same_logits_and_state((config, length, sizes, seed) in any_run()) {
+        let model = random_model(&config, seed);
+        let tokens = random_tokens(seed, length, config.vocab_size);
+        let (whole, whole_state) = in_pieces(&model, &tokens, [].into_iter());
+        let (split, split_state) = in_pieces(&model, &tokens, sizes.into_iter());
+        let (single, single_state) = in_pieces(&model, &tokens, std::iter::repeat_n(1, length));
+
+        prop_assert_eq!(whole.len(), length);
+        for (name, logits, state) in [("split", split, split_state), ("token by token", single, single_state)] {
+            let of_logits = largest_difference(&whole, &logits);
+            prop_assert!(of_logits <= TOLERANCE, "{name}: logits differ by {of_logits}");
+            let of_state = largest_difference(&whole_state.values(), &state.values());
+            prop_assert!(of_state <= TOLERANCE, "{name}: states differ by {of_state}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_continues_bit_for_bit((config, length, sizes, seed) in any_run()) {
+        let model = random_model(&config, seed);
+        let tokens = random_tokens(seed, length, config.vocab_size);
+        let (_, mut state) = in_pieces(&model, &tokens, sizes.into_iter());
+        let snapshot = state.snapshot().unwrap();
+        let rest = || random_tokens(seed ^ 1, 300, config.vocab_size);
+
+        let uninterrupted = forward(&model, &mut state, &rest());
+        prop_assert_eq!(snapshot.position(), length);
+        let mut restored = snapshot.snapshot().unwrap();
+        let first = forward(&model, &mut restored, &rest());
+        prop_assert!(first == uninterrupted, "the restored run differs");
+        // The first restored run must not have written into the snapshot.
+        let second = forward(&model, &mut snapshot.snapshot().unwrap(), &rest());
+        prop_assert!(second == uninterrupted, "restoring twice differs");
+        prop_assert!(restored.values() == state.values());
+    }
+}
+
+#[test]
+fn states_take_the_bytes_that_their_configuration_says() {
+    let config = config([(mamba2(2, 4, 8), FfnSpec::None), (mla(), moe(true)), (gqa(2), FfnSpec::Mlp(24))]);
+    let model = random_model(&config, 1);
+    let mut state = model.new_state().unwrap();
+    forward(&model, &mut state, &random_tokens(1, 300, config.vocab_size));
+
+    let mamba2_bytes = 4 * 6 * 5 * 4 + 3 * (4 * 6 + 2 * 2 * 5) * 4;
+    let (mla_values, gqa_values) = (12 + 6, 2 * 2 * 6);
+    assert_eq!(config.state_bytes(), mamba2_bytes);
+    assert_eq!(config.cache_bytes_per_token(), (mla_values + gqa_values) * 4);
+    assert_eq!(state.bytes(), mamba2_bytes + 300 * (mla_values + gqa_values) * 4);
+}
+
+#[test]
+fn rotated_queries_may_come_from_the_query_latent() {
+    let MixerSpec::Mla(mut spec) = mla() else { unreachable!() };
+    spec.rope_from_q_latent = true;
+    let config = config([(MixerSpec::Mla(spec), FfnSpec::None)]);
+    let model = random_model(&config, 5);
+    let tokens = random_tokens(5, 40, config.vocab_size);
+    let (whole, _) = in_pieces(&model, &tokens, [].into_iter());
+    let (single, _) = in_pieces(&model, &tokens, std::iter::repeat_n(1, 40));
+    assert!(largest_difference(&whole, &single) <= TOLERANCE);
+}
+
+#[test]
+fn wanted_decides_which_rows_of_logits_come() {
+    let config = config([(gqa(4), FfnSpec::None)]);
+    let model = random_model(&config, 2);
+    let rows = |wanted| -> Vec<Vec<f32>> {
+        let mut state = model.new_state().unwrap();
+        let logits: Vec<Tensor> = model.forward(&mut [Step { tokens: &[1, 2, 3], state: &mut state, wanted }]).unwrap();
+        logits[0].to_vec2().unwrap()
+    };
+    let all = rows(Wanted::All);
+    assert_eq!(all.len(), 3);
+    assert!(largest_difference(&rows(Wanted::Last), &all[2..]) < 1e-5);
+    assert!(rows(Wanted::None).is_empty());
+}
+
+#[test]
+fn tokens_that_do_not_fit_are_refused() {
+    let config = ModelConfig { max_seq_len: 4, ..config([(gqa(4), FfnSpec::None)]) };
+    let model = random_model(&config, 2);
+    let mut state = model.new_state().unwrap();
+    let mut refused = |tokens: &[u32]| {
+        let step = Step { tokens, state: &mut state, wanted: Wanted::Last };
+        model.forward(&mut [step]).unwrap_err().to_string()
+    };
+    assert!(refused(&[]).contains("at least one token"));
+    assert!(refused(&[90]).contains("token id 90 is not below vocab_size 90"));
+    assert!(refused(&[0; 5]).contains("5 tokens are more than max_seq_len 4"));
+}

@@ -1,0 +1,136 @@
+//! Tiny seeded models for tests and for `examples/tiny.rs`.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use blazr::error::{Error, Result};
+use blazr::model::Model;
+use blazr::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
+use blazr::model::gqa::GqaSpec;
+use blazr::model::mamba2::Mamba2Spec;
+use blazr::model::mla::MlaSpec;
+use blazr::model::moe::MoeSpec;
+use blazr::model::rope::RopeSpec;
+use blazr::model::weights::{TensorSource, Weights};
+use candle_core::{DType, Device, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+pub const HIDDEN: usize = 32;
+
+/// Makes whatever tensor a loader asks for, away from every default, and remembers it.
+pub struct RandomWeights {
+    pub dtype: DType,
+    pub tied: bool,
+    /// Whether optional biases are there.
+    pub biases: bool,
+    rng: RefCell<ChaCha8Rng>,
+    made: RefCell<BTreeMap<String, Tensor>>,
+}
+
+impl RandomWeights {
+    pub fn new(seed: u64) -> Self {
+        let rng = RefCell::new(ChaCha8Rng::seed_from_u64(seed));
+        Self { dtype: DType::F32, tied: false, biases: true, rng, made: RefCell::default() }
+    }
+
+    pub fn model(&self, config: &ModelConfig) -> Model {
+        Model::load(config, &Weights::new(self, &Device::Cpu)).unwrap()
+    }
+
+    /// Writes what was asked for so far.
+    pub fn save(&self, file: &Path) {
+        let tensors: HashMap<String, Tensor> = self.made.borrow().clone().into_iter().collect();
+        candle_core::safetensors::save(&tensors, file).unwrap();
+    }
+
+    fn values(&self, name: &str, shape: &[usize]) -> Vec<f32> {
+        let count = shape.iter().product();
+        let n_in = *shape.last().unwrap() as f32;
+        let (low, high) = match name.rsplit('.').next().unwrap() {
+            "A_log" => (0.0, 2.7),
+            "dt_bias" => (-5.0, -1.0),
+            "D" => (0.5, 1.5),
+            "bias" => (-0.2, 0.2),
+            _ if name.contains("norm") => (0.7, 1.3),
+            _ if name.contains("conv1d") => (-0.9, 0.9),
+            _ if name.contains("embed") => (-1.7, 1.7),
+            _ => (-1.7 / n_in.sqrt(), 1.7 / n_in.sqrt()),
+        };
+        let mut rng = self.rng.borrow_mut();
+        (0..count).map(|_| rng.random_range(low..high)).collect()
+    }
+}
+
+impl TensorSource for RandomWeights {
+    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
+        let absent = name.ends_with("moe.gate.weight")
+            || (self.tied && name == "lm_head.weight")
+            || (!self.biases && name.ends_with("bias") && !name.ends_with("dt_bias"));
+        if absent {
+            return Ok(None);
+        }
+        let tensor = Tensor::from_vec(self.values(name, shape), shape, device)?.to_dtype(self.dtype)?;
+        self.made.borrow_mut().insert(name.to_owned(), tensor.clone());
+        Ok(Some(tensor))
+    }
+
+    fn missing(&self, name: &str, _: &[usize]) -> Error {
+        Error::Internal(format!("{name} is missing"))
+    }
+}
+
+pub fn mamba2(groups: usize, conv_kernel: usize, chunk_size: usize) -> MixerSpec {
+    MixerSpec::Mamba2(Mamba2Spec {
+        num_heads: 4,
+        head_dim: 6,
+        state_size: 5,
+        n_groups: groups,
+        conv_kernel,
+        chunk_size,
+        dt_limit: (0.001, 0.3),
+        norm_eps: 1e-6,
+    })
+}
+
+pub fn mla() -> MixerSpec {
+    MixerSpec::Mla(MlaSpec {
+        num_heads: 4,
+        head_dim: HIDDEN / 4,
+        kv_latent_dim: 12,
+        q_latent_dim: 10,
+        rope_from_q_latent: false,
+        rope: RopeSpec { width: 6, theta: 500.0 },
+    })
+}
+
+pub fn gqa(num_kv_heads: usize) -> MixerSpec {
+    MixerSpec::Gqa(GqaSpec { num_heads: 4, num_kv_heads, head_dim: 6, rope: RopeSpec { width: 6, theta: 100.0 } })
+}
+
+pub fn moe(shared: bool) -> FfnSpec {
+    FfnSpec::Moe(MoeSpec {
+        num_experts: 4,
+        experts_per_tok: 2,
+        intermediate_size: 20,
+        shared_intermediate_size: shared.then_some(28),
+    })
+}
+
+pub fn config(layers: impl IntoIterator<Item = (MixerSpec, FfnSpec)>) -> ModelConfig {
+    let layer = |(mixer, ffn)| LayerSpec { norm_eps: 1e-5, mixer, ffn };
+    ModelConfig {
+        vocab_size: 90,
+        hidden_size: HIDDEN,
+        max_seq_len: 4096,
+        norm_eps: 1e-5,
+        layers: layers.into_iter().map(layer).collect(),
+    }
+}
+
+pub fn random_tokens(seed: u64, count: usize, vocab_size: usize) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| rng.random_range(0..vocab_size as u32)).collect()
+}
