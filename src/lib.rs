@@ -1,7 +1,40 @@
-//! blazr serves hybrid language models.
+//! blazr serves hybrid language models: Mamba2 state-space layers, multi-head latent attention, mixture of experts and
+//! grouped-query attention, in any mix.
+//!
+//! In reading order, which is also who may import whom (each only what stands before it; `tests/tidy.rs` checks it):
+//!
+//! - [`error`]: what can go wrong.
+//! - [`kernels`]: the inner loops of decoding, over plain slices.
+//! - [`model`]: weights, the forward pass, and the state of a sequence.
+//! - [`sampling`]: from logits to a token.
+//! - [`text`]: from text to tokens and back, and stop strings.
+//! - [`checkpoint`]: from files to a loaded model.
+//! - [`engine`]: from a validated request to a stream of events.
+//! - [`shutdown`]: SIGINT and SIGTERM.
+//! - [`cli`]: the commands.
+//!
+//! The path of a prompt: `cli` -> [`text::Tokenizer::encode`] -> [`engine::request::GenerateRequest::new`] (the only
+//! validator) -> [`engine::run::generate`] -> [`model::Model::forward`] -> [`sampling::Sampler::next`] ->
+//! [`text::Decoder::push`] -> [`engine::sequence::Event`] -> standard output.
+//!
+//! What holds everywhere: weights are shared and never change, all that changes while generating is in
+//! [`model::state::State`]; any split of a prompt into forward passes gives the same logits and state; `unsafe` stands
+//! only in `kernels` and at the one call that maps a file; no input, be it a file, a flag or a prompt, reaches a panic.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod checkpoint;
+pub mod cli;
+pub mod engine;
 pub mod error;
 pub mod kernels;
 pub mod model;
+pub mod sampling;
+pub mod shutdown;
+pub mod text;
+
+#[cfg(test)]
+extern crate self as blazr; // `tests/support` names the crate as its other users do
+
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;

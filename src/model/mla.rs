@@ -149,3 +149,38 @@ impl Mla {
         ((self.spec.head_dim + self.spec.rope.width) as f64).powf(-0.5)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::MixerSpec;
+    use crate::support::{HIDDEN, RandomWeights, mla};
+    use candle_core::DType;
+
+    #[test]
+    fn absorbed_and_expanded_attention_agree_in_every_storage_type() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let mut weights = RandomWeights::new(3);
+            weights.dtype = dtype;
+            let MixerSpec::Mla(spec) = mla() else { unreachable!() };
+            let layer = Mla::load(&Weights::new(&weights, &Device::Cpu), &spec, HIDDEN).unwrap();
+            let (positions, tokens) = (9, 4);
+            let cache = Tensor::randn(0f32, 1.0, (1, positions, 12 + 6), &Device::Cpu).unwrap();
+            let q_nope = Tensor::randn(0f32, 1.0, (4, tokens, HIDDEN / 4), &Device::Cpu).unwrap();
+            let q_rope = Tensor::randn(0f32, 1.0, (4, tokens, 6), &Device::Cpu).unwrap();
+            let start = positions - tokens;
+            let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &cache, start).unwrap();
+            let expanded = layer.attend_expanded(&q_nope, &q_rope, &cache, start).unwrap();
+            let difference = (absorbed - expanded).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+            assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "{difference}");
+        }
+    }
+
+    #[test]
+    fn decoding_never_expands() {
+        let MixerSpec::Mla(spec) = mla() else { unreachable!() };
+        let layer = Mla::load(&Weights::new(&RandomWeights::new(3), &Device::Cpu), &spec, HIDDEN).unwrap();
+        assert!(!layer.expanding_is_cheaper(1));
+        assert!(layer.expanding_is_cheaper(1000));
+    }
+}

@@ -221,3 +221,112 @@ fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
     let offsets = layout.contiguous_offsets();
     offsets.ok_or_else(|| Error::Internal(format!("a kernel needs contiguous memory, found {layout:?}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(shape: impl Into<candle_core::Shape>, k: f32) -> Tensor {
+        let shape = shape.into();
+        let values: Vec<f32> = (0..shape.elem_count()).map(|i| (i as f32 * k).sin()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn values(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn assert_close(a: &Tensor, b: &Tensor, bound: f32) {
+        assert_eq!(a.shape(), b.shape());
+        for (a, b) in values(a).iter().zip(values(b)) {
+            assert!((a - b).abs() <= bound, "{a} for {b}");
+        }
+    }
+
+    #[test]
+    fn one_row_many_rows_and_panels_of_weights_agree() {
+        let (n_in, n_out) = (1024, 2500); // more weights than a panel holds
+        let x = wave((3, n_in), 0.37);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let w = wave((n_out, n_in), 0.011).to_dtype(dtype).unwrap();
+            let exact = x.matmul(&w.to_dtype(DType::F32).unwrap().t().unwrap()).unwrap();
+            assert_close(&linear(&x, &w).unwrap(), &exact, 1e-3);
+            for row in 0..3 {
+                let one = linear(&x.narrow(0, row, 1).unwrap(), &w).unwrap();
+                assert_close(&one, &exact.narrow(0, row, 1).unwrap(), 1e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn products_per_head_agree_for_one_and_many_tokens() {
+        let w = wave((2, 5, 7), 0.3);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let w = w.to_dtype(dtype).unwrap();
+            for (op, n_in) in [(linear_per_head as fn(&_, &_) -> _, 7), (linear_transposed_per_head, 5)] {
+                let x = wave((2, 3, n_in), 0.7);
+                let all: Tensor = op(&x, &w).unwrap();
+                for token in 0..3 {
+                    let one = op(&x.narrow(1, token, 1).unwrap(), &w).unwrap();
+                    assert_close(&one, &all.narrow(1, token, 1).unwrap(), 1e-5);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_fused_mamba2_step_equals_the_composed_one() {
+        let (heads, head_dim, state_size, groups) = (4, 3, 5, 2);
+        let xbc = wave((1, heads * head_dim + 2 * groups * state_size), 0.3);
+        let (dt, decay) = (wave((heads, 1, 1), 0.9), wave((heads, 1, 1), 1.3).abs().unwrap());
+        let d = wave(heads, 1.1);
+        let inputs = Mamba2Inputs { xbc: &xbc, dt: &dt, decay: &decay, d: &d, groups };
+        let fused_state = wave((heads, head_dim, state_size), 0.2);
+        let composed_state = fused_state.copy().unwrap();
+
+        let fused = mamba2_step_fused(&fused_state, &inputs).unwrap();
+        let composed = mamba2_step_composed(&composed_state, &inputs).unwrap();
+        assert_close(&fused, &composed, 1e-6);
+        assert_close(&fused_state, &composed_state, 1e-6);
+    }
+
+    /// Attention by its definition, in f64, for one query.
+    fn exact_attention(q: &[f32], k: &[f32], v: &[f32], width: usize, value_width: usize, scale: f64) -> Vec<f64> {
+        let dot = |key: &[f32]| q.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();
+        let weights: Vec<f64> = k.chunks(width).map(|key| (dot(key) * scale).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let value = |j: usize| -> f64 {
+            let column = v.iter().skip(j).step_by(value_width);
+            weights.iter().zip(column).map(|(w, v)| w / total * f64::from(*v)).sum()
+        };
+        (0..value_width).map(value).collect()
+    }
+
+    #[test]
+    fn attention_equals_its_definition_also_where_queries_are_taken_in_blocks() {
+        let (heads, kv_heads, width, value_width) = (4, 2, 6, 3);
+        for (start, tokens) in [(0, 1), (9, 1), (0, 40), (7, 5), (300, 1500)] {
+            let positions = start + tokens;
+            let q = wave((heads, tokens, width), 0.37);
+            let (k, v) = (wave((kv_heads, positions, width), 0.23), wave((kv_heads, positions, value_width), 0.71));
+            let got = causal_attention(&q, &k, &v, start, 0.4).unwrap();
+            for (head, token) in [(0, 0), (1, tokens / 2), (2, tokens - 1), (3, tokens - 1)] {
+                let row = |x: &Tensor, head: usize, from, count| {
+                    values(&x.get(head).unwrap().narrow(0, from, count).unwrap())
+                };
+                let (q, seen) = (row(&q, head, token, 1), start + token + 1);
+                let (k, v) = (row(&k, head / 2, 0, seen), row(&v, head / 2, 0, seen));
+                let want = exact_attention(&q, &k, &v, width, value_width, 0.4);
+                for (got, want) in row(&got, head, token, 1).iter().zip(want) {
+                    assert!((f64::from(*got) - want).abs() < 1e-5, "{got} for {want}: {start}, {tokens}, {head}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn kernels_refuse_memory_that_is_not_contiguous() {
+        let x = wave((2, 3), 1.0).t().unwrap();
+        assert!(Lent::of(&x).err().unwrap().to_string().contains("contiguous"));
+    }
+}

@@ -1,0 +1,221 @@
+//! `blazr generate`: a prompt on the command line becomes text on standard output.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::ModelArgs;
+use crate::checkpoint::Checkpoint;
+use crate::engine::request::{GenerateRequest, Options};
+use crate::engine::run::generate;
+use crate::engine::sequence::{Event, FinishReason, Usage};
+use crate::error::{Error, Result};
+use crate::model::device;
+use crate::sampling::Params;
+use crate::shutdown;
+use crate::text::Tokenizer;
+
+/// A longer prompt on standard input is refused before it fills the memory.
+const LARGEST_PROMPT_BYTES: u64 = 64 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+    /// The text to continue; `-` reads it from standard input.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: String,
+    #[command(flatten)]
+    options: OptionArgs,
+    /// Print one JSON object at the end instead of text as it is made.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct OptionArgs {
+    /// Generate at most this many tokens.
+    #[arg(long, value_name = "N", default_value_t = Options::default().max_tokens)]
+    max_tokens: usize,
+    /// How evenly tokens are drawn, 0 to 2; 0 always takes the most probable one.
+    #[arg(long, value_name = "T", allow_negative_numbers = true, default_value_t = Params::default().temperature)]
+    temperature: f32,
+    /// Draw from the most probable tokens that together have this probability; 1 is off.
+    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = Params::default().top_p)]
+    top_p: f32,
+    /// Draw from this many of the most probable tokens; 0 is off.
+    #[arg(long, value_name = "K", default_value_t = Params::default().top_k)]
+    top_k: usize,
+    /// Draw from tokens with at least this share of the most probable one's probability; 0 is off.
+    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = Params::default().min_p)]
+    min_p: f32,
+    /// Divide the logits of tokens that were there before by this; 1 is off.
+    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = Params::default().repetition_penalty)]
+    repetition_penalty: f32,
+    /// Lower the logit of a generated token by this for each time, -2 to 2.
+    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = Params::default().frequency_penalty)]
+    frequency_penalty: f32,
+    /// Lower the logit of a generated token by this once, -2 to 2.
+    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = Params::default().presence_penalty)]
+    presence_penalty: f32,
+    /// Add a number from -100 to 100 to a token's logit; may be given several times.
+    #[arg(long, value_name = "TOKEN_ID=BIAS", value_parser = parse_bias)]
+    logit_bias: Vec<(u32, f32)>,
+    /// Draw the same tokens each time.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// End before this text; may be given several times.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+}
+
+impl OptionArgs {
+    fn options(&self) -> Options {
+        let sampling = Params {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            logit_bias: self.logit_bias.clone(),
+            seed: self.seed,
+        };
+        Options { max_tokens: self.max_tokens, sampling, stop: self.stop.clone() }
+    }
+}
+
+fn parse_bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text.split_once('=').and_then(|(token, bias)| Some((token.parse().ok()?, bias.parse().ok()?)));
+    parsed.ok_or_else(|| "expected a token id, = and a number, as in 50256=-100".into())
+}
+
+pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
+    let prompt = read_prompt(&args.prompt)?;
+    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let tokenizer = Tokenizer::open(&checkpoint.tokenizer_path(), checkpoint.config().vocab_size)?;
+    let request = GenerateRequest::new(tokenizer.encode(&prompt, true)?, &args.options.options(), checkpoint.config())?;
+    let model = checkpoint.load(&device::choose(args.model.cpu))?;
+    let cancelled = shutdown::flag()?;
+
+    let mut answer = Answer::new(args.json);
+    match generate(&model, &tokenizer, request, &cancelled, |event| answer.take(event)) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+        result => result?,
+    }
+    answer.conclude()
+}
+
+fn read_prompt(prompt: &str) -> Result<String> {
+    let mut text = prompt.to_owned();
+    if prompt == "-" {
+        text.clear();
+        let read = io::stdin().take(LARGEST_PROMPT_BYTES + 1).read_to_string(&mut text);
+        let read = read.map_err(|error| Error::io(Path::new("standard input"), error))?;
+        if read as u64 > LARGEST_PROMPT_BYTES {
+            return Err(Error::invalid("prompt", format!("more than {LARGEST_PROMPT_BYTES} bytes on standard input")));
+        }
+    }
+    if text.is_empty() {
+        return Err(Error::invalid("prompt", "expected some text, found none"));
+    }
+    Ok(text)
+}
+
+/// What was generated so far, and when.
+struct Answer {
+    json: bool,
+    text: String,
+    tokens: Vec<u32>,
+    logprobs: Vec<f32>,
+    started: Instant,
+    first_token: Option<Duration>,
+    end: Option<(FinishReason, Usage)>,
+}
+
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Json<'a> {
+    text: &'a str,
+    tokens: &'a [u32],
+    logprobs: &'a [f32],
+    finish_reason: FinishReason,
+    usage: Usage,
+    time_to_first_token_seconds: f64,
+    total_seconds: f64,
+    decode_tokens_per_second: f64,
+}
+
+impl Answer {
+    fn new(json: bool) -> Self {
+        let (text, tokens, logprobs) = Default::default();
+        Self { json, text, tokens, logprobs, started: Instant::now(), first_token: None, end: None }
+    }
+
+    fn take(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Token { token, logprob, text } => {
+                self.first_token.get_or_insert(self.started.elapsed());
+                self.tokens.push(token);
+                self.logprobs.push(logprob);
+                self.show(&text)
+            }
+            Event::Done { reason, text, usage } => {
+                self.end = Some((reason, usage));
+                self.show(&text)
+            }
+        }
+    }
+
+    fn show(&mut self, text: &str) -> Result<()> {
+        if self.json {
+            self.text.push_str(text);
+            return Ok(());
+        }
+        print(text)
+    }
+
+    fn conclude(&self) -> Result<ExitCode> {
+        let Some((finish_reason, usage)) = self.end else {
+            return Err(Error::Internal("the generation has no end".into()));
+        };
+        let total = self.started.elapsed();
+        let first = self.first_token.unwrap_or(total);
+        let decode = total.saturating_sub(first).as_secs_f64();
+        let speed = usage.completion_tokens.saturating_sub(1) as f64 / decode.max(f64::MIN_POSITIVE);
+        let speed = if usage.completion_tokens > 1 { speed } else { 0.0 };
+        if self.json {
+            let json = Json {
+                text: &self.text,
+                tokens: &self.tokens,
+                logprobs: &self.logprobs,
+                finish_reason,
+                usage,
+                time_to_first_token_seconds: first.as_secs_f64(),
+                total_seconds: total.as_secs_f64(),
+                decode_tokens_per_second: speed,
+            };
+            print(&format!("{}\n", serde_json::json!(json)))?;
+        } else if io::stdout().is_terminal() {
+            eprintln!();
+        }
+        eprintln!(
+            "{} prompt tokens, {} generated tokens, {speed:.1} tokens/s, first token after {:.3} s",
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            first.as_secs_f64()
+        );
+        let interrupted = finish_reason == FinishReason::Cancelled;
+        Ok(if interrupted { ExitCode::from(shutdown::INTERRUPTED) } else { ExitCode::SUCCESS })
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Error::io(Path::new("standard output"), error))
+}

@@ -1,0 +1,36 @@
+//! From the model's logits to the next token.
+//!
+//! In reading order: [`Params`] is what a request may ask for and [`Params::validate`] its ranges; [`Sampler`] exists
+//! only for valid parameters, and [`Sampler::next`] takes the logits of one position and returns the [`Sampled`] token.
+//!
+//! # The steps, in their order
+//!
+//! | step | what it does | same as |
+//! | --- | --- | --- |
+//! | `logit_bias` | adds to the logits of the tokens named | [OpenAI], [vLLM] |
+//! | `repetition_penalty` | of tokens in the prompt or the output, divides positive logits and multiplies the others | [CTRL], [HF], [vLLM] |
+//! | `frequency_penalty` | subtracts itself times the token's occurrences in the output | [OpenAI], [vLLM] |
+//! | `presence_penalty` | subtracts itself from tokens that occur in the output | [OpenAI], [vLLM] |
+//! | `temperature` | divides; at 0 the largest logit wins here and the rest is skipped | [vLLM], [HF] |
+//! | `min_p` | keeps tokens at least `min_p` times as probable as the most probable one | [vLLM]; [HF] does it last |
+//! | `top_k` | keeps the `top_k` most probable tokens | [vLLM], [HF] |
+//! | `top_p` | renormalises, keeps the fewest tokens that together reach `top_p`, the one that crosses it included | [vLLM], [HF] |
+//! | draw | one random number picks from what is left, in proportion to probability | |
+//!
+//! Of equal logits the lower token id is the more probable, in every step. A NaN logit is impossible, as −∞ is. Where
+//! nothing is possible the token is 0. Logits of +∞ share all the probability.
+//!
+//! Log-probabilities are those of the model, before any step, as [vLLM] reports them by default.
+//!
+//! Absent on purpose: alternatives beside the sampled token (`top_logprobs`) and grammar masks; nothing asks for them.
+//!
+//! [OpenAI]: https://platform.openai.com/docs/api-reference/chat/create
+//! [vLLM]: https://docs.vllm.ai/en/v0.22.1/api/vllm/v1/sample/sampler/
+//! [HF]: https://github.com/huggingface/transformers/blob/main/src/transformers/generation/logits_process.py
+//! [CTRL]: https://arxiv.org/abs/1909.05858
+
+mod params;
+mod sampler;
+
+pub use params::Params;
+pub use sampler::{Sampled, Sampler};
