@@ -73,9 +73,9 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn model(&mut self) -> Result<ModelConfig> {
-        let hidden_size = self.settle("hidden_size", self.evidence.dim("embed_tokens.weight", 1)?)?;
+        let hidden_size = self.settle("hidden_size", &self.evidence.dim("embed_tokens.weight", 1)?)?;
         let kinds = self.kinds()?;
-        let vocab_size = self.settle("vocab_size", self.evidence.dim("embed_tokens.weight", 0)?)?;
+        let vocab_size = self.settle("vocab_size", &self.evidence.dim("embed_tokens.weight", 0)?)?;
         let max_seq_len = self.int_or("max_seq_len", 4096)?;
         let norm_eps = self.float_or("rms_norm_eps", f64::MIN_POSITIVE..=1.0, 1e-5)?;
         let theta = self.float_or("rope_theta", 1.0..=1e18, 10_000.0)?;
@@ -115,7 +115,10 @@ impl Resolver<'_> {
     fn kinds(&mut self) -> Result<Vec<Kind>> {
         let kinds = self.evidence.kinds()?;
         let last = kinds.len() - 1;
-        self.settle("num_layers", Shown { value: kinds.len(), by: format!("layers.{last} is the last with tensors") })?;
+        self.settle(
+            "num_layers",
+            &Shown { value: kinds.len(), by: format!("layers.{last} is the last with tensors") },
+        )?;
         let named = self.check_layer_types(&kinds)?;
         let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
         let legacy = self.check_mamba_layers(&kinds)?;
@@ -171,16 +174,16 @@ impl Resolver<'_> {
 
     fn mamba2(&mut self, layer: usize, hidden_size: usize) -> Result<Mamba2Spec> {
         let name = |tensor: &str| format!("layers.{layer}.mamba2.mixer.{tensor}");
-        let num_heads = self.settle("mamba2_num_heads", self.evidence.dim(&name("A_log"), 0)?)?;
+        let num_heads = self.settle("mamba2_num_heads", &self.evidence.dim(&name("A_log"), 0)?)?;
         let inner = self.evidence.dim(&name("out_proj.weight"), 1)?;
-        let head_dim = self.settle("mamba2_head_dim", self.quotient("mamba2_num_heads", &inner, num_heads)?)?;
-        let conv_kernel = self.settle("mamba2_conv_kernel", self.evidence.dim(&name("conv1d.weight"), 2)?)?;
+        let head_dim = self.settle("mamba2_head_dim", &self.quotient("mamba2_num_heads", &inner, num_heads)?)?;
+        let conv_kernel = self.settle("mamba2_conv_kernel", &self.evidence.dim(&name("conv1d.weight"), 2)?)?;
 
         let conv_dim = self.evidence.dim(&name("conv1d.weight"), 0)?;
         let shared = conv_dim.value.saturating_sub(inner.value); // 2 · groups · state_size
         let shared = self.quotient("mamba2_state_size", &Shown { value: shared, ..conv_dim }, 2)?;
         let n_groups = self.mamba2_groups(&shared)?;
-        let state_size = self.settle("mamba2_state_size", self.quotient("mamba2_n_groups", &shared, n_groups)?)?;
+        let state_size = self.settle("mamba2_state_size", &self.quotient("mamba2_n_groups", &shared, n_groups)?)?;
         if num_heads % n_groups != 0 {
             return Err(self
                 .keys
@@ -205,7 +208,7 @@ impl Resolver<'_> {
         match (self.keys.int(key)?, self.keys.int("mamba2_state_size")?) {
             (None, Some(state_size)) => {
                 let shown = self.quotient("mamba2_state_size", shared, state_size)?;
-                self.settle(key, shown)
+                self.settle(key, &shown)
             }
             (None, None) => {
                 tracing::warn!("{key} is not given: taking 1 group with a state of {} values", shared.value);
@@ -244,12 +247,12 @@ impl Resolver<'_> {
 
     fn mla(&mut self, layer: usize, hidden_size: usize, theta: f64) -> Result<MlaSpec> {
         let name = |tensor: &str| format!("layers.{layer}.self_attn.{tensor}.weight");
-        let kv_latent_dim = self.settle("kv_latent_dim", self.evidence.dim(&name("w_dkv"), 0)?)?;
-        let q_latent_dim = self.settle("q_latent_dim", self.evidence.dim(&name("w_dq"), 0)?)?;
-        let d_rope = self.settle("d_rope", self.evidence.dim(&name("w_kr"), 0)?)?;
+        let kv_latent_dim = self.settle("kv_latent_dim", &self.evidence.dim(&name("w_dkv"), 0)?)?;
+        let q_latent_dim = self.settle("q_latent_dim", &self.evidence.dim(&name("w_dq"), 0)?)?;
+        let d_rope = self.settle("d_rope", &self.evidence.dim(&name("w_kr"), 0)?)?;
         self.check_even("d_rope", d_rope)?;
         let rotated = self.evidence.dim(&name("w_qr"), 0)?;
-        let num_heads = self.settle("num_attention_heads", self.quotient("d_rope", &rotated, d_rope)?)?;
+        let num_heads = self.settle("num_attention_heads", &self.quotient("d_rope", &rotated, d_rope)?)?;
         let width = self.evidence.dim(&name("w_uq"), 0)?;
         let head_dim = self.quotient("num_attention_heads", &width, num_heads)?.value;
         let rotated_from = self.evidence.dim(&name("w_qr"), 1)?.value;
@@ -266,7 +269,7 @@ impl Resolver<'_> {
     /// `head_dim` is plain attention's where there is any, else it must be that of latent attention.
     fn check_mla_head_dim(&mut self, layer: usize, num_heads: usize) -> Result<()> {
         let width = self.evidence.dim(&format!("layers.{layer}.self_attn.w_uq.weight"), 0)?;
-        self.settle("head_dim", self.quotient("num_attention_heads", &width, num_heads)?)?;
+        self.settle("head_dim", &self.quotient("num_attention_heads", &width, num_heads)?)?;
         self.int_or("num_kv_heads", num_heads)?;
         Ok(())
     }
@@ -278,8 +281,8 @@ impl Resolver<'_> {
             Some(heads) => heads,
             None => self.attention_heads(&q_width, &k_width)?,
         };
-        let head_dim = self.settle("head_dim", self.quotient("num_attention_heads", &q_width, num_heads)?)?;
-        let num_kv_heads = self.settle("num_kv_heads", self.quotient("head_dim", &k_width, head_dim)?)?;
+        let head_dim = self.settle("head_dim", &self.quotient("num_attention_heads", &q_width, num_heads)?)?;
+        let num_kv_heads = self.settle("num_kv_heads", &self.quotient("head_dim", &k_width, head_dim)?)?;
         self.check_even("head_dim", head_dim)?;
         if num_heads % num_kv_heads != 0 {
             let message = format!("{num_kv_heads} key heads don't divide {num_heads} attention heads");
@@ -307,19 +310,19 @@ impl Resolver<'_> {
                 return Err(self.keys.error(key, message));
             }
         };
-        self.settle(key, self.quotient("head_dim", q_width, head_dim)?)
+        self.settle(key, &self.quotient("head_dim", q_width, head_dim)?)
     }
 
     fn moe(&mut self, layer: usize) -> Result<MoeSpec> {
         let name = |tensor: &str| format!("layers.{layer}.moe.{tensor}.weight");
         let router = [name("gate"), name("router.gate")].into_iter().find(|name| self.evidence.has(name));
         let num_experts = self.evidence.dim(&router.unwrap_or_else(|| name("router.gate")), 0)?;
-        let num_experts = self.settle("num_experts", num_experts)?;
+        let num_experts = self.settle("num_experts", &num_experts)?;
         let intermediate_size = self.evidence.dim(&name("experts.0.gate_proj"), 0)?;
         Ok(MoeSpec {
             num_experts,
             experts_per_tok: self.experts_per_tok(num_experts)?,
-            intermediate_size: self.settle("intermediate_size", intermediate_size)?,
+            intermediate_size: self.settle("intermediate_size", &intermediate_size)?,
             shared_intermediate_size: self.shared_expert(&name("shared_expert.gate_proj"))?,
         })
     }
@@ -357,7 +360,7 @@ impl Resolver<'_> {
 
     fn mlp(&mut self, layer: usize) -> Result<usize> {
         let width = self.evidence.dim(&format!("layers.{layer}.mlp.gate_proj.weight"), 0)?;
-        self.settle("intermediate_size", width)
+        self.settle("intermediate_size", &width)
     }
 
     /// The keys that mean nothing for these layers, and the warning about those that mean nothing at all.
@@ -380,7 +383,7 @@ impl Resolver<'_> {
     }
 
     /// What the tensors show, which the file must agree with where it speaks.
-    fn settle(&mut self, key: &str, shown: Shown) -> Result<usize> {
+    fn settle(&mut self, key: &str, shown: &Shown) -> Result<usize> {
         let source = match self.keys.int(key)? {
             Some(value) if value != shown.value => {
                 return Err(self

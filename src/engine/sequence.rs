@@ -58,7 +58,6 @@ pub struct Usage {
 }
 
 /// A request that is being worked on.
-#[derive(Debug)]
 pub struct Sequence<'a> {
     model: &'a Model,
     end_of_text: &'a [u32],
@@ -126,9 +125,8 @@ impl<'a> Sequence<'a> {
         self.last = sampled.token;
         self.generated += 1;
         let mut text = String::new();
-        self.finish = if self.end_of_text.contains(&sampled.token) {
-            Some(FinishReason::Stop)
-        } else if self.reveal(sampled.token, &mut text) {
+        let is_over = self.end_of_text.contains(&sampled.token) || self.reveal(sampled.token, &mut text);
+        self.finish = if is_over {
             Some(FinishReason::Stop)
         } else if self.generated == self.request.max_tokens {
             Some(FinishReason::Length)

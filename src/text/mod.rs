@@ -8,6 +8,8 @@
 //! ends as an error that names the file.
 
 mod decode;
+mod guard;
+mod spelling;
 mod stop;
 mod tokenizer;
 
@@ -17,7 +19,6 @@ pub use tokenizer::{Companions, Tokenizer};
 
 /// Small tokenizers of every kind, written out as their `tokenizer.json`.
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a fixture that can't be built has to fail its test")]
 mod fixtures {
     use serde_json::{Map, Value, json};
 

@@ -110,7 +110,6 @@ impl Stop {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use proptest::{collection::vec, prelude::*};
 

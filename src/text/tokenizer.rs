@@ -10,7 +10,9 @@ use std::{
 use serde_json::{Map, Value};
 use tokenizers::ModelWrapper;
 
-use super::decode::{Decoder, Spelling, guarded};
+use super::decode::Decoder;
+use super::guard::guarded;
+use super::spelling::Spelling;
 use crate::error::{Error, Result};
 
 /// The largest file that is read. The largest tokenizers in use (256 Ki tokens) have about 35 MiB.
@@ -270,7 +272,6 @@ fn value(path: &Path, json: Option<&[u8]>, key: &str) -> Result<Value> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use std::fs::File;
 

@@ -107,14 +107,14 @@ pub fn mla() -> MixerSpec {
 }
 
 pub fn gqa(num_kv_heads: usize) -> MixerSpec {
-    MixerSpec::Gqa(GqaSpec { num_heads: 4, num_kv_heads, head_dim: 6, rope: RopeSpec { width: 6, theta: 100.0 } })
+    MixerSpec::Gqa(GqaSpec { num_heads: 4, num_kv_heads, head_dim: 6, rope: RopeSpec { width: 6, theta: 500.0 } })
 }
 
 pub fn moe(shared: bool) -> FfnSpec {
     FfnSpec::Moe(MoeSpec {
         num_experts: 4,
         experts_per_tok: 2,
-        intermediate_size: 20,
+        intermediate_size: 24,
         shared_intermediate_size: shared.then_some(28),
     })
 }
@@ -133,4 +133,62 @@ pub fn config(layers: impl IntoIterator<Item = (MixerSpec, FfnSpec)>) -> ModelCo
 pub fn random_tokens(seed: u64, count: usize, vocab_size: usize) -> Vec<u32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..count).map(|_| rng.random_range(0..vocab_size as u32)).collect()
+}
+
+/// A model with every kind of layer, for a vocabulary of bytes and one end-of-text token.
+pub fn every_kind() -> ModelConfig {
+    let layers = [
+        (mamba2(1, 4, 64), FfnSpec::None),
+        (mla(), moe(true)),
+        (mamba2(1, 4, 64), FfnSpec::None),
+        (gqa(2), FfnSpec::Mlp(24)),
+        (mla(), FfnSpec::Mlp(24)),
+        (gqa(2), moe(true)),
+    ];
+    ModelConfig { vocab_size: BYTE_VOCAB, max_seq_len: 512, ..config(layers) }
+}
+
+/// 256 bytes and `<|endoftext|>`.
+pub const BYTE_VOCAB: usize = 257;
+
+/// Writes a checkpoint of [`every_kind`] in the native format: weights, configuration and tokenizer.
+pub fn write_checkpoint(directory: &Path, seed: u64, dtype: DType) {
+    std::fs::create_dir_all(directory).unwrap();
+    let mut weights = RandomWeights::new(seed);
+    weights.dtype = dtype;
+    weights.model(&every_kind());
+    weights.save(&directory.join("model.safetensors"));
+    let config = serde_json::json!({
+        "max_seq_len": 512, "rope_theta": 500.0, "mamba2_n_groups": 1, "mamba2_chunk_size": 64, "experts_per_tok": 2,
+    });
+    std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
+    std::fs::write(directory.join("tokenizer.json"), byte_tokenizer().to_string()).unwrap();
+}
+
+/// A byte-level tokenizer without merges: every byte is a token.
+pub fn byte_tokenizer() -> serde_json::Value {
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        byte_characters().into_iter().zip(0..).map(|(c, id)| (c.to_string(), id.into())).collect();
+    let byte_level = serde_json::json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false,
+    });
+    let end_of_text = serde_json::json!({
+        "id": 256, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true,
+    });
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [end_of_text], "normalizer": null,
+        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    })
+}
+
+/// The printable character that stands for each byte (GPT-2's table).
+fn byte_characters() -> Vec<char> {
+    let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
+    let mut others = 256..;
+    (0..256)
+        .map(|b| if printable(b) { b } else { others.next().unwrap() })
+        .map(|c| char::from_u32(c).unwrap())
+        .collect()
 }

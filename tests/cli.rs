@@ -1,0 +1,226 @@
+//! The binary as its users run it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use candle_core::DType;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn blazr() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_blazr"))
+}
+
+fn checkpoint() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    support::write_checkpoint(directory.path(), 7, DType::BF16);
+    directory
+}
+
+fn generate(model: &Path, args: &[&str]) -> Output {
+    blazr().args(["generate", "--model"]).arg(model).args(args).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn text_goes_to_standard_output_and_figures_to_standard_error() {
+    let model = checkpoint();
+    let plain = generate(model.path(), &["--prompt", "Once", "--max-tokens", "20", "--seed", "1"]);
+    let as_json = generate(model.path(), &["--prompt", "Once", "--max-tokens", "20", "--seed", "1", "--json"]);
+    let as_json = json(&as_json);
+
+    assert!(plain.status.success(), "{}", stderr(&plain));
+    assert_eq!(String::from_utf8(plain.stdout.clone()).unwrap(), as_json["text"].as_str().unwrap());
+    let figures = stderr(&plain);
+    assert!(figures.contains("Using CPU"), "{figures}");
+    assert!(figures.lines().last().unwrap().starts_with("4 prompt tokens, 20 generated tokens, "), "{figures}");
+    assert!(figures.contains("tokens/s, first token after "), "{figures}");
+
+    assert_eq!(as_json["usage"], serde_json::json!({"prompt_tokens": 4, "completion_tokens": 20, "total_tokens": 24}));
+    assert_eq!(as_json["finish_reason"], "length");
+    assert_eq!(as_json["tokens"].as_array().unwrap().len(), 20);
+    assert!(as_json["logprobs"].as_array().unwrap().iter().all(|logprob| logprob.as_f64().unwrap() <= 0.0));
+    assert!(as_json["time_to_first_token_seconds"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_and_another_seed_another() {
+    let model = checkpoint();
+    let text = |seed: &str| generate(model.path(), &["--prompt", "Once", "--seed", seed]).stdout;
+    assert_eq!(text("5"), text("5"));
+    assert_ne!(text("5"), text("6"));
+}
+
+#[test]
+fn the_number_of_threads_changes_no_token() {
+    let model = checkpoint();
+    let text = |threads| generate(model.path(), &["--prompt", "Once", "--seed", "5", "--threads", threads]).stdout;
+    assert_eq!(text("1"), text("3"));
+}
+
+#[test]
+fn a_prompt_of_a_dash_is_standard_input_to_the_last_byte() {
+    let model = checkpoint();
+    let mut child = blazr()
+        .args(["generate", "--prompt", "-", "--temperature", "0", "--json", "--model"])
+        .arg(model.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all("zwölf\n".as_bytes()).unwrap();
+    let answer = json(&child.wait_with_output().unwrap());
+    assert_eq!(answer["usage"]["prompt_tokens"], "zwölf\n".len());
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    let model = checkpoint();
+    let greedy = ["--prompt", "Once", "--temperature", "0", "--max-tokens", "40", "--json"];
+    let whole = json(&generate(model.path(), &greedy));
+    let text = whole["text"].as_str().unwrap();
+    let stop: String = text.chars().skip(5).take(3).collect();
+    let stopped = json(&generate(model.path(), &[&greedy[..], &["--stop", &stop]].concat()));
+    assert_eq!(stopped["text"].as_str().unwrap(), text.split(&stop).next().unwrap());
+    assert_eq!(stopped["finish_reason"], "stop");
+}
+
+#[test]
+fn the_end_of_text_token_ends_the_text_and_counts() {
+    let model = checkpoint();
+    let args = ["--prompt", "Once", "--logit-bias", "256=100", "--json"];
+    let answer = json(&generate(model.path(), &args));
+    assert_eq!(answer["finish_reason"], "stop");
+    assert_eq!(answer["text"], "");
+    assert_eq!(answer["usage"]["completion_tokens"], 1);
+}
+
+#[test]
+fn generation_ends_where_the_context_is_full() {
+    let model = checkpoint();
+    let prompt = "x".repeat(500);
+    let answer = json(&generate(model.path(), &["--prompt", &prompt, "--logit-bias", "256=-100", "--json"]));
+    assert_eq!(answer["usage"]["total_tokens"], 512);
+    assert_eq!(answer["finish_reason"], "length");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let model = checkpoint();
+    let mut child = blazr()
+        .args(["generate", "--prompt", "Once", "--max-tokens", "400", "--model"])
+        .arg(model.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_cleanly_with_the_figures_so_far() {
+    let directory = tempfile::tempdir().unwrap();
+    support::write_checkpoint(directory.path(), 7, DType::BF16);
+    let config = directory.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap().replace("512", "1000000");
+    std::fs::write(&config, text).unwrap();
+    let mut child = blazr()
+        .args(["generate", "--prompt", "Once", "--max-tokens", "900000", "--logit-bias", "256=-100", "--model"])
+        .arg(directory.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).lines().last().unwrap().contains("tokens/s"), "{}", stderr(&output));
+}
+
+#[test]
+fn info_tells_every_key_its_source_and_the_sizes() {
+    let model = checkpoint();
+    let info = json(&blazr().args(["info", "--model"]).arg(model.path()).output().unwrap());
+    let expected = serde_json::json!({
+        "hidden_size": 32, "num_layers": 6, "vocab_size": 257, "max_seq_len": 512, "rms_norm_eps": 1e-5,
+        "rope_theta": 500.0, "mamba_layers": null, "mamba2_num_heads": 4, "mamba2_head_dim": 6,
+        "mamba2_state_size": 5, "mamba2_chunk_size": 64, "mamba2_expand": 0.75, "mamba2_conv_kernel": 4,
+        "mamba2_n_groups": 1, "mamba2_dt_limit": [0.001, 0.1], "num_attention_heads": 4, "num_kv_heads": 2,
+        "head_dim": 6, "kv_latent_dim": 12, "q_latent_dim": 10, "d_rope": 6, "num_experts": 4, "experts_per_tok": 2,
+        "shared_expert_enabled": true, "intermediate_size": 24, "tokenizer": null,
+    });
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(info[key], *value, "{key}");
+    }
+    let kinds = ["Mamba2", "MlaWithMoe", "Mamba2", "StandardTransformer", "MlaWithMlp", "TransformerWithMoe"];
+    assert_eq!(info["layer_types"], serde_json::json!(kinds));
+    let sources = [
+        ("max_seq_len", "file"),
+        ("rms_norm_eps", "default"),
+        ("hidden_size", "tensors"),
+        ("layer_types", "tensors"),
+        ("shared_expert_enabled", "tensors"),
+    ];
+    for (key, source) in sources {
+        assert_eq!(info["sources"][key], source, "{key}");
+    }
+    assert_eq!(info["sources"]["tokenizer"], Value::Null);
+
+    let state = 2 * (4 * 6 * 5 + 3 * (24 + 10)) * 4;
+    let per_token = (2 * (12 + 6) + 2 * 2 * 2 * 6) * 4;
+    assert_eq!(info["state_bytes_per_sequence"], state);
+    assert_eq!(info["cache_bytes_per_token"], per_token);
+    assert_eq!(info["cache_bytes_at_max_seq_len"], per_token * 512);
+    assert_eq!(info["weight_bytes"], info["parameters"].as_u64().unwrap() * 2);
+    let file = std::fs::metadata(model.path().join("model.safetensors")).unwrap().len();
+    let weights = info["weight_bytes"].as_u64().unwrap();
+    assert!(weights < file && weights > file * 3 / 4, "{weights} bytes of weights in a file of {file}");
+}
+
+#[test]
+fn info_needs_no_tokenizer_and_its_check_loads_everything() {
+    let model = checkpoint();
+    std::fs::remove_file(model.path().join("tokenizer.json")).unwrap();
+    let info = json(&blazr().args(["info", "--check", "--model"]).arg(model.path()).output().unwrap());
+    assert!(info["check"]["token"].as_u64().unwrap() < 257);
+    assert!(info["check"]["logprob"].as_f64().unwrap() < 0.0);
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    for args in [&["generate"][..], &["generate", "--model", "x"], &["nonsense"], &["info", "--model"]] {
+        let output = blazr().args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn rust_log_decides_what_is_logged() {
+    let model = checkpoint();
+    let run = |level: &str| {
+        let output =
+            blazr().env("RUST_LOG", level).args(["info", "--check", "--model"]).arg(model.path()).output().unwrap();
+        stderr(&output)
+    };
+    assert!(run("blazr=info").contains("Using CPU (CUDA feature not enabled)"));
+    assert_eq!(run("off"), "");
+}

@@ -1,0 +1,113 @@
+//! What the compiler does not check: who imports whom, and where `unsafe`, the environment and file maps may stand.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::path::{Path, PathBuf};
+
+/// Modules in the order in which they may import: each only from the lines above its own.
+const LAYERS: [&[&str]; 6] = [
+    &["error"],
+    &["kernels", "shutdown"],
+    &["model", "sampling", "text"],
+    &["checkpoint", "engine"],
+    &["cli"],
+    &["main"],
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let (directories, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let here = files.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs"));
+    here.chain(directories.iter().flat_map(|directory| rust_files(directory))).collect()
+}
+
+/// A source file's top module, and its text up to its tests.
+fn sources() -> Vec<(String, PathBuf, String)> {
+    let src = root().join("src");
+    let read = |path: PathBuf| {
+        let relative = path.strip_prefix(&src).unwrap().to_owned();
+        let module = relative.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
+        (module, relative, code)
+    };
+    rust_files(&src).into_iter().filter(|path| !path.ends_with("tests.rs")).map(read).collect()
+}
+
+fn layer_of(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+/// The modules that follow `crate::` (or `blazr::`) anywhere in the code, one by one or in braces.
+fn imports(code: &str) -> Vec<String> {
+    let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let after = |marker: &str| -> Vec<String> {
+        let tails = code.split(marker).skip(1).flat_map(|tail| match tail.strip_prefix('{') {
+            Some(braced) => braced.split('}').next().unwrap().split(',').map(str::trim).collect(),
+            None => vec![tail],
+        });
+        tails.map(|tail| tail.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_owned()).collect()
+    };
+    [after("crate::"), after("blazr::")].concat()
+}
+
+#[test]
+fn modules_import_only_what_stands_before_them() {
+    let mut wrong = Vec::new();
+    for (module, path, code) in sources() {
+        if module == "lib" {
+            continue;
+        }
+        let layer = layer_of(&module).unwrap_or_else(|| panic!("src/{}: give {module} a layer", path.display()));
+        for import in imports(&code).into_iter().filter(|import| *import != module) {
+            match layer_of(&import) {
+                Some(other) if other < layer => {}
+                _ => wrong.push(format!("src/{} imports {import}", path.display())),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn imports_are_found_in_every_spelling() {
+    let code = "use crate::error::Error;\nuse crate::{model::Model, text};\n// crate::cli\nblazr::engine::x()";
+    assert_eq!(imports(code), ["error", "model", "text", "engine"]);
+}
+
+/// Files whose code contains `needle`.
+fn files_with(needle: &str) -> Vec<String> {
+    let with = sources().into_iter().filter(|(_, _, code)| code.contains(needle));
+    let mut files: Vec<String> = with.map(|(_, path, _)| path.to_string_lossy().into_owned()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn unsafe_stands_only_in_kernels_and_where_a_file_is_mapped() {
+    let elsewhere = files_with("unsafe {").into_iter().filter(|file| !file.starts_with("kernels"));
+    assert_eq!(elsewhere.collect::<Vec<_>>(), ["checkpoint/shard.rs"]);
+}
+
+#[test]
+fn the_environment_is_read_nowhere_but_for_rust_log() {
+    assert_eq!(files_with("env::var"), [""; 0]);
+    assert_eq!(files_with("try_from_default_env"), ["main.rs"]);
+}
+
+#[test]
+fn the_readme_names_every_flag() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let flags = |command: &str| -> Vec<String> {
+        let help = assert_cmd::Command::cargo_bin("blazr").unwrap().args([command, "--help"]).output().unwrap().stdout;
+        let words = String::from_utf8(help).unwrap();
+        let flags = words.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2);
+        flags.map(|flag| flag.trim_matches(|c: char| !c.is_alphanumeric() && c != '-').to_owned()).collect()
+    };
+    for flag in [flags("generate"), flags("info")].concat() {
+        assert!(flag == "--help" || readme.contains(&format!("`{flag}")), "README.md does not name {flag}");
+    }
+}
