@@ -2,6 +2,7 @@
 //!
 //! In reading order: [`Params`] is what a request may ask for and [`Params::validate`] its ranges; [`Sampler`] exists
 //! only for valid parameters, and [`Sampler::next`] takes the logits of one position and returns the [`Sampled`] token.
+//! Under it, `adjustment` is bias and penalties, `candidates` the filters and the draw, `softmax` the arithmetic.
 //!
 //! # The steps, in their order
 //!
@@ -29,8 +30,11 @@
 //! [HF]: https://github.com/huggingface/transformers/blob/main/src/transformers/generation/logits_process.py
 //! [CTRL]: https://arxiv.org/abs/1909.05858
 
+mod adjustment;
+mod candidates;
 mod params;
 mod sampler;
+mod softmax;
 
 pub use params::Params;
 pub use sampler::{Sampled, Sampler};

@@ -97,8 +97,6 @@ fn validate_bias(logit_bias: &[(u32, f32)], vocab_size: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     const VOCAB_SIZE: usize = 10;

@@ -5,24 +5,16 @@
 //! maximum is known, `top_k` keeps a short list while passing over the logits, and `top_p` selects, in linear time, in
 //! what a bound leaves of them (see `Softmax::nucleus_floor`).
 
-use std::cmp::Ordering;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::Params;
+use super::adjustment::Adjustment;
+use super::candidates::Candidates;
+use super::softmax::{Softmax, maximum};
 use crate::error::{Error, Result};
-
-/// The least log-probability reported: [OpenAI's](https://platform.openai.com/docs/api-reference/chat/object) value for
-/// "very unlikely". JSON has no −∞.
-const LOGPROB_FLOOR: f64 = -9999.0;
-
-/// Independent maxima and sums, so that operations overlap and fill vector registers.
-const LANES: usize = 16;
-
-/// Scores that are weighed together, or passed over together when none of them is a candidate.
-const BLOCK: usize = 64;
 
 /// The token that was chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -105,81 +97,6 @@ impl Sampler {
     }
 }
 
-/// Bias and penalties: what changes single logits, and the tokens so far.
-#[derive(Debug)]
-struct Adjustment {
-    bias: Vec<(u32, f32)>,
-    repetition: f32,
-    frequency: f32,
-    presence: f32,
-    /// The adjusted logits. [vocab_size]
-    scores: Vec<f32>,
-    /// The distinct tokens of prompt and output, so that a token costs as many steps as there are of them.
-    seen: Vec<Seen>,
-    /// Where in `seen` each token is, past its end for those that are not. [vocab_size]
-    slots: Vec<u32>,
-}
-
-/// A token that occurred, and how often in the output: 0 for one of the prompt only.
-#[derive(Debug)]
-struct Seen {
-    token: u32,
-    count: u32,
-}
-
-impl Adjustment {
-    /// None if `params` leave all logits as they are.
-    fn new(params: &Params, vocab_size: usize, prompt: &[u32]) -> Option<Self> {
-        let (repetition, frequency, presence) =
-            (params.repetition_penalty, params.frequency_penalty, params.presence_penalty);
-        if params.logit_bias.is_empty() && repetition == 1.0 && frequency == 0.0 && presence == 0.0 {
-            return None;
-        }
-        let mut adjustment = Self {
-            bias: params.logit_bias.clone(),
-            repetition,
-            frequency,
-            presence,
-            scores: Vec::with_capacity(vocab_size),
-            seen: Vec::with_capacity(vocab_size),
-            slots: vec![u32::MAX; vocab_size],
-        };
-        for &token in prompt {
-            adjustment.record(token, 0);
-        }
-        Some(adjustment)
-    }
-
-    /// Adds `count` occurrences of `token` to those in the output.
-    fn record(&mut self, token: u32, count: u32) {
-        let Some(slot) = self.slots.get_mut(token as usize) else { return };
-        if let Some(seen) = self.seen.get_mut(*slot as usize) {
-            seen.count += count;
-        } else {
-            *slot = self.seen.len() as u32; // below vocab_size, which fits
-            self.seen.push(Seen { token, count });
-        }
-    }
-
-    fn apply(&mut self, logits: &[f32]) -> &[f32] {
-        self.scores.clear();
-        self.scores.extend_from_slice(logits);
-        for &(token, bias) in &self.bias {
-            if let Some(score) = self.scores.get_mut(token as usize) {
-                *score += bias;
-            }
-        }
-        for &Seen { token, count } in &self.seen {
-            if let Some(score) = self.scores.get_mut(token as usize) {
-                let repeated = if *score > 0.0 { *score / self.repetition } else { *score * self.repetition };
-                let present = if count > 0 { self.presence } else { 0.0 };
-                *score = repeated - self.frequency * count as f32 - present;
-            }
-        }
-        &self.scores
-    }
-}
-
 /// Temperature, filters and draw: adjusted logits, from here on `scores`, to a token.
 #[derive(Debug)]
 struct Choice {
@@ -239,241 +156,10 @@ impl Choice {
     }
 }
 
-/// A token that can still be drawn.
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    token: u32,
-    score: f32,
-}
-
-impl Candidate {
-    /// The more probable first, of equals the lower id.
-    fn order(&self, other: &Self) -> Ordering {
-        other.score.partial_cmp(&self.score).unwrap_or(Ordering::Equal).then(self.token.cmp(&other.token))
-    }
-}
-
-/// The tokens that the filters leave.
-#[derive(Debug)]
-struct Candidates {
-    /// Whether `top_k` is on.
-    limited: bool,
-    limit: usize,
-    list: Vec<Candidate>,
-}
-
-impl Candidates {
-    fn new(top_k: usize, vocab_size: usize) -> Self {
-        let limited = (1..vocab_size).contains(&top_k);
-        let limit = if limited { top_k } else { vocab_size };
-        Self { limited, limit, list: Vec::with_capacity(vocab_size.min(2 * limit)) }
-    }
-
-    /// Takes the `limit` best of the scores above `floor`. The list grows to twice the limit before the worse half is
-    /// dropped and the floor rises to what is left: soon whole blocks are passed over with one comparison per logit,
-    /// and even rising scores cost linear time.
-    fn gather(&mut self, scores: &[f32], mut floor: f32) {
-        self.list.clear();
-        for (block, start) in scores.chunks(BLOCK).zip((0u32..).step_by(BLOCK)) {
-            // No early exit: without one the comparisons are vectorized.
-            if !block.iter().fold(false, |above, &score| above | (score > floor)) {
-                continue;
-            }
-            for (&score, token) in block.iter().zip(start..) {
-                if score > floor {
-                    self.list.push(Candidate { token, score });
-                    if self.list.len() >= 2 * self.limit {
-                        floor = self.keep_best();
-                    }
-                }
-            }
-        }
-        self.keep_best();
-    }
-
-    /// Drops all but the `limit` best, and returns the worst score that was kept: a later score has a higher id, so it
-    /// must be above that to be better.
-    fn keep_best(&mut self) -> f32 {
-        if self.list.len() <= self.limit {
-            return f32::NEG_INFINITY;
-        }
-        let (_, worst, _) = self.list.select_nth_unstable_by(self.limit - 1, Candidate::order);
-        let floor = worst.score;
-        self.list.truncate(self.limit);
-        floor
-    }
-
-    fn sort(&mut self) {
-        self.list.sort_unstable_by(Candidate::order);
-    }
-
-    /// Keeps the fewest of the sorted candidates that together reach `top_p` of the weight of all.
-    fn truncate(&mut self, softmax: &Softmax, top_p: f64) {
-        let target = top_p * softmax.total_of(&self.list);
-        let n_kept = softmax.prefix(&self.list, target).len();
-        self.list.truncate(n_kept);
-    }
-
-    /// The worst of the fewest candidates that together weigh `target`. Leaves the list in no particular order.
-    ///
-    /// It is among the best quarter or among the others, and so on: linear time, and little if a few candidates suffice.
-    fn worst_of_nucleus(&mut self, softmax: &Softmax, mut target: f64) -> Option<Candidate> {
-        let mut rest = self.list.as_mut_slice();
-        while rest.len() > BLOCK {
-            let n_best = rest.len() / 4;
-            rest.select_nth_unstable_by(n_best, Candidate::order);
-            let (best, others) = rest.split_at_mut(n_best);
-            let mass = softmax.total_of(best);
-            if mass >= target {
-                rest = best;
-            } else {
-                target -= mass;
-                rest = others;
-            }
-        }
-        rest.sort_unstable_by(Candidate::order);
-        softmax.prefix(rest, target).last().copied()
-    }
-
-    /// The token at `unit`, above 0 and at most 1, of the candidates' weights laid end to end; 0 if there are none.
-    fn draw(&self, softmax: &Softmax, unit: f64) -> u32 {
-        let target = unit * softmax.total_of(&self.list);
-        softmax.prefix(&self.list, target).last().map_or(0, |candidate| candidate.token)
-    }
-}
-
-/// Scores to weights: probabilities relative to the largest, whose weight is 1.
-#[derive(Debug)]
-struct Softmax {
-    max: f32,
-    per_temperature: f32,
-    /// Scores must be above it: `min_p` as a bound on scores, or −∞, which also excludes NaN.
-    floor: f32,
-}
-
-impl Softmax {
-    fn new(max: f32, temperature: f32, min_p: f32) -> Self {
-        let mut softmax = Self { max, per_temperature: temperature.recip(), floor: f32::NEG_INFINITY };
-        if min_p > 0.0 {
-            softmax.floor = softmax.score_of(f64::from(min_p)).next_down();
-        }
-        softmax
-    }
-
-    /// The score whose weight is `weight`.
-    fn score_of(&self, weight: f64) -> f32 {
-        (f64::from(self.max) + weight.ln() / f64::from(self.per_temperature)) as f32
-    }
-
-    fn weight(&self, score: f32) -> f32 {
-        // ∞ − ∞ is no number: the largest scores weigh 1 without arithmetic.
-        let shifted = if score == self.max { 0.0 } else { (score - self.max) * self.per_temperature };
-        if score > self.floor { exp(shifted) } else { 0.0 }
-    }
-
-    /// The sum of all weights.
-    fn total(&self, scores: &[f32]) -> f64 {
-        scores.chunks(BLOCK).map(|block| self.mass(block.iter().copied())).sum()
-    }
-
-    /// The sum of the candidates' weights.
-    fn total_of(&self, candidates: &[Candidate]) -> f64 {
-        candidates.chunks(BLOCK).map(|block| self.mass(block.iter().map(|candidate| candidate.score))).sum()
-    }
-
-    /// The fewest of the first candidates that together weigh at least `target`; all, if rounding leaves none that do.
-    fn prefix<'a>(&self, candidates: &'a [Candidate], target: f64) -> &'a [Candidate] {
-        let mut mass = 0.0;
-        let mut start = 0;
-        for block in candidates.chunks(BLOCK) {
-            let reached = mass + self.total_of(block);
-            if reached >= target {
-                break;
-            }
-            mass = reached;
-            start += block.len();
-        }
-        let rest = candidates.iter().skip(start);
-        let n_short = rest
-            .take_while(|candidate| {
-                mass += f64::from(self.weight(candidate.score));
-                mass < target
-            })
-            .count();
-        candidates.get(..=start + n_short).unwrap_or(candidates)
-    }
-
-    /// The sum of the weights of at most [`BLOCK`] scores. Two loops, as one would not be vectorized.
-    fn mass(&self, scores: impl Iterator<Item = f32>) -> f64 {
-        let mut weights = [0.0; BLOCK];
-        for (weight, score) in weights.iter_mut().zip(scores) {
-            *weight = self.weight(score);
-        }
-        let mut sums = [0.0; LANES];
-        for lanes in weights.as_chunks::<LANES>().0 {
-            for (sum, &weight) in sums.iter_mut().zip(lanes) {
-                *sum += f64::from(weight);
-            }
-        }
-        sums.iter().sum()
-    }
-
-    /// A floor that no token of the nucleus is under, if the tokens outside weigh at most `outside` of `n` scores.
-    ///
-    /// Tokens that weigh at most `outside / n` each weigh at most `outside` together, so they are outside: the more
-    /// probable ones reach `top_p` without them. In peaked distributions that leaves hundreds. The bound is halved so
-    /// that rounding can't drop a token too many.
-    fn nucleus_floor(&self, outside: f64, n: usize) -> f32 {
-        self.floor.max(self.score_of(0.5 * outside / n as f64).next_down())
-    }
-
-    /// The log-probability of `token`, whose scores these are at temperature 1.
-    fn logprob(&self, scores: &[f32], token: u32) -> f32 {
-        let score = scores.get(token as usize).copied().filter(|&score| score > self.floor);
-        let logprob = score.map_or(LOGPROB_FLOOR, |score| {
-            let shifted = if score == self.max { 0.0 } else { f64::from(score) - f64::from(self.max) };
-            shifted - self.total(scores).ln()
-        });
-        logprob.max(LOGPROB_FLOOR) as f32
-    }
-}
-
-/// The largest score, −∞ if none is possible. NaN compares as smaller.
-fn maximum(scores: &[f32]) -> f32 {
-    let larger = |max: f32, &score: &f32| if score > max { score } else { max };
-    let mut maxima = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = scores.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (max, score) in maxima.iter_mut().zip(chunk) {
-            *max = larger(*max, score);
-        }
-    }
-    maxima.iter().chain(rest).fold(f32::NEG_INFINITY, larger)
-}
-
 /// The lowest token id with the score `max`; 0 where none is possible.
 fn first(scores: &[f32], max: f32) -> u32 {
     let possible = max > f32::NEG_INFINITY;
     scores.iter().position(|&score| possible && score == max).unwrap_or(0) as u32
-}
-
-/// e^x for x ≤ 0 to within one part in 2^23, and 0 below −87, where floats end.
-///
-/// The algorithm and constants of [Cephes](https://netlib.org/cephes/) `expf`, without branches, so that loops over it
-/// are vectorized. Unlike the standard library's it is also the same on every machine, as is what a seed draws.
-fn exp(x: f32) -> f32 {
-    /// 1.5 · 2^23: adding it rounds to an integer, left in the low bits of the sum.
-    const ROUND: f32 = 12_582_912.0;
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
-    let n = rounded - ROUND;
-    let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4; // ln 2 in two parts, the first exact in products with n
-    let polynomial = 1.987_569_1e-4 * r + 1.398_2e-3;
-    let polynomial = polynomial * r + 8.333_452e-3;
-    let polynomial = polynomial * r + 4.166_579_6e-2;
-    let polynomial = polynomial * r + 1.666_666_5e-1;
-    let polynomial = polynomial * r + 0.5;
-    let power = f32::from_bits((polynomial * r * r + r + 1.0).to_bits().wrapping_add(rounded.to_bits() << 23));
-    if x > -87.0 { power } else { 0.0 }
 }
 
 /// Uniform above 0 and at most 1: the 53 bits that an f64 holds. Written out, as a seed promises the bits that are taken.
@@ -488,14 +174,13 @@ fn random_seed() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
-
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sampling::softmax::BLOCK;
 
     const INF: f32 = f32::INFINITY;
 
@@ -880,40 +565,6 @@ mod tests {
         assert_eq!(events.load(SeqCst), 1);
     }
 
-    fn adjusted(params: &Params, prompt: &[u32], output: &[u32], logits: &[f32]) -> Vec<f32> {
-        let mut adjustment = Adjustment::new(params, logits.len(), prompt).unwrap();
-        for &token in output {
-            adjustment.record(token, 1);
-        }
-        adjustment.apply(logits).to_vec()
-    }
-
-    #[test]
-    fn repetition_penalty_moves_both_signs_down_in_prompt_and_output() {
-        let params = Params { repetition_penalty: 2.0, ..plain() };
-        let logits = [3.0, -3.0, 0.0, 3.0, -3.0, 3.0];
-        assert_eq!(adjusted(&params, &[0, 1, 0], &[2, 3, 3], &logits), [1.5, -6.0, 0.0, 1.5, -3.0, 3.0]);
-    }
-
-    #[test]
-    fn frequency_and_presence_penalties_count_the_output_only() {
-        let params = Params { frequency_penalty: 0.5, presence_penalty: 0.25, ..plain() };
-        assert_eq!(adjusted(&params, &[0, 1], &[1, 2, 2, 2], &[1.0; 4]), [1.0, 0.25, -0.75, 1.0]);
-    }
-
-    #[test]
-    fn bias_comes_before_repetition_and_that_before_the_other_penalties() {
-        let params = Params {
-            logit_bias: vec![(1, 5.0)],
-            repetition_penalty: 2.0,
-            frequency_penalty: 1.0,
-            presence_penalty: 0.5,
-            ..plain()
-        };
-        // (−1 + 5) / 2 − 1·2 − 0.5
-        assert_eq!(adjusted(&params, &[], &[1, 1], &[0.0, -1.0]), [0.0, -0.5]);
-    }
-
     #[test]
     fn next_counts_the_tokens_that_it_returns() {
         let mut sampler = sampler(&Params { presence_penalty: 2.0, ..greedy() }, 3);
@@ -963,18 +614,6 @@ mod tests {
         let penalised = Params { repetition_penalty: 10.0, ..greedy() };
         let mut sampler = Sampler::new(&penalised, 2, &[1]).unwrap();
         assert_eq!(sampler.next(&[1e30, 2e30]).unwrap(), Sampled { token: 0, logprob: -9999.0 });
-    }
-
-    #[test]
-    fn exp_is_accurate_to_the_last_bits() {
-        for i in 0..870_000 {
-            let x = -0.0001 * i as f32;
-            let exact = f64::from(x).exp();
-            let error = (f64::from(exp(x)) - exact).abs() / exact;
-            assert!(error < f64::from(f32::EPSILON), "exp({x}) is {error} off");
-        }
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!([exp(-87.1), exp(f32::MIN), exp(-INF), exp(f32::NAN)], [0.0; 4]);
     }
 
     #[test]
