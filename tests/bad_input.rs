@@ -1,6 +1,12 @@
 //! Every way in which a checkpoint, a flag or a prompt can be wrong ends with one message that names the thing, exit
 //! code 1, and no panic.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::needless_pass_by_value
+)]
 
 mod support;
 

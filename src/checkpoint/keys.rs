@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::read_json;
+use super::json::{parse_json, read_small};
 use crate::error::{Error, Result};
 
 /// Counts and sizes may be this large.
@@ -21,8 +21,13 @@ pub struct Keys {
 impl Keys {
     /// Reads the file at `path` if it is there.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = if path.exists() { read_json(path)? } else { Map::new() };
-        Ok(Self { path: path.to_owned(), map })
+        let bytes = if path.exists() { read_small(path)? } else { b"{}".to_vec() };
+        Self::parse(path, &bytes)
+    }
+
+    /// The keys in `json`, which was read from `path`.
+    pub fn parse(path: &Path, json: &[u8]) -> Result<Self> {
+        Ok(Self { path: path.to_owned(), map: parse_json(path, json)? })
     }
 
     /// An error about the value of `key`.

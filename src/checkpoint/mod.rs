@@ -5,6 +5,7 @@
 //! [`ModelConfig`], and [`report`] is the account of it that `blazr info` prints.
 
 pub mod evidence;
+mod json;
 pub mod keys;
 pub mod native;
 pub mod report;
@@ -14,7 +15,6 @@ pub mod tensors;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -23,9 +23,6 @@ use crate::model::weights::Weights;
 use keys::Keys;
 use report::Report;
 use tensors::{Size, Tensors};
-
-/// A larger JSON file is not a checkpoint's.
-const LARGEST_JSON: u64 = 64 << 20;
 
 /// A checkpoint whose files have been found to fit together; its weights are not loaded yet.
 #[derive(Debug)]
@@ -98,14 +95,4 @@ fn check_leftovers(tensors: &Tensors) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Reads a JSON file.
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let size = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
-    if size > LARGEST_JSON {
-        return Err(Error::checkpoint(path, format!("{size} bytes are too many for a JSON file of a checkpoint")));
-    }
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::checkpoint(path, format!("broken JSON: {error}")))
 }

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
-use super::read_json;
+use super::json::{parse_json, read_small};
 use super::shard::{Shard, StoredTensor};
 use crate::error::{Error, Result};
 use crate::model::weights::TensorSource;
@@ -203,7 +203,7 @@ impl Index {
         struct Contents {
             weight_map: BTreeMap<String, String>,
         }
-        let Contents { weight_map } = read_json(path)?;
+        let Contents { weight_map } = parse_json(path, &read_small(path)?)?;
         Ok(Self { path: path.to_owned(), weight_map })
     }
 
