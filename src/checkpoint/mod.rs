@@ -65,8 +65,8 @@ impl Checkpoint {
         self.size
     }
 
-    /// Reads the weights onto `device`, in the types that they are stored in.
-    pub fn load(&self, device: &Device) -> Result<Model> {
+    /// Reads the weights onto `device`, in the types that they are stored in, and lets go of the files.
+    pub fn load(self, device: &Device) -> Result<Model> {
         Model::load(&self.config, &Weights::new(&self.tensors, device))
     }
 

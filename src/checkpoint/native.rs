@@ -237,12 +237,15 @@ impl Resolver<'_> {
     }
 
     fn dt_limit(&mut self) -> Result<(f64, f64)> {
-        let key = "mamba2_dt_limit";
-        let given = self.keys.interval(key, 0.0..=f64::MAX)?;
+        let given = self.given_dt_limit()?;
         let source = if given.is_some() { Source::File } else { Source::Default };
         let (low, high) = given.unwrap_or((0.001, 0.1));
-        self.report.record(key, vec![low, high], source);
+        self.report.record("mamba2_dt_limit", vec![low, high], source);
         Ok((low, high))
+    }
+
+    fn given_dt_limit(&self) -> Result<Option<(f64, f64)>> {
+        self.keys.interval("mamba2_dt_limit", 0.0..=f64::MAX)
     }
 
     fn mla(&mut self, layer: usize, hidden_size: usize, theta: f64) -> Result<MlaSpec> {
@@ -369,6 +372,7 @@ impl Resolver<'_> {
             self.report.record("tokenizer", tokenizer, Source::File);
         }
         for key in KEYS {
+            self.check_type(key)?;
             match self.keys.value(key) {
                 Some(value) => self.report.record(key, value.clone(), Source::File),
                 None => self.report.record_absent(key),
@@ -378,6 +382,17 @@ impl Resolver<'_> {
         let unknown = self.keys.unknown(&[&KEYS, [TOKENIZER_KEY].as_slice()].concat());
         if !unknown.is_empty() {
             tracing::warn!("config.json: ignoring keys that mean nothing here: {}", unknown.join(", "));
+        }
+        Ok(())
+    }
+
+    /// A wrong type or an impossible value is an error also where the key means nothing for this model.
+    fn check_type(&self, key: &str) -> Result<()> {
+        match key {
+            "layer_types" | "mamba_layers" | "tokenizer" | "rms_norm_eps" | "rope_theta" => {} // always read
+            "mamba2_dt_limit" => drop(self.given_dt_limit()?),
+            "shared_expert_enabled" => drop(self.keys.flag(key)?),
+            _ => drop(self.keys.int(key)?),
         }
         Ok(())
     }

@@ -67,9 +67,12 @@ impl Shard {
         &self.tensors
     }
 
-    /// A tensor's bytes.
-    pub fn bytes(&self, tensor: &StoredTensor) -> &[u8] {
-        self.map.get(tensor.bytes.clone()).unwrap_or_default()
+    /// Lends a tensor's bytes. Once they have been read they no longer count as this process's memory, so that a
+    /// loaded model is not held twice.
+    pub fn read<T>(&self, tensor: &StoredTensor, read: impl FnOnce(&[u8]) -> T) -> T {
+        let result = read(self.map.get(tensor.bytes.clone()).unwrap_or_default());
+        release(&self.map, &tensor.bytes);
+        result
     }
 }
 
@@ -79,6 +82,20 @@ fn map(file: &File) -> std::io::Result<Mmap> {
     // in that time the read faults, as it does for every program that maps files; whole-file writers rename instead.
     unsafe { Mmap::map(file) }
 }
+
+/// Takes the pages of a range out of this process's memory; the system may keep them in its cache.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn release(map: &Mmap, range: &Range<usize>) {
+    // SAFETY: a page of a read-only file map that is not there is read from the file again when it is touched.
+    let released = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+    if let Err(error) = released {
+        tracing::debug!("the system keeps pages that are no longer needed: {error}");
+    }
+}
+
+#[cfg(not(unix))]
+fn release(_: &Mmap, _: &Range<usize>) {}
 
 /// Reads the header of a whole safetensors file.
 ///

@@ -141,12 +141,12 @@ impl Tensors {
 impl TensorSource for Tensors {
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
         let Some((entry, dtype)) = self.expect(name, shape)? else { return Ok(None) };
-        let bytes = self.shards.get(entry.shard).map(|shard| shard.bytes(&entry.tensor)).unwrap_or_default();
-        let tensor = match dtype {
+        let shard = self.shards.get(entry.shard).ok_or_else(|| self.missing(name, shape))?;
+        let tensor = shard.read(&entry.tensor, |bytes| match dtype {
             DType::F16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f16>(bytes), shape, device),
             DType::BF16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, bf16>(bytes), shape, device),
             _ => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape, device),
-        };
+        });
         Ok(Some(tensor?))
     }
 

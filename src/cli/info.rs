@@ -25,9 +25,9 @@ pub(super) struct InfoArgs {
 }
 
 #[derive(Serialize)]
-struct Info<'a> {
+struct Info {
     #[serde(flatten)]
-    report: &'a Report,
+    report: Report,
     parameters: usize,
     weight_bytes: usize,
     state_bytes_per_sequence: usize,
@@ -48,29 +48,32 @@ struct Check {
 pub(super) fn run(args: &InfoArgs) -> Result<ExitCode> {
     let checkpoint = Checkpoint::open(&args.model.model)?;
     let config = checkpoint.config();
-    let info = Info {
-        report: checkpoint.report(),
+    let mut info = Info {
+        report: checkpoint.report().clone(),
         parameters: checkpoint.size().parameters,
         weight_bytes: checkpoint.size().bytes,
         state_bytes_per_sequence: config.state_bytes(),
         cache_bytes_per_token: config.cache_bytes_per_token(),
         cache_bytes_at_max_seq_len: config.cache_bytes_per_token().saturating_mul(config.max_seq_len),
-        check: args.check.then(|| check(&checkpoint, args.model.cpu)).transpose()?,
+        check: None,
     };
+    if args.check {
+        info.check = Some(check(checkpoint, args.model.cpu)?);
+    }
     let text = serde_json::to_string_pretty(&info).map_err(|error| Error::Internal(error.to_string()))?;
     writeln!(io::stdout(), "{text}").map_err(|error| Error::io(Path::new("standard output"), error))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Loads all weights and generates a token after the first one of the vocabulary: no tokenizer is needed.
-fn check(checkpoint: &Checkpoint, force_cpu: bool) -> Result<Check> {
+fn check(checkpoint: Checkpoint, force_cpu: bool) -> Result<Check> {
     let started = Instant::now();
     let model = checkpoint.load(&device::choose(force_cpu))?;
     let mut state = model.new_state()?;
     let logits = model.forward(&mut [Step { tokens: &[0], state: &mut state, wanted: Wanted::Last }])?;
     let logits = logits.first().ok_or_else(|| Error::Internal("a forward pass gave no logits".into()))?;
     let greedy = Params { temperature: 0.0, ..Params::default() };
-    let mut sampler = Sampler::new(&greedy, checkpoint.config().vocab_size, &[0])?;
+    let mut sampler = Sampler::new(&greedy, model.config().vocab_size, &[0])?;
     let Sampled { token, logprob } = sampler.next(&logits.flatten_all()?.to_vec1::<f32>()?)?;
     Ok(Check { token, logprob, seconds: started.elapsed().as_secs_f64() })
 }

@@ -56,7 +56,9 @@ impl Cli {
 impl ModelArgs {
     /// The threads that compute. A command runs on one of them, so that small parallel loops don't change threads.
     fn pool(&self) -> Result<rayon::ThreadPool> {
-        let threads = self.threads.map_or_else(num_cpus::get_physical, usize::from);
+        // A container may be given fewer cores than the machine has.
+        let usable = || num_cpus::get_physical().min(num_cpus::get());
+        let threads = self.threads.map_or_else(usable, usize::from);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         pool.map_err(|error| Error::Unsupported(format!("--threads {threads}: {error}")))
     }
