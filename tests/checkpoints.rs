@@ -1,0 +1,216 @@
+//! The same model in every form that a checkpoint may take: with a complete, a partial or no config.json, in one file
+//! or in shards, under old and new names.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use blazr::checkpoint::Checkpoint;
+use blazr::model::config::MixerSpec;
+use blazr::model::{Step, Wanted};
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+const PRESETS: [&str; 7] = ["mamba2", "mamba2-groups", "mla", "gqa", "mha", "gqa-moe", "hybrid"];
+
+fn golden(preset: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{preset}-f32"))
+}
+
+/// A golden checkpoint in pieces, to be put together in another form.
+struct Parts {
+    tensors: BTreeMap<String, Tensor>,
+    config: Map<String, Value>,
+}
+
+impl Parts {
+    fn of(preset: &str) -> Self {
+        let file = golden(preset).join("model.safetensors");
+        let tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap().into_iter().collect();
+        let config = serde_json::from_slice(&std::fs::read(golden(preset).join("config.json")).unwrap()).unwrap();
+        Self { tensors, config }
+    }
+
+    fn renamed(mut self, rename: impl Fn(&str) -> String) -> Self {
+        self.tensors = self.tensors.into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect();
+        self
+    }
+
+    fn with_keys(mut self, wanted: &[&str]) -> Self {
+        self.config.retain(|key, _| wanted.contains(&key.as_str()));
+        self
+    }
+
+    fn write(&self) -> TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        save(&directory.path().join("model.safetensors"), self.tensors.iter());
+        self.write_config(directory.path());
+        directory
+    }
+
+    fn write_config(&self, directory: &Path) {
+        std::fs::write(directory.join("config.json"), serde_json::to_vec(&self.config).unwrap()).unwrap();
+    }
+}
+
+fn save<'a>(file: &Path, tensors: impl Iterator<Item = (&'a String, &'a Tensor)>) {
+    let tensors: HashMap<&String, Tensor> = tensors.map(|(name, tensor)| (name, tensor.clone())).collect();
+    candle_core::safetensors::save(&tensors, file).unwrap();
+}
+
+fn open(path: &Path) -> Checkpoint {
+    Checkpoint::open(path).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn logits(path: &Path) -> Vec<Vec<f32>> {
+    let model = open(path).load(&Device::Cpu).unwrap();
+    let mut state = model.new_state().unwrap();
+    let step = Step { tokens: &[1, 5, 9, 200, 7], state: &mut state, wanted: Wanted::All };
+    model.forward(&mut [step]).unwrap().remove(0).to_vec2().unwrap()
+}
+
+#[test]
+fn what_a_partial_configuration_leaves_out_is_read_off_the_tensors() {
+    // Without these nothing would tell how the reference was made: no tensor shows them.
+    let always = ["max_seq_len", "mamba2_chunk_size"];
+    for (preset, needed) in [
+        ("mamba2", &[][..]),
+        ("mamba2-groups", &["mamba2_n_groups"]),
+        ("mamba2-groups", &["mamba2_state_size"]),
+        ("mla", &[]),
+        ("gqa", &["num_attention_heads"]),
+        ("gqa", &["num_kv_heads"]),
+        ("gqa", &["head_dim"]),
+        ("mha", &["head_dim"]),
+        ("gqa-moe", &["num_kv_heads", "experts_per_tok"]),
+        ("hybrid", &[]),
+        ("hybrid", &["layer_types"]),
+    ] {
+        let partial = Parts::of(preset).with_keys(&[&always, needed].concat()).write();
+        assert_eq!(open(partial.path()).config(), open(&golden(preset)).config(), "{preset} with {needed:?}");
+    }
+}
+
+#[test]
+fn the_legacy_key_names_the_mamba2_layers() {
+    let mut parts = Parts::of("hybrid");
+    parts.config.remove("layer_types");
+    parts.config.insert("mamba_layers".into(), json!([0, 1, 3]));
+    let directory = parts.write();
+    let checkpoint = open(directory.path());
+    assert_eq!(checkpoint.config(), open(&golden("hybrid")).config());
+    assert_eq!(checkpoint.report().values["mamba_layers"], json!([0, 1, 3]));
+    assert_eq!(checkpoint.report().sources["layer_types"], "file");
+}
+
+#[test]
+fn names_may_carry_a_prefix_all_some_or_none() {
+    for preset in PRESETS {
+        let want = logits(&golden(preset));
+        let all = Parts::of(preset).renamed(|name| format!("model.{name}")).write();
+        assert_eq!(logits(all.path()), want, "{preset}");
+        let prefix = |name: &str| if name.contains("layers.1") { format!("model.{name}") } else { name.into() };
+        let some = Parts::of(preset).renamed(prefix).write();
+        assert_eq!(logits(some.path()), want, "{preset}");
+    }
+}
+
+#[test]
+fn the_router_may_be_named_as_older_checkpoints_have_it() {
+    let older = Parts::of("gqa-moe").renamed(|name| name.replace("moe.router.gate", "moe.gate")).write();
+    assert_eq!(logits(older.path()), logits(&golden("gqa-moe")));
+}
+
+#[test]
+fn shards_and_files_of_any_name_are_the_same_checkpoint() {
+    let parts = Parts::of("hybrid");
+    let want = logits(&golden("hybrid"));
+
+    let sharded = tempfile::tempdir().unwrap();
+    let shard_of = |i: usize| format!("model-{}-of-3.safetensors", i % 3 + 1);
+    for shard in 0..3 {
+        let tensors = parts.tensors.iter().enumerate().filter(|(i, _)| i % 3 == shard).map(|(_, entry)| entry);
+        save(&sharded.path().join(shard_of(shard)), tensors);
+    }
+    let map: Map<String, Value> =
+        parts.tensors.keys().enumerate().map(|(i, name)| (name.clone(), shard_of(i).into())).collect();
+    let index = json!({"metadata": {"total_size": 1}, "weight_map": map});
+    std::fs::write(sharded.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    parts.write_config(sharded.path());
+    assert_eq!(logits(sharded.path()), want);
+
+    let other_name = tempfile::tempdir().unwrap();
+    let file = other_name.path().join("step-1000.safetensors");
+    save(&file, parts.tensors.iter());
+    parts.write_config(other_name.path());
+    assert_eq!(logits(other_name.path()), want);
+    assert_eq!(logits(&file), want, "named by its file");
+}
+
+fn largest_difference(a: &Path, b: &Path) -> f32 {
+    let (a, b) = (logits(a), logits(b));
+    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn types_may_differ_from_tensor_to_tensor() {
+    let mut parts = Parts::of("hybrid");
+    for (i, tensor) in parts.tensors.values_mut().enumerate() {
+        let rounded = tensor.to_dtype(DType::BF16).unwrap();
+        *tensor = if i % 2 == 0 { rounded } else { rounded.to_dtype(DType::F32).unwrap() };
+    }
+    let mixed = parts.write();
+    parts.tensors.values_mut().for_each(|tensor| *tensor = tensor.to_dtype(DType::F32).unwrap());
+    let difference = largest_difference(mixed.path(), parts.write().path());
+    assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
+fn a_shared_expert_may_have_a_width_of_its_own() {
+    let (mut narrow, mut padded) = (Parts::of("mla"), Parts::of("mla"));
+    for (name, tensor) in &mut narrow.tensors {
+        let axis = usize::from(name.ends_with("down_proj.weight"));
+        if name.contains("shared_expert") {
+            *tensor = tensor.narrow(axis, 0, 40).unwrap().contiguous().unwrap();
+            // Inner values that are always zero change nothing.
+            padded.tensors.insert(name.clone(), tensor.pad_with_zeros(axis, 0, 56).unwrap());
+        }
+    }
+    let difference = largest_difference(narrow.write().path(), padded.write().path());
+    assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
+fn rotated_queries_come_from_the_query_latent_where_the_width_says_so() {
+    let (mut latent, mut composed) = (Parts::of("mla"), Parts::of("mla"));
+    for layer in 0..2 {
+        let name = |tensor: &str| format!("layers.{layer}.self_attn.{tensor}.weight");
+        let w_qr = latent.tensors[&name("w_qr")].narrow(1, 0, 24).unwrap().contiguous().unwrap();
+        // W_qr W_dq x is the same whether the product is taken while running or beforehand.
+        let product = w_qr.matmul(&latent.tensors[&name("w_dq")]).unwrap();
+        composed.tensors.insert(name("w_qr"), product);
+        latent.tensors.insert(name("w_qr"), w_qr);
+    }
+    let directory = latent.write();
+    let checkpoint = open(directory.path());
+    let MixerSpec::Mla(spec) = &checkpoint.config().layers[0].mixer else { panic!("layer 0 is MLA") };
+    assert!(spec.rope_from_q_latent);
+    let difference = largest_difference(directory.path(), composed.write().path());
+    assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
+fn the_tokenizer_is_where_the_configuration_says() {
+    let path_with = |tokenizer: Option<&str>| {
+        let mut parts = Parts::of("mla");
+        parts.config.extend(tokenizer.map(|name| ("tokenizer".to_owned(), name.into())));
+        let directory = parts.write();
+        std::fs::create_dir(directory.path().join("folder")).unwrap();
+        let path = open(directory.path()).tokenizer_path();
+        path.strip_prefix(directory.path()).unwrap().to_owned()
+    };
+    assert_eq!(path_with(None), Path::new("tokenizer.json"));
+    assert_eq!(path_with(Some("other.json")), Path::new("other.json"));
+    assert_eq!(path_with(Some("folder")), Path::new("folder/tokenizer.json"));
+}
