@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::ModelArgs;
+use super::{ModelArgs, print};
 use crate::checkpoint::Checkpoint;
 use crate::engine::request::{GenerateRequest, Options};
 use crate::engine::run::generate;
@@ -103,10 +103,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let cancelled = shutdown::flag()?;
 
     let mut answer = Answer::new(args.json);
-    match generate(&model, &tokenizer, request, &cancelled, |event| answer.take(event)) {
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
-        result => result?,
-    }
+    generate(&model, &tokenizer, request, &cancelled, |event| answer.take(event))?;
     answer.conclude()
 }
 
@@ -145,8 +142,15 @@ struct Json<'a> {
     logprobs: &'a [f32],
     finish_reason: FinishReason,
     usage: Usage,
+    #[serde(flatten)]
+    times: Times,
+}
+
+#[derive(serde::Serialize)]
+struct Times {
     time_to_first_token_seconds: f64,
     total_seconds: f64,
+    /// Of the tokens after the first; 0 where there are none.
     decode_tokens_per_second: f64,
 }
 
@@ -180,42 +184,36 @@ impl Answer {
     }
 
     fn conclude(&self) -> Result<ExitCode> {
-        let Some((finish_reason, usage)) = self.end else {
-            return Err(Error::Internal("the generation has no end".into()));
-        };
-        let total = self.started.elapsed();
-        let first = self.first_token.unwrap_or(total);
-        let decode = total.saturating_sub(first).as_secs_f64();
-        let speed = usage.completion_tokens.saturating_sub(1) as f64 / decode.max(f64::MIN_POSITIVE);
-        let speed = if usage.completion_tokens > 1 { speed } else { 0.0 };
-        if self.json {
-            let json = Json {
-                text: &self.text,
-                tokens: &self.tokens,
-                logprobs: &self.logprobs,
-                finish_reason,
-                usage,
-                time_to_first_token_seconds: first.as_secs_f64(),
-                total_seconds: total.as_secs_f64(),
-                decode_tokens_per_second: speed,
-            };
-            print(&format!("{}\n", serde_json::json!(json)))?;
-        } else if io::stdout().is_terminal() {
-            eprintln!();
-        }
-        eprintln!(
-            "{} prompt tokens, {} generated tokens, {speed:.1} tokens/s, first token after {:.3} s",
+        let unfinished = || Error::Internal("the generation has no end".into());
+        let (finish_reason, usage) = self.end.ok_or_else(unfinished)?;
+        let times = self.times();
+        let figures = format!(
+            "{} prompt tokens, {} generated tokens, {:.1} tokens/s, first token after {:.3} s",
             usage.prompt_tokens,
             usage.completion_tokens,
-            first.as_secs_f64()
+            times.decode_tokens_per_second,
+            times.time_to_first_token_seconds
         );
+        if self.json {
+            let Self { text, tokens, logprobs, .. } = self;
+            print(&format!("{}\n", serde_json::json!(Json { text, tokens, logprobs, finish_reason, usage, times })))?;
+        }
+        let line_end = if !self.json && io::stdout().is_terminal() { "\n" } else { "" };
+        // Where nobody listens to figures, the text was still delivered.
+        let _ = writeln!(io::stderr(), "{line_end}{figures}");
         let interrupted = finish_reason == FinishReason::Cancelled;
         Ok(if interrupted { ExitCode::from(shutdown::INTERRUPTED) } else { ExitCode::SUCCESS })
     }
-}
 
-fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|error| Error::io(Path::new("standard output"), error))
+    fn times(&self) -> Times {
+        let total = self.started.elapsed();
+        let first = self.first_token.unwrap_or(total);
+        let decoded = self.tokens.len().saturating_sub(1) as f64;
+        let seconds = total.saturating_sub(first).as_secs_f64();
+        Times {
+            time_to_first_token_seconds: first.as_secs_f64(),
+            total_seconds: total.as_secs_f64(),
+            decode_tokens_per_second: if decoded > 0.0 { decoded / seconds } else { 0.0 },
+        }
+    }
 }

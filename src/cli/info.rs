@@ -1,14 +1,12 @@
 //! `blazr info`: what a checkpoint is, as JSON on standard output.
 
-use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::ModelArgs;
+use super::{ModelArgs, print};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::report::Report;
 use crate::error::{Error, Result};
@@ -61,7 +59,7 @@ pub(super) fn run(args: &InfoArgs) -> Result<ExitCode> {
         info.check = Some(check(checkpoint, args.model.cpu)?);
     }
     let text = serde_json::to_string_pretty(&info).map_err(|error| Error::Internal(error.to_string()))?;
-    writeln!(io::stdout(), "{text}").map_err(|error| Error::io(Path::new("standard output"), error))?;
+    print(&format!("{text}\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

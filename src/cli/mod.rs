@@ -3,7 +3,8 @@
 mod generate;
 mod info;
 
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -46,11 +47,23 @@ impl Cli {
     /// # Errors
     /// Whatever the command could not do; nothing was printed about it yet.
     pub fn run(self) -> Result<ExitCode> {
-        match self.command {
+        let result = match self.command {
             Command::Generate(args) => args.model.pool()?.install(|| generate::run(&args)),
             Command::Info(args) => args.model.pool()?.install(|| info::run(&args)),
+        };
+        match result {
+            // Whoever read the output has seen enough of it.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+            result => result,
         }
     }
+}
+
+/// Writes to standard output at once.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Error::io(Path::new("standard output"), error))
 }
 
 impl ModelArgs {
