@@ -13,11 +13,11 @@ pub struct Inputs<'a> {
     pub b: &'a [f32],
     /// C [groups · state_size].
     pub c: &'a [f32],
-    /// Δ [heads].
+    /// Δ `[heads]`.
     pub dt: &'a [f32],
-    /// exp(Δ · A) [heads].
+    /// exp(Δ · A) `[heads]`.
     pub decay: &'a [f32],
-    /// D [heads].
+    /// D `[heads]`.
     pub d: &'a [f32],
     /// How many groups share `b` and `c`.
     pub groups: usize,

@@ -30,7 +30,7 @@ impl Element for bf16 {
     }
 }
 
-/// `y[o] = Σᵢ w[o, i] · x[i]` for `w` [out, in] row by row, `x` [in] and `y` [out].
+/// `y[o] = Σᵢ w[o, i] · x[i]` for `w` `[out, in]` row by row, `x` `[in]` and `y` `[out]`.
 pub fn rows_times<W: Element>(w: &[W], x: &[f32], y: &mut [f32]) {
     debug_assert_eq!(w.len(), x.len() * y.len());
     let inner = x.len().max(1);
@@ -40,7 +40,7 @@ pub fn rows_times<W: Element>(w: &[W], x: &[f32], y: &mut [f32]) {
         .for_each(|(y, row)| *y = dot(row, x));
 }
 
-/// `y[i] = Σₒ x[o] · w[o, i]` for `w` [out, in] row by row, `x` [out] and `y` [in]: the product with `w` transposed.
+/// `y[i] = Σₒ x[o] · w[o, i]` for `w` `[out, in]` row by row, `x` `[out]` and `y` `[in]`: the product with `w` transposed.
 pub fn columns_times<W: Element>(w: &[W], x: &[f32], y: &mut [f32]) {
     debug_assert_eq!(w.len(), x.len() * y.len());
     y.fill(0.0);

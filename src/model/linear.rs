@@ -13,7 +13,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Loads `weight` [n_out, n_in] and, where it is there, `bias` [n_out].
+    /// Loads `weight` [n_out, n_in] and, where it is there, `bias` `[n_out]`.
     pub fn load(weights: &Weights<'_>, n_in: usize, n_out: usize) -> Result<Self> {
         let weight = weights.get("weight", &[n_out, n_in])?;
         Ok(Self { weight, bias: weights.get_f32_if_present("bias", &[n_out])? })

@@ -95,7 +95,7 @@ pub struct Mamba2Inputs<'a> {
     pub dt: &'a Tensor,
     /// exp(Δ · A), [heads, 1, 1].
     pub decay: &'a Tensor,
-    /// D, [heads].
+    /// D, `[heads]`.
     pub d: &'a Tensor,
     /// How many groups of heads share B and C.
     pub groups: usize,
