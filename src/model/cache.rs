@@ -46,3 +46,24 @@ impl Cache {
         Ok(Self { rows: self.rows.copy()?, len: self.len })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stay_as_they_were_added_while_the_cache_grows() {
+        for piece in [1, 7, FIRST_CAPACITY, FIRST_CAPACITY + 1, 3 * FIRST_CAPACITY] {
+            let total = 3 * FIRST_CAPACITY;
+            let values: Vec<f32> = (0..2 * total * 3).map(|i| i as f32).collect();
+            let rows = Tensor::from_vec(values, (2, total, 3), &Device::Cpu).unwrap();
+            let mut cache = Cache::new(2, 3, &Device::Cpu).unwrap();
+            for start in (0..total).step_by(piece) {
+                let count = piece.min(total - start);
+                cache.append(&rows.narrow(1, start, count).unwrap()).unwrap();
+                let (got, want) = (cache.filled().unwrap(), rows.narrow(1, 0, start + count).unwrap());
+                assert_eq!(got.to_vec3::<f32>().unwrap(), want.to_vec3::<f32>().unwrap(), "pieces of {piece}");
+            }
+        }
+    }
+}
