@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = blazr::cli::Cli::parse();
+    limit_candle(cli.threads());
     log_to_stderr();
     match cli.run() {
         Ok(code) => code,
@@ -16,6 +17,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Holds candle's own threads to the same number: it reads this variable once, and has no other setting.
+#[allow(unsafe_code)]
+fn limit_candle(threads: usize) {
+    // SAFETY: no other thread was started yet that could read the environment.
+    unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
 }
 
 /// Logs go to standard error, at the levels that RUST_LOG asks for (`blazr=info` without it).

@@ -42,15 +42,28 @@ struct ModelArgs {
 }
 
 impl Cli {
+    /// How many threads compute: `--threads`, else one for each physical core.
+    pub fn threads(&self) -> usize {
+        let (Command::Generate(generate::GenerateArgs { model, .. }) | Command::Info(info::InfoArgs { model, .. })) =
+            &self.command;
+        // A container may be given fewer cores than the machine has.
+        let usable = || num_cpus::get_physical().min(num_cpus::get());
+        model.threads.map_or_else(usable, usize::from)
+    }
+
     /// Runs the command.
     ///
     /// # Errors
     /// Whatever the command could not do; nothing was printed about it yet.
     pub fn run(self) -> Result<ExitCode> {
-        let result = match self.command {
-            Command::Generate(args) => args.model.pool()?.install(|| generate::run(&args)),
-            Command::Info(args) => args.model.pool()?.install(|| info::run(&args)),
-        };
+        // The command runs on one of the threads that compute, so that small parallel loops don't change threads.
+        let threads = self.threads();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|error| Error::Unsupported(format!("can't start {threads} threads: {error}")))?;
+        let result = pool.install(|| match &self.command {
+            Command::Generate(args) => generate::run(args),
+            Command::Info(args) => info::run(args),
+        });
         match result {
             // Whoever read the output has seen enough of it.
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
@@ -64,15 +77,4 @@ fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|error| Error::io(Path::new("standard output"), error))
-}
-
-impl ModelArgs {
-    /// The threads that compute. A command runs on one of them, so that small parallel loops don't change threads.
-    fn pool(&self) -> Result<rayon::ThreadPool> {
-        // A container may be given fewer cores than the machine has.
-        let usable = || num_cpus::get_physical().min(num_cpus::get());
-        let threads = self.threads.map_or_else(usable, usize::from);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.map_err(|error| Error::Unsupported(format!("--threads {threads}: {error}")))
-    }
 }
