@@ -4,6 +4,7 @@
 //! In reading order, which is also who may import whom (each only what stands before it; `tests/tidy.rs` checks it):
 //!
 //! - [`error`]: what can go wrong.
+//! - [`files`]: small files read whole.
 //! - [`kernels`]: the inner loops of decoding, over plain slices.
 //! - [`model`]: weights, the forward pass, and the state of a sequence.
 //! - [`sampling`]: from logits to a token.
@@ -27,6 +28,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod engine;
 pub mod error;
+pub mod files;
 pub mod kernels;
 pub mod model;
 pub mod sampling;

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless RUST_LOG says otherwise.
+const DEFAULT_LOG: &str = "blazr=info";
+
 fn main() -> ExitCode {
     let cli = blazr::cli::Cli::parse();
     limit_candle(cli.threads());
@@ -28,10 +31,16 @@ fn limit_candle(threads: usize) {
 
 /// Logs go to standard error, at the levels that RUST_LOG asks for (`blazr=info` without it).
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("blazr=info"));
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let filter = EnvFilter::try_new(if wanted.is_empty() { DEFAULT_LOG } else { &wanted });
+    let refused = filter.as_ref().err().map(ToString::to_string);
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG)))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        .log_internal_errors(false) // they would go where logs can't be written
         .init();
+    if let Some(reason) = refused {
+        tracing::warn!("RUST_LOG={wanted:?} is not understood, logging {DEFAULT_LOG}: {reason}");
+    }
 }

@@ -3,20 +3,47 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
 use crate::error::{Error, Result};
 
-/// The exit code of a process that SIGINT ended, as shells have it.
-pub const INTERRUPTED: u8 = 130;
+/// What shells add to a signal's number for the exit code of a process that it ended.
+const SIGNALLED: u8 = 128;
 
-/// A flag that the first SIGINT or SIGTERM sets; a second one ends the process at once.
-pub fn flag() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = Arc::clone(&flag);
-    let handler = move || {
-        if set.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
+/// Whether a signal has asked the process to end.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    asked: Arc<AtomicBool>,
+    terminated: Arc<AtomicBool>,
+}
+
+impl Shutdown {
+    /// From now on the first SIGINT or SIGTERM is noted instead of ending the process; a second one ends it at once.
+    pub fn on_signals() -> Result<Self> {
+        let shutdown = Self::default();
+        shutdown.watch().map_err(|error| Error::Internal(format!("can't watch for signals: {error}")))?;
+        Ok(shutdown)
+    }
+
+    fn watch(&self) -> std::io::Result<()> {
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the second signal must find the flag that the first one has set.
+            flag::register_conditional_shutdown(signal, i32::from(SIGNALLED) + signal, Arc::clone(&self.asked))?;
+            flag::register(signal, Arc::clone(&self.asked))?;
         }
-    };
-    ctrlc::set_handler(handler).map_err(|error| Error::Internal(format!("can't watch for signals: {error}")))?;
-    Ok(flag)
+        flag::register(SIGTERM, Arc::clone(&self.terminated))?;
+        Ok(())
+    }
+
+    /// Set by the first signal.
+    pub fn asked(&self) -> &AtomicBool {
+        &self.asked
+    }
+
+    /// The exit code of a process that the signal ended.
+    pub fn exit_code(&self) -> u8 {
+        let signal = if self.terminated.load(Ordering::Relaxed) { SIGTERM } else { SIGINT };
+        SIGNALLED + signal as u8
+    }
 }

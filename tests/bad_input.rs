@@ -134,7 +134,30 @@ fn places_without_a_checkpoint() {
     let empty = tempfile::tempdir().unwrap();
     refused(&["info", "--model", empty.path().to_str().unwrap()], &["no *.safetensors file"]);
     std::fs::create_dir(empty.path().join("model.safetensors")).unwrap();
-    refused(&["info", "--model", empty.path().to_str().unwrap()], &["model.safetensors", "not a file"]);
+    refused(&["info", "--model", empty.path().to_str().unwrap()], &["model.safetensors", "expected a file"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_lead_nowhere_pipes_and_devices() {
+    let in_place_of = |name: &str, put: &dyn Fn(&Path)| {
+        let broken = Broken::new();
+        let path = broken.path().join(name);
+        let _ = std::fs::remove_file(&path);
+        put(&path);
+        broken
+    };
+    let link_to = |target: &'static str| move |path: &Path| std::os::unix::fs::symlink(target, path).unwrap();
+    let pipe = |path: &Path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    for name in ["config.json", "tokenizer.json", "generation_config.json", "model.safetensors"] {
+        let prompt = ["--prompt", "x"];
+        in_place_of(name, &link_to("/no/such/file")).generation_is_refused(&prompt, &["error: "]);
+        let said = [name, "expected a file, found something else"];
+        in_place_of(name, &link_to("/dev/zero")).generation_is_refused(&prompt, &said);
+        in_place_of(name, &pipe).generation_is_refused(&prompt, &said);
+    }
+    let dangling = in_place_of("config.json", &link_to("/no/such/file"));
+    dangling.is_refused(&["config.json", "No such file"]);
 }
 
 #[test]
@@ -153,10 +176,16 @@ fn files_that_are_cut_short() {
 
 #[test]
 fn headers_that_are_not_the_formats() {
+    let long_name = format!(r#"{{"{}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#, "n".repeat(600));
     let huge = [&(1u64 << 63).to_le_bytes()[..], b"{}"].concat();
     Broken::new().file("model.safetensors", huge).is_refused(&["a header of 9223372036854775808 bytes"]);
     for (header, said) in [
         ("[]", "expected a JSON object of tensors"),
+        (
+            r#"{"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}}"#,
+            "tensor a: 9 dimensions, more than 8",
+        ),
+        (&long_name, "a tensor's name has 600 bytes, more than 512"),
         ("{\"a\": 1}", "tensor a:"),
         ("not json", "broken safetensors header"),
         (r#"{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}"#, "tensor a: unknown variant"),
@@ -245,6 +274,15 @@ fn tensors_that_are_missing_or_of_another_shape_or_type() {
         header.insert("layers.3.self_attn.q_norm.weight".into(), gate);
     });
     foreign.is_refused(&["layers.3.self_attn.q_norm.weight is not part of the native format"]);
+    for name in ["lm_head.bias", "embed_layernorm.weight", "norm.bias", "layers.3.input_layernorm.bias"] {
+        let foreign = Broken::new().header(|header| {
+            let norm = header.remove("layers.0.mamba2.norm.bias").unwrap();
+            header.insert(name.into(), norm);
+        });
+        foreign.is_refused(&["model.safetensors", name, "is not part of the native format"]);
+    }
+    let uneven = Broken::new().header(|header| header["layers.1.self_attn.w_qr.weight"]["shape"] = json!([32, 24]));
+    uneven.is_refused(&["model.safetensors: d_rope: 6 does not divide 32"]);
 }
 
 #[test]
@@ -398,6 +436,7 @@ fn requests_that_can_not_be_done() {
     for (args, said) in [
         (&["--prompt", ""][..], &["prompt", "found none"][..]),
         (&["--prompt", &long], &["prompt", "600", "512"]),
+        (&["--prompt", &long.repeat(20)], &["prompt", "12000 bytes are 923 tokens or more", "512"]),
         (&["--prompt", &long[..512]], &["prompt", "512 tokens leave no room"]),
         (&["--prompt", "x", "--temperature", "9"], &["temperature", "9", "2"]),
         (&["--prompt", "x", "--temperature", "-1"], &["temperature", "-1"]),

@@ -102,6 +102,10 @@ fn the_legacy_key_names_the_mamba2_layers() {
     assert_eq!(checkpoint.config(), open(&golden("hybrid")).config());
     assert_eq!(checkpoint.report().values["mamba_layers"], json!([0, 1, 3]));
     assert_eq!(checkpoint.report().sources["layer_types"], "file");
+
+    let mut stale = Parts::of("hybrid");
+    stale.config.insert("mamba_layers".into(), json!([5]));
+    assert_eq!(open(stale.write().path()).config(), open(&golden("hybrid")).config(), "layer_types comes first");
 }
 
 #[test]
@@ -150,7 +154,8 @@ fn shards_and_files_of_any_name_are_the_same_checkpoint() {
 
 fn largest_difference(a: &Path, b: &Path) -> f32 {
     let (a, b) = (logits(a), logits(b));
-    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    let differences = a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |largest, d| if d.is_nan() || d > largest { d } else { largest })
 }
 
 #[test]
@@ -179,6 +184,31 @@ fn a_shared_expert_may_have_a_width_of_its_own() {
     }
     let difference = largest_difference(narrow.write().path(), padded.write().path());
     assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
+fn layers_may_differ_in_their_feed_forward_parts() {
+    let mut mixed = Parts::of("mla");
+    mixed.tensors.retain(|name, _| !name.starts_with("layers.1.moe.shared_expert"));
+    mixed.config.remove("shared_expert_enabled");
+    let mut silenced = Parts::of("mla");
+    for (name, tensor) in &mut silenced.tensors {
+        if name.starts_with("layers.1.moe.shared_expert.down_proj") {
+            *tensor = tensor.zeros_like().unwrap();
+        }
+    }
+    let difference = largest_difference(mixed.write().path(), silenced.write().path());
+    assert!(difference < 1e-4, "without its shared expert: {difference}");
+
+    let (mut narrow, mut padded) = (Parts::of("gqa"), Parts::of("gqa"));
+    narrow.config.remove("intermediate_size");
+    for (name, tensor) in narrow.tensors.iter_mut().filter(|(name, _)| name.starts_with("layers.1.mlp")) {
+        let axis = usize::from(name.ends_with("down_proj.weight"));
+        *tensor = tensor.narrow(axis, 0, 100).unwrap().contiguous().unwrap();
+        padded.tensors.insert(name.clone(), tensor.pad_with_zeros(axis, 0, 28).unwrap());
+    }
+    let difference = largest_difference(narrow.write().path(), padded.write().path());
+    assert!(difference < 1e-4, "with a narrower MLP: {difference}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Fixture {
         let longer = std::fs::read_to_string(&config).unwrap().replace("512", "4096");
         std::fs::write(&config, longer).unwrap();
         let checkpoint = Checkpoint::open(directory.path()).unwrap();
-        let tokenizer = Tokenizer::open(&checkpoint.tokenizer_path(), support::BYTE_VOCAB).unwrap();
+        let tokenizer = Tokenizer::open(&checkpoint.tokenizer_path(), directory.path(), support::BYTE_VOCAB).unwrap();
         Self { model: checkpoint.load(&Device::Cpu).unwrap(), tokenizer }
     }
 
@@ -143,7 +143,7 @@ fn the_same_request_gives_the_same_answer_whatever_came_before() {
 fn a_request_that_is_given_up_ends_at_the_next_token() {
     let fixture = Fixture::new();
     let before = fixture.run(&support::random_tokens(3, 1300, 256), &seeded(1), 0);
-    assert_eq!((before.reason, before.usage.prompt_tokens, before.tokens.len()), (FinishReason::Cancelled, 0, 0));
+    assert_eq!((before.reason, before.usage.prompt_tokens, before.tokens.len()), (FinishReason::Cancelled, 1300, 0));
     let during = fixture.run(&[79, 110], &seeded(1), 3);
     assert_eq!((during.reason, during.tokens.len()), (FinishReason::Cancelled, 3));
     assert_eq!(during.text, fixture.tokenizer.decode(&during.tokens));

@@ -1,6 +1,7 @@
 //! What the names and shapes of tensors say about a model in the native format.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
@@ -152,8 +153,13 @@ impl<'a> Evidence<'a> {
         }
     }
 
+    /// The file of the tensors, or the directory of several files.
+    pub fn origin(&self) -> &Path {
+        self.tensors.origin()
+    }
+
     fn error(&self, message: String) -> Error {
-        Error::checkpoint(self.tensors.origin(), message)
+        Error::checkpoint(self.origin(), message)
     }
 }
 

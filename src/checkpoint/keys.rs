@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::json::{parse_json, read_small};
+use super::{LARGEST_JSON, first_few, parse_json};
 use crate::error::{Error, Result};
+use crate::files::read_if_present;
 
 /// Counts and sizes may be this large.
 const LARGEST_INT: u64 = 1 << 30;
@@ -21,8 +22,8 @@ pub struct Keys {
 impl Keys {
     /// Reads the file at `path` if it is there.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = if path.exists() { read_small(path)? } else { b"{}".to_vec() };
-        Self::parse(path, &bytes)
+        let bytes = read_if_present(path, LARGEST_JSON)?;
+        Self::parse(path, bytes.as_deref().unwrap_or(b"{}"))
     }
 
     /// The keys in `json`, which was read from `path`.
@@ -86,9 +87,10 @@ impl Keys {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// The keys that are in the file and not in `known`.
-    pub fn unknown(&self, known: &[&str]) -> Vec<&str> {
-        self.map.keys().map(String::as_str).filter(|key| !known.contains(key)).collect()
+    /// The keys that are in the file and not in `known`, for a message; none if there are none.
+    pub fn unknown(&self, known: &[&str]) -> Option<String> {
+        let unknown: Vec<&str> = self.map.keys().map(String::as_str).filter(|key| !known.contains(key)).collect();
+        (!unknown.is_empty()).then(|| first_few(&unknown))
     }
 
     fn read<'a, T>(

@@ -3,9 +3,10 @@
 //! In reading order: [`shard`] is one safetensors file, [`tensors`] all of a checkpoint's tensors by name, [`keys`] the
 //! typed config.json; [`evidence`] is what tensors say by their names and shapes, [`native`] weighs both into a
 //! [`ModelConfig`], and [`report`] is the account of it that `blazr info` prints.
+//!
+//! Absent so far: the formats of published checkpoints. Each will be a file beside [`native`].
 
 pub mod evidence;
-mod json;
 pub mod keys;
 pub mod native;
 pub mod report;
@@ -15,6 +16,7 @@ pub mod tensors;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -23,6 +25,9 @@ use crate::model::weights::Weights;
 use keys::Keys;
 use report::Report;
 use tensors::{Size, Tensors};
+
+/// A larger JSON file is not a checkpoint's.
+const LARGEST_JSON: u64 = 64 << 20;
 
 /// A checkpoint whose files have been found to fit together; its weights are not loaded yet.
 #[derive(Debug)]
@@ -70,29 +75,46 @@ impl Checkpoint {
         Model::load(&self.config, &Weights::new(&self.tensors, device))
     }
 
+    /// Where the checkpoint's files lie.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The tokenizer's file: what the key `tokenizer` names beside the checkpoint, else `tokenizer.json`.
     pub fn tokenizer_path(&self) -> PathBuf {
-        let usual = self.directory.join("tokenizer.json");
         let named = self.report.values.get("tokenizer").and_then(|value| value.as_str());
-        let Some(named) = named.map(|named| self.directory.join(named)) else { return usual };
-        if named.is_dir() { named.join("tokenizer.json") } else { named }
+        let named = self.directory.join(named.unwrap_or(native::TOKENIZER));
+        if named.is_dir() { named.join(native::TOKENIZER) } else { named }
     }
 }
 
-/// A tensor of a layer that nothing reads would change what the model says: it is refused by name.
+/// The roots of the model's own names: a tensor below them that nothing reads would change what the model says.
+const MODEL_ROOTS: [&str; 4] = ["layers.", "embed", "norm", "lm_head"];
+
+/// Refuses such a tensor by name and warns of the others.
 fn check_leftovers(tensors: &Tensors) -> Result<()> {
     // Tables of rotary frequencies, which some trainers save, are computed from rope_theta.
     let leftovers: Vec<&str> = tensors.not_asked_for().into_iter().filter(|name| !name.ends_with("inv_freq")).collect();
-    if let Some(name) = leftovers.iter().find(|name| name.starts_with("layers.")) {
+    if let Some(name) = leftovers.iter().find(|name| MODEL_ROOTS.iter().any(|root| name.starts_with(root))) {
         let message = format!("tensor {name} is not part of the native format: leaving it out would change the model");
         return Err(Error::checkpoint(tensors.file_of(name), message));
     }
     if !leftovers.is_empty() {
-        tracing::warn!(
-            "{}: ignoring tensors that mean nothing here: {}",
-            tensors.origin().display(),
-            leftovers.join(", ")
-        );
+        let names = first_few(&leftovers);
+        tracing::warn!("{}: ignoring tensors that mean nothing here: {names}", tensors.origin().display());
     }
     Ok(())
+}
+
+/// A list for a message, however long it is.
+fn first_few(names: &[&str]) -> String {
+    const FEW: usize = 8;
+    let more = names.len().saturating_sub(FEW);
+    let listed = names.iter().take(FEW).copied().collect::<Vec<_>>().join(", ");
+    if more == 0 { listed } else { format!("{listed} and {more} more") }
+}
+
+/// The value in `json`, which was read from `path`.
+fn parse_json<T: DeserializeOwned>(path: &Path, json: &[u8]) -> Result<T> {
+    serde_json::from_slice(json).map_err(|error| Error::checkpoint(path, format!("broken JSON: {error}")))
 }

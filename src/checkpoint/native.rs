@@ -49,6 +49,9 @@ const KEYS: [&str; 27] = [
     "tokenizer",
 ];
 
+/// Where the tokenizer is if no key says so.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+
 /// A key that the tokenizer reads.
 const TOKENIZER_KEY: &str = "eos_token_id";
 
@@ -85,15 +88,18 @@ impl Resolver<'_> {
         let mla = first(MixerKind::Mla).map(|layer| self.mla(layer, hidden_size, theta)).transpose()?;
         let mla_heads = mla.as_ref().map(|mla| mla.num_heads);
         let gqa = first(MixerKind::Gqa).map(|layer| self.gqa(layer, mla_heads, theta)).transpose()?;
-        if let (Some(layer), None) = (first(MixerKind::Mla), &gqa) {
-            self.check_mla_head_dim(layer, mla_heads.unwrap_or(1))?;
+        if let (Some(heads), None) = (mla_heads, &gqa) {
+            let head_dim = self.mla_head_dim(hidden_size, heads)?;
+            self.settle("head_dim", &head_dim)?;
+            self.int_or("num_kv_heads", heads)?;
         }
         let first = |ffn| kinds.iter().position(|kind| kind.ffn == ffn);
         let moe = first(FfnKind::Moe).map(|layer| self.moe(layer)).transpose()?;
-        let mlp = first(FfnKind::Mlp).map(|layer| self.mlp(layer)).transpose()?;
+        let shared = self.shared_experts(&kinds)?;
+        let mlp = self.mlps(&kinds)?;
 
         let unresolved = || Error::Internal("a layer kind was not resolved".into());
-        let layer = |kind: &Kind| -> Result<LayerSpec> {
+        let layer = |(kind, (shared, mlp)): (&Kind, (Option<usize>, Option<usize>))| -> Result<LayerSpec> {
             let mixer = match kind.mixer {
                 MixerKind::Mamba2 => mamba2.clone().map(MixerSpec::Mamba2),
                 MixerKind::Mla => mla.clone().map(MixerSpec::Mla),
@@ -102,12 +108,14 @@ impl Resolver<'_> {
             let ffn = match kind.ffn {
                 FfnKind::None => Some(FfnSpec::None),
                 FfnKind::Mlp => mlp.map(FfnSpec::Mlp),
-                FfnKind::Moe => moe.clone().map(FfnSpec::Moe),
+                FfnKind::Moe => {
+                    moe.clone().map(|moe| FfnSpec::Moe(MoeSpec { shared_intermediate_size: shared, ..moe }))
+                }
             };
             let norm_eps = if kind.mixer == MixerKind::Mamba2 { MAMBA2_EPS } else { norm_eps };
             Ok(LayerSpec { norm_eps, mixer: mixer.ok_or_else(unresolved)?, ffn: ffn.ok_or_else(unresolved)? })
         };
-        let layers = kinds.iter().map(layer).collect::<Result<_>>()?;
+        let layers = kinds.iter().zip(shared.into_iter().zip(mlp)).map(layer).collect::<Result<_>>()?;
         Ok(ModelConfig { vocab_size, hidden_size, max_seq_len, norm_eps, layers })
     }
 
@@ -119,10 +127,10 @@ impl Resolver<'_> {
             "num_layers",
             &Shown { value: kinds.len(), by: format!("layers.{last} is the last with tensors") },
         )?;
-        let named = self.check_layer_types(&kinds)?;
         let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
-        let legacy = self.check_mamba_layers(&kinds)?;
-        let source = if named || legacy { Source::File } else { Source::Tensors };
+        let is_named = self.check_layer_types(&kinds)?;
+        let is_listed = self.check_mamba_layers(&kinds, is_named)?;
+        let source = if is_named || is_listed { Source::File } else { Source::Tensors };
         self.report.record("layer_types", names, source);
         Ok(kinds)
     }
@@ -151,22 +159,13 @@ impl Resolver<'_> {
     }
 
     /// The older key, which counts where `layer_types` is not given.
-    fn check_mamba_layers(&mut self, kinds: &[Kind]) -> Result<bool> {
+    fn check_mamba_layers(&mut self, kinds: &[Kind], is_named: bool) -> Result<bool> {
         let key = "mamba_layers";
         let Some(listed) = self.keys.indices(key)? else { return Ok(false) };
-        if let Some(layer) = listed.iter().find(|layer| **layer >= kinds.len()) {
-            return Err(self.keys.error(key, format!("layer {layer} is listed, but there are {} layers", kinds.len())));
-        }
-        for (layer, kind) in kinds.iter().enumerate() {
-            let is_listed = listed.contains(&layer);
-            if is_listed != (kind.mixer == MixerKind::Mamba2) {
-                let not = if is_listed { "" } else { "not " };
-                let shown = kind.name();
-                return Err(self.keys.error(
-                    key,
-                    format!("layer {layer} is {not}listed, but the tensors layers.{layer}.* show {shown}"),
-                ));
-            }
+        match misfit(&listed, kinds) {
+            Some(misfit) if is_named => tracing::warn!("{key}: {misfit}: ignored, as layer_types is given"),
+            Some(misfit) => return Err(self.keys.error(key, misfit)),
+            None => {}
         }
         self.report.record(key, listed, Source::File);
         Ok(true)
@@ -256,8 +255,7 @@ impl Resolver<'_> {
         self.check_even("d_rope", d_rope)?;
         let rotated = self.evidence.dim(&name("w_qr"), 0)?;
         let num_heads = self.settle("num_attention_heads", &self.quotient("d_rope", &rotated, d_rope)?)?;
-        let width = self.evidence.dim(&name("w_uq"), 0)?;
-        let head_dim = self.quotient("num_attention_heads", &width, num_heads)?.value;
+        let head_dim = self.mla_head_dim(hidden_size, num_heads)?.value;
         let rotated_from = self.evidence.dim(&name("w_qr"), 1)?.value;
         Ok(MlaSpec {
             num_heads,
@@ -269,12 +267,10 @@ impl Resolver<'_> {
         })
     }
 
-    /// `head_dim` is plain attention's where there is any, else it must be that of latent attention.
-    fn check_mla_head_dim(&mut self, layer: usize, num_heads: usize) -> Result<()> {
-        let width = self.evidence.dim(&format!("layers.{layer}.self_attn.w_uq.weight"), 0)?;
-        self.settle("head_dim", &self.quotient("num_attention_heads", &width, num_heads)?)?;
-        self.int_or("num_kv_heads", num_heads)?;
-        Ok(())
+    /// Latent attention's head size; the key `head_dim` is plain attention's where there is any.
+    fn mla_head_dim(&self, hidden_size: usize, num_heads: usize) -> Result<Shown> {
+        let hidden = Shown { value: hidden_size, by: "hidden_size, the width of all heads of latent attention".into() };
+        self.quotient("num_attention_heads", &hidden, num_heads)
     }
 
     fn gqa(&mut self, layer: usize, mla_heads: Option<usize>, theta: f64) -> Result<GqaSpec> {
@@ -326,7 +322,7 @@ impl Resolver<'_> {
             num_experts,
             experts_per_tok: self.experts_per_tok(num_experts)?,
             intermediate_size: self.settle("intermediate_size", &intermediate_size)?,
-            shared_intermediate_size: self.shared_expert(&name("shared_expert.gate_proj"))?,
+            shared_intermediate_size: None,
         })
     }
 
@@ -345,32 +341,46 @@ impl Resolver<'_> {
         Ok(experts_per_tok)
     }
 
-    /// The inner size of the shared expert where there is one.
-    fn shared_expert(&mut self, gate: &str) -> Result<Option<usize>> {
+    /// For each layer the inner size of its shared expert, where it has one.
+    fn shared_experts(&mut self, kinds: &[Kind]) -> Result<Vec<Option<usize>>> {
         let key = "shared_expert_enabled";
-        let present = self.evidence.has(gate);
-        let source = match self.keys.flag(key)? {
-            Some(enabled) if enabled != present => {
+        let given = self.keys.flag(key)?;
+        let mut sizes = vec![None; kinds.len()];
+        for (layer, (size, _)) in
+            sizes.iter_mut().zip(kinds).enumerate().filter(|(_, (_, kind))| kind.ffn == FfnKind::Moe)
+        {
+            let gate = format!("layers.{layer}.moe.shared_expert.gate_proj.weight");
+            let present = self.evidence.has(&gate);
+            if let Some(enabled) = given.filter(|enabled| *enabled != present) {
                 let found = if present { "is there" } else { "is missing" };
                 return Err(self.keys.error(key, format!("{enabled}, but {gate} {found}")));
             }
-            Some(_) => Source::File,
-            None => Source::Tensors,
-        };
-        self.report.record(key, present, source);
-        present.then(|| Ok(self.evidence.dim(gate, 0)?.value)).transpose()
+            *size = present.then(|| self.evidence.dim(&gate, 0)).transpose()?.map(|shown| shown.value);
+        }
+        if kinds.iter().any(|kind| kind.ffn == FfnKind::Moe) {
+            let source = if given.is_some() { Source::File } else { Source::Tensors };
+            self.report.record(key, sizes.iter().any(Option::is_some), source);
+        }
+        Ok(sizes)
     }
 
-    fn mlp(&mut self, layer: usize) -> Result<usize> {
-        let width = self.evidence.dim(&format!("layers.{layer}.mlp.gate_proj.weight"), 0)?;
-        self.settle("intermediate_size", &width)
+    /// For each layer the inner size of its MLP, where it has one.
+    fn mlps(&mut self, kinds: &[Kind]) -> Result<Vec<Option<usize>>> {
+        let size = |(layer, kind): (usize, &Kind)| {
+            let width = || self.evidence.dim(&format!("layers.{layer}.mlp.gate_proj.weight"), 0);
+            (kind.ffn == FfnKind::Mlp).then(width).transpose()
+        };
+        let shown = kinds.iter().enumerate().map(size).collect::<Result<Vec<Option<Shown>>>>()?;
+        let settled =
+            shown.iter().map(|shown| shown.as_ref().map(|shown| self.settle("intermediate_size", shown)).transpose());
+        settled.collect()
     }
 
     /// The keys that mean nothing for these layers, and the warning about those that mean nothing at all.
     fn report_the_rest(&mut self) -> Result<()> {
-        if let Some(tokenizer) = self.keys.string("tokenizer")? {
-            self.report.record("tokenizer", tokenizer, Source::File);
-        }
+        let tokenizer = self.keys.string("tokenizer")?;
+        let source = if tokenizer.is_some() { Source::File } else { Source::Default };
+        self.report.record("tokenizer", tokenizer.unwrap_or(TOKENIZER), source);
         for key in KEYS {
             self.check_type(key)?;
             match self.keys.value(key) {
@@ -379,9 +389,8 @@ impl Resolver<'_> {
             }
         }
         self.report.sort_by(&KEYS);
-        let unknown = self.keys.unknown(&[&KEYS, [TOKENIZER_KEY].as_slice()].concat());
-        if !unknown.is_empty() {
-            tracing::warn!("config.json: ignoring keys that mean nothing here: {}", unknown.join(", "));
+        if let Some(unknown) = self.keys.unknown(&[&KEYS, [TOKENIZER_KEY].as_slice()].concat()) {
+            tracing::warn!("config.json: ignoring keys that mean nothing here: {unknown}");
         }
         Ok(())
     }
@@ -409,7 +418,7 @@ impl Resolver<'_> {
             None => Source::Tensors,
         };
         if shown.value == 0 {
-            return Err(self.keys.error(key, format!("the tensors show 0: {}", shown.by)));
+            return Err(self.error(key, format!("the tensors show 0: {}", shown.by)));
         }
         self.report.record(key, shown.value, source);
         Ok(shown.value)
@@ -435,15 +444,34 @@ impl Resolver<'_> {
     fn quotient(&self, key: &str, shown: &Shown, divisor: usize) -> Result<Shown> {
         let Shown { value, by } = shown;
         if divisor == 0 || !value.is_multiple_of(divisor) {
-            return Err(self.keys.error(key, format!("{divisor} does not divide {value}: {by}")));
+            return Err(self.error(key, format!("{divisor} does not divide {value}: {by}")));
         }
         Ok(Shown { value: value / divisor, by: by.clone() })
+    }
+
+    /// An error about `key`, blamed on config.json where that has the key, else on the tensors that show it.
+    fn error(&self, key: &str, message: String) -> Error {
+        match self.keys.value(key) {
+            Some(_) => self.keys.error(key, message),
+            None => Error::checkpoint(self.evidence.origin(), format!("{key}: {message}")),
+        }
     }
 
     fn check_even(&self, key: &str, width: usize) -> Result<()> {
         if width.is_multiple_of(2) {
             return Ok(());
         }
-        Err(self.keys.error(key, format!("rotary positions need an even width, found {width}")))
+        Err(self.error(key, format!("rotary positions need an even width, found {width}")))
     }
+}
+
+/// How a list of Mamba2 layers disagrees with what the tensors show, if it does.
+fn misfit(listed: &[usize], kinds: &[Kind]) -> Option<String> {
+    if let Some(layer) = listed.iter().find(|layer| **layer >= kinds.len()) {
+        return Some(format!("layer {layer} is listed, but there are {} layers", kinds.len()));
+    }
+    let differs = |(layer, kind): &(usize, &Kind)| listed.contains(layer) != (kind.mixer == MixerKind::Mamba2);
+    let (layer, kind) = kinds.iter().enumerate().find(differs)?;
+    let not = if listed.contains(&layer) { "" } else { "not " };
+    Some(format!("layer {layer} is {not}listed, but the tensors layers.{layer}.* show {}", kind.name()))
 }

@@ -13,12 +13,17 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::error::{Error, Result};
+use crate::files::expect_file;
 
 /// The header's length comes first, as a little-endian u64.
 const LENGTH_BYTES: usize = 8;
 
 /// The format's own limit on headers.
 const LARGEST_HEADER: usize = 100_000_000;
+
+/// What messages may have to repeat stays short: no model's tensors have longer names or more dimensions.
+const LONGEST_NAME: usize = 512;
+const MOST_DIMENSIONS: usize = 8;
 
 /// A mapped safetensors file.
 #[derive(Debug)]
@@ -47,11 +52,8 @@ impl Shard {
     /// # Errors
     /// The file can't be opened, is truncated, or has a header that is not exactly the format's.
     pub fn open(path: &Path) -> Result<Self> {
+        expect_file(path)?;
         let file = File::open(path).map_err(|error| Error::io(path, error))?;
-        let kind = file.metadata().map_err(|error| Error::io(path, error))?;
-        if !kind.is_file() {
-            return Err(Error::checkpoint(path, "expected a safetensors file, found something that is not a file"));
-        }
         let map = map(&file).map_err(|error| Error::io(path, error))?;
         let tensors = parse_header(&map).map_err(|reason| Error::checkpoint(path, reason))?;
         Ok(Self { path: path.to_owned(), map, tensors })
@@ -130,8 +132,13 @@ fn header_bytes(file: &[u8]) -> Result<&[u8], String> {
 }
 
 fn locate(name: String, info: TensorInfo, data_start: usize, data_len: usize) -> Result<StoredTensor, String> {
-    let (start, end) = info.data_offsets;
-    let TensorInfo { dtype, shape, .. } = info;
+    let TensorInfo { dtype, shape, data_offsets: (start, end) } = info;
+    if name.len() > LONGEST_NAME {
+        return Err(format!("a tensor's name has {} bytes, more than {LONGEST_NAME}", name.len()));
+    }
+    if shape.len() > MOST_DIMENSIONS {
+        return Err(format!("tensor {name}: {} dimensions, more than {MOST_DIMENSIONS}", shape.len()));
+    }
     let bits = shape.iter().try_fold(dtype.bitsize(), |bits, dim| bits.checked_mul(*dim));
     let Some(bits) = bits else {
         return Err(format!("tensor {name}: shape {shape:?} is larger than any memory"));

@@ -8,9 +8,10 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
-use super::json::{parse_json, read_small};
 use super::shard::{Shard, StoredTensor};
+use super::{LARGEST_JSON, parse_json};
 use crate::error::{Error, Result};
+use crate::files::read_if_present;
 use crate::model::weights::TensorSource;
 
 /// The tensors of one or several safetensors files.
@@ -203,7 +204,8 @@ impl Index {
         struct Contents {
             weight_map: BTreeMap<String, String>,
         }
-        let Contents { weight_map } = parse_json(path, &read_small(path)?)?;
+        let json = read_if_present(path, LARGEST_JSON)?.unwrap_or_default();
+        let Contents { weight_map } = parse_json(path, &json)?;
         Ok(Self { path: path.to_owned(), weight_map })
     }
 

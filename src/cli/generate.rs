@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -15,11 +16,11 @@ use crate::engine::sequence::{Event, FinishReason, Usage};
 use crate::error::{Error, Result};
 use crate::model::device;
 use crate::sampling::Params;
-use crate::shutdown;
+use crate::shutdown::Shutdown;
 use crate::text::Tokenizer;
 
 /// A longer prompt on standard input is refused before it fills the memory.
-const LARGEST_PROMPT_BYTES: u64 = 64 << 20;
+const LARGEST_PROMPT_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
@@ -97,14 +98,17 @@ fn parse_bias(text: &str) -> Result<(u32, f32), String> {
 pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let prompt = read_prompt(&args.prompt)?;
     let checkpoint = Checkpoint::open(&args.model.model)?;
-    let tokenizer = Tokenizer::open(&checkpoint.tokenizer_path(), checkpoint.config().vocab_size)?;
-    let request = GenerateRequest::new(tokenizer.encode(&prompt, true)?, &args.options.options(), checkpoint.config())?;
+    let config = checkpoint.config();
+    let tokenizer = Tokenizer::open(&checkpoint.tokenizer_path(), checkpoint.directory(), config.vocab_size)?;
+    let prompt = tokenizer.encode_prompt(&prompt, config.max_seq_len)?;
+    let request = GenerateRequest::new(prompt, &args.options.options(), config)?;
     let model = checkpoint.load(&device::choose(args.model.cpu))?;
-    let cancelled = shutdown::flag()?;
+    let shutdown = Shutdown::on_signals()?;
 
     let mut answer = Answer::new(args.json);
-    generate(&model, &tokenizer, request, &cancelled, |event| answer.take(event))?;
-    answer.conclude()
+    generate(&model, &tokenizer, request, shutdown.asked(), |event| answer.take(event))?;
+    answer.conclude()?;
+    Ok(if shutdown.asked().load(Ordering::Relaxed) { ExitCode::from(shutdown.exit_code()) } else { ExitCode::SUCCESS })
 }
 
 fn read_prompt(prompt: &str) -> Result<String> {
@@ -148,7 +152,8 @@ struct Json<'a> {
 
 #[derive(serde::Serialize)]
 struct Times {
-    time_to_first_token_seconds: f64,
+    /// Null where there was no token.
+    time_to_first_token_seconds: Option<f64>,
     total_seconds: f64,
     /// Of the tokens after the first; 0 where there are none.
     decode_tokens_per_second: f64,
@@ -183,16 +188,17 @@ impl Answer {
         print(text)
     }
 
-    fn conclude(&self) -> Result<ExitCode> {
+    fn conclude(&self) -> Result<()> {
         let unfinished = || Error::Internal("the generation has no end".into());
         let (finish_reason, usage) = self.end.ok_or_else(unfinished)?;
         let times = self.times();
+        let first_token = match times.time_to_first_token_seconds {
+            Some(seconds) => format!("first token after {seconds:.3} s"),
+            None => "no token".into(),
+        };
         let figures = format!(
-            "{} prompt tokens, {} generated tokens, {:.1} tokens/s, first token after {:.3} s",
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            times.decode_tokens_per_second,
-            times.time_to_first_token_seconds
+            "{} prompt tokens, {} generated tokens, {:.1} tokens/s, {}",
+            usage.prompt_tokens, usage.completion_tokens, times.decode_tokens_per_second, first_token
         );
         if self.json {
             let Self { text, tokens, logprobs, .. } = self;
@@ -201,17 +207,15 @@ impl Answer {
         let line_end = if !self.json && io::stdout().is_terminal() { "\n" } else { "" };
         // Where nobody listens to figures, the text was still delivered.
         let _ = writeln!(io::stderr(), "{line_end}{figures}");
-        let interrupted = finish_reason == FinishReason::Cancelled;
-        Ok(if interrupted { ExitCode::from(shutdown::INTERRUPTED) } else { ExitCode::SUCCESS })
+        Ok(())
     }
 
     fn times(&self) -> Times {
         let total = self.started.elapsed();
-        let first = self.first_token.unwrap_or(total);
         let decoded = self.tokens.len().saturating_sub(1) as f64;
-        let seconds = total.saturating_sub(first).as_secs_f64();
+        let seconds = total.saturating_sub(self.first_token.unwrap_or(total)).as_secs_f64();
         Times {
-            time_to_first_token_seconds: first.as_secs_f64(),
+            time_to_first_token_seconds: self.first_token.map(|first| first.as_secs_f64()),
             total_seconds: total.as_secs_f64(),
             decode_tokens_per_second: if decoded > 0.0 { decoded / seconds } else { 0.0 },
         }

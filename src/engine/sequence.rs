@@ -9,7 +9,7 @@ use crate::model::{Model, Step, Wanted};
 use crate::text::{Decoder, Tokenizer};
 
 /// At most this many tokens of a prompt are taken in at a time, so that a cancellation is seen soon.
-const PREFILL_CHUNK: usize = 512;
+const PREFILL_CHUNK: usize = 256;
 
 /// What a generation tells as it goes.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,7 +148,7 @@ impl<'a> Sequence<'a> {
         self.decoder.finish(&mut decoded);
         let stopped = self.request.stops.push(&decoded, &mut text);
         self.request.stops.finish(&mut text);
-        let (prompt_tokens, completion_tokens) = (self.prefilled, self.generated);
+        let (prompt_tokens, completion_tokens) = (self.request.prompt.len(), self.generated);
         let usage = Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
         Ok(Event::Done { reason: if stopped { FinishReason::Stop } else { reason }, text, usage })
     }

@@ -107,22 +107,24 @@ impl LayerState {
 impl Block {
     /// Loads the tensors of one layer.
     pub fn load(weights: &Weights<'_>, spec: &LayerSpec, hidden_size: usize) -> Result<Self> {
-        let norm = |part: &str| Norm::load(&weights.part(part), hidden_size, spec.norm_eps);
+        let rms_norm = |part: &str| Norm::load_rms(&weights.part(part), hidden_size, spec.norm_eps);
         let attention = weights.part("self_attn");
-        let (norm_name, mixer) = match &spec.mixer {
-            MixerSpec::Mamba2(spec) => {
-                ("mamba2.norm", Mixer::Mamba2(Mamba2::load(&weights.part("mamba2.mixer"), spec, hidden_size)?))
-            }
-            MixerSpec::Mla(spec) => ("input_layernorm", Mixer::Mla(Mla::load(&attention, spec, hidden_size)?)),
-            MixerSpec::Gqa(spec) => ("input_layernorm", Mixer::Gqa(Gqa::load(&attention, spec, hidden_size)?)),
+        let mixer = match &spec.mixer {
+            MixerSpec::Mamba2(spec) => Mixer::Mamba2(Mamba2::load(&weights.part("mamba2.mixer"), spec, hidden_size)?),
+            MixerSpec::Mla(spec) => Mixer::Mla(Mla::load(&attention, spec, hidden_size)?),
+            MixerSpec::Gqa(spec) => Mixer::Gqa(Gqa::load(&attention, spec, hidden_size)?),
+        };
+        let norm = match &mixer {
+            Mixer::Mamba2(_) => Norm::load(&weights.part("mamba2.norm"), hidden_size, spec.norm_eps)?,
+            Mixer::Mla(_) | Mixer::Gqa(_) => rms_norm("input_layernorm")?,
         };
         let ffn = match &spec.ffn {
             FfnSpec::None => None,
             FfnSpec::Mlp(size) => Some(Ffn::Mlp(Mlp::load(&weights.part("mlp"), hidden_size, *size)?)),
             FfnSpec::Moe(spec) => Some(Ffn::Moe(Moe::load(&weights.part("moe"), spec, hidden_size)?)),
         };
-        let ffn = ffn.map(|ffn| Ok::<_, Error>((norm("post_attention_layernorm")?, ffn))).transpose()?;
-        Ok(Self { norm: norm(norm_name)?, mixer, ffn })
+        let ffn = ffn.map(|ffn| Ok::<_, Error>((rms_norm("post_attention_layernorm")?, ffn))).transpose()?;
+        Ok(Self { norm, mixer, ffn })
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden], advancing `state` by those tokens.

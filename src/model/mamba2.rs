@@ -11,6 +11,9 @@ use super::ops::{self, Mamba2Inputs};
 use super::{linear::Linear, weights::Weights};
 use crate::error::Result;
 
+/// At most this many decays between two tokens of a chunk are held at a time: 64 MiB in f64.
+const DECAYS: usize = 1 << 23;
+
 /// The sizes and constants of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mamba2Spec {
@@ -60,7 +63,8 @@ impl Mamba2State {
     /// The state before the first token.
     pub fn new(spec: &Mamba2Spec, device: &Device) -> Result<Self> {
         let conv = Tensor::zeros((spec.conv_kernel - 1, spec.conv_dim()), DType::F32, device)?;
-        let ssm = Tensor::zeros((spec.num_heads, spec.head_dim, spec.state_size), DType::F32, device)?;
+        // Grows as the product of two widths of the checkpoint: a small file may ask for more than any memory.
+        let ssm = ops::zeros_if_they_fit((spec.num_heads, spec.head_dim, spec.state_size), device)?;
         Ok(Self { conv, ssm })
     }
 
@@ -158,7 +162,7 @@ impl Mamba2 {
     /// Several tokens, chunk by chunk: [tokens, inner].
     fn scan(&self, xbc: &Tensor, dt: &Tensor, state: &mut Mamba2State) -> Result<Tensor> {
         let tokens = xbc.dim(0)?;
-        let size = self.spec.chunk_size.min(tokens);
+        let size = self.spec.chunk_size.min(tokens).min((DECAYS / self.spec.num_heads).isqrt()).max(1);
         let chunks = (0..tokens).step_by(size).map(|start| {
             let count = size.min(tokens - start);
             let (y, next) = self.chunk(&xbc.narrow(0, start, count)?, &dt.narrow(0, start, count)?, &state.ssm)?;

@@ -11,6 +11,9 @@ use super::rope::{Positions, RopeSpec};
 use super::{linear::Linear, ops, weights::Weights};
 use crate::error::Result;
 
+/// Keys and values are expanded for a long piece of a prompt only up to this many numbers: 256 MiB.
+const EXPANDED: usize = 1 << 26;
+
 /// The sizes of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MlaSpec {
@@ -65,8 +68,8 @@ pub struct Mla {
     w_dq: Linear,
     w_uq: Linear,
     w_qr: Linear,
-    w_uk: Tensor, // [heads, head_dim, kv_latent]
-    w_uv: Tensor, // [heads, head_dim, kv_latent]
+    w_uk: Tensor, // [heads · head_dim, kv_latent]
+    w_uv: Tensor, // [heads · head_dim, kv_latent]
     o_proj: Linear,
 }
 
@@ -76,9 +79,6 @@ impl Mla {
         let MlaSpec { num_heads, head_dim, kv_latent_dim, q_latent_dim, .. } = *spec;
         let (width, d_rope) = (num_heads * head_dim, spec.rope.width);
         let linear = |name, n_in, n_out| Linear::load(&weights.part(name), n_in, n_out);
-        let expansion = |name| -> Result<Tensor> {
-            Ok(weights.get(name, &[width, kv_latent_dim])?.reshape((num_heads, head_dim, kv_latent_dim))?)
-        };
         let qr_width = if spec.rope_from_q_latent { q_latent_dim } else { hidden_size };
         Ok(Self {
             w_dkv: linear("w_dkv", hidden_size, kv_latent_dim)?,
@@ -86,8 +86,8 @@ impl Mla {
             w_dq: linear("w_dq", hidden_size, q_latent_dim)?,
             w_uq: linear("w_uq", q_latent_dim, width)?,
             w_qr: linear("w_qr", qr_width, num_heads * d_rope)?,
-            w_uk: expansion("w_uk.weight")?,
-            w_uv: expansion("w_uv.weight")?,
+            w_uk: weights.get("w_uk.weight", &[width, kv_latent_dim])?,
+            w_uv: weights.get("w_uv.weight", &[width, kv_latent_dim])?,
             o_proj: linear("o_proj", width, hidden_size)?,
             spec: spec.clone(),
         })
@@ -111,7 +111,8 @@ impl Mla {
     /// `q_nope` [heads, tokens, head_dim], `q_rope` [heads, tokens, d_rope] and `cache` [1, positions, kv_latent +
     /// d_rope] -> [heads, tokens, head_dim].
     fn attend(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor, start: usize) -> Result<Tensor> {
-        if self.expanding_is_cheaper(q_nope.dim(1)?) {
+        let (queries, positions) = (q_nope.dim(1)?, cache.dim(1)?);
+        if self.expanding_is_cheaper(queries) && self.expanded(positions) <= EXPANDED {
             self.attend_expanded(q_nope, q_rope, cache, start)
         } else {
             self.attend_absorbed(q_nope, q_rope, cache, start)
@@ -125,24 +126,31 @@ impl Mla {
         queries * kv_latent_dim > (queries + kv_latent_dim) * head_dim
     }
 
+    /// How many numbers the expanded keys and values have.
+    fn expanded(&self, positions: usize) -> usize {
+        let MlaSpec { num_heads, head_dim, .. } = self.spec;
+        positions * num_heads * (2 * head_dim + self.spec.rope.width)
+    }
+
     fn attend_absorbed(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor, start: usize) -> Result<Tensor> {
-        let q_latent = ops::linear_transposed_per_head(q_nope, &self.w_uk)?; // [heads, tokens, kv_latent]
+        let MlaSpec { num_heads, head_dim, kv_latent_dim, .. } = self.spec;
+        let by_head = (num_heads, head_dim, kv_latent_dim);
+        let q_latent = ops::linear_transposed_per_head(q_nope, &self.w_uk.reshape(by_head)?)?; // [heads, tokens, kv_latent]
         let q = Tensor::cat(&[&q_latent, q_rope], 2)?;
-        let latents = cache.narrow(2, 0, self.spec.kv_latent_dim)?;
+        let latents = cache.narrow(2, 0, kv_latent_dim)?;
         let y = ops::causal_attention(&q, cache, &latents, start, self.scale())?; // [heads, tokens, kv_latent]
-        ops::linear_per_head(&y, &self.w_uv)
+        ops::linear_per_head(&y, &self.w_uv.reshape(by_head)?)
     }
 
     fn attend_expanded(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor, start: usize) -> Result<Tensor> {
         let MlaSpec { num_heads, kv_latent_dim, .. } = self.spec;
-        let d_rope = self.spec.rope.width;
-        let positions = cache.dim(1)?;
-        let latents = cache.narrow(2, 0, kv_latent_dim)?.broadcast_as((num_heads, positions, kv_latent_dim))?;
+        let (positions, d_rope) = (cache.dim(1)?, self.spec.rope.width);
+        let latents = cache.narrow(2, 0, kv_latent_dim)?.squeeze(0)?.contiguous()?; // [positions, kv_latent]
+        let expand = |w| split_heads(&ops::linear(&latents, w)?, num_heads); // [heads, positions, head_dim]
         let k_rope = cache.narrow(2, kv_latent_dim, d_rope)?.broadcast_as((num_heads, positions, d_rope))?;
-        let k = Tensor::cat(&[&ops::linear_per_head(&latents, &self.w_uk)?, &k_rope], 2)?;
-        let v = ops::linear_per_head(&latents, &self.w_uv)?;
+        let k = Tensor::cat(&[&expand(&self.w_uk)?, &k_rope], 2)?;
         let q = Tensor::cat(&[q_nope, q_rope], 2)?;
-        ops::causal_attention(&q, &k, &v, start, self.scale())
+        ops::causal_attention(&q, &k, &expand(&self.w_uv)?.contiguous()?, start, self.scale())
     }
 
     fn scale(&self) -> f64 {
@@ -165,9 +173,13 @@ mod tests {
             let MixerSpec::Mla(spec) = mla() else { unreachable!() };
             let layer = Mla::load(&Weights::new(&weights, &Device::Cpu), &spec, HIDDEN).unwrap();
             let (positions, tokens) = (9, 4);
-            let cache = Tensor::randn(0f32, 1.0, (1, positions, 12 + 6), &Device::Cpu).unwrap();
-            let q_nope = Tensor::randn(0f32, 1.0, (4, tokens, HIDDEN / 4), &Device::Cpu).unwrap();
-            let q_rope = Tensor::randn(0f32, 1.0, (4, tokens, 6), &Device::Cpu).unwrap();
+            let wave = |shape: (usize, usize, usize), k: f64| {
+                let count = (shape.0 * shape.1 * shape.2) as f64;
+                let ramp = Tensor::arange(0f64, count, &Device::Cpu).unwrap().affine(k, 0.0).unwrap();
+                ramp.sin().unwrap().to_dtype(DType::F32).unwrap().reshape(shape).unwrap()
+            };
+            let cache = wave((1, positions, 12 + 6), 0.37);
+            let (q_nope, q_rope) = (wave((4, tokens, HIDDEN / 4), 0.71), wave((4, tokens, 6), 0.53));
             let start = positions - tokens;
             let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &cache, start).unwrap();
             let expanded = layer.attend_expanded(&q_nope, &q_rope, &cache, start).unwrap();

@@ -89,7 +89,7 @@ impl Model {
         }
         Ok(Self {
             blocks: config.layers.iter().enumerate().map(layer).collect::<Result<_>>()?,
-            norm: Norm::load(&weights.part("norm"), hidden_size, norm_eps)?,
+            norm: Norm::load_rms(&weights.part("norm"), hidden_size, norm_eps)?,
             head: Linear::new(head.unwrap_or_else(|| embedding.clone())),
             embedding,
             ropes,

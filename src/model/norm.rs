@@ -1,7 +1,7 @@
 //! Normalization before a layer: RMSNorm (<https://arxiv.org/abs/1910.07467>), or LayerNorm
 //! (<https://arxiv.org/abs/1607.06450>) where the checkpoint has a bias; and the grouped RMSNorm inside Mamba2.
 
-use candle_core::{DType, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use super::weights::Weights;
 use crate::error::Result;
@@ -15,22 +15,30 @@ pub struct Norm {
 }
 
 impl Norm {
+    /// An RMSNorm over `size` values.
+    pub fn load_rms(weights: &Weights<'_>, size: usize, eps: f64) -> Result<Self> {
+        Ok(Self { weight: load_weight(weights, size)?, bias: None, eps: eps as f32 })
+    }
+
     /// A norm over `size` values whose kind the checkpoint shows: LayerNorm with a bias, RMSNorm without.
     pub fn load(weights: &Weights<'_>, size: usize, eps: f64) -> Result<Self> {
         let bias = weights.get_f32_if_present("bias", &[size])?;
         if let Some(bias) = &bias {
             weights.warn_if_not_finite("bias", bias)?;
         }
-        Ok(Self { weight: load_weight(weights, size)?, bias, eps: eps as f32 })
+        Ok(Self { bias, ..Self::load_rms(weights, size, eps)? })
     }
 
     /// `x` [.., size] normalized over its last dimension.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = x.contiguous()?;
-        Ok(match &self.bias {
-            Some(bias) => candle_nn::ops::layer_norm(&x, &self.weight, bias, self.eps)?,
-            None => candle_nn::ops::rms_norm(&x, &self.weight, self.eps)?,
-        })
+        let Some(bias) = &self.bias else { return self.rms(x) };
+        // A variance from sums of x and x² loses all digits where the mean is far from zero: centred first, it doesn't.
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        Ok(self.rms(&centred)?.broadcast_add(bias)?)
+    }
+
+    fn rms(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, self.eps)?)
     }
 }
 
@@ -61,4 +69,27 @@ fn load_weight(weights: &Weights<'_>, size: usize) -> Result<Tensor> {
     let weight = weights.get_f32("weight", &[size])?;
     weights.warn_if_not_finite("weight", &weight)?;
     Ok(weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn a_mean_far_from_zero_does_not_spoil_layer_norm() {
+        let values: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin() + 3000.0).collect();
+        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / 64.0;
+        let variance = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / 64.0;
+        let weight = Tensor::ones(64, DType::F32, &Device::Cpu).unwrap();
+        let norm = Norm { bias: Some(weight.zeros_like().unwrap()), weight, eps: 1e-6 };
+
+        let x = Tensor::from_vec(values.clone(), (1, 64), &Device::Cpu).unwrap();
+        let got: Vec<f32> = norm.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        for (got, value) in got.iter().zip(values) {
+            let want = (f64::from(value) - mean) / (variance + 1e-6).sqrt();
+            // The mean itself is rounded to f32: 3000 · 2^-24, over a deviation of 0.7.
+            assert!((f64::from(*got) - want).abs() < 5e-4, "{got} for {want}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor, WithDType};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor, WithDType};
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
@@ -167,6 +167,17 @@ fn causal_mask(tokens: usize, start: usize, device: &Device) -> Result<Tensor> {
     let row = |token| (0..start + tokens).map(move |key| if key <= start + token { 0.0 } else { f32::NEG_INFINITY });
     let mask: Vec<f32> = (0..tokens).flat_map(row).collect();
     Ok(Tensor::from_vec(mask, (tokens, start + tokens), device)?)
+}
+
+/// Zeros, f32, unless the machine can't have as many.
+pub fn zeros_if_they_fit(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+    let shape = shape.into();
+    let count = shape.dims().iter().try_fold(1usize, |count, dim| count.checked_mul(*dim));
+    let fits = count.is_some_and(|count| !device.is_cpu() || Vec::<f32>::new().try_reserve_exact(count).is_ok());
+    if !fits {
+        return Err(Error::Unsupported(format!("no memory for {shape:?} numbers of 4 bytes")));
+    }
+    Ok(Tensor::zeros(shape, DType::F32, device)?)
 }
 
 fn on_cpu(x: &Tensor) -> bool {

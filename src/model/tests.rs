@@ -162,6 +162,28 @@ fn rotated_queries_may_come_from_the_query_latent() {
 }
 
 #[test]
+fn the_number_of_threads_changes_no_bit() {
+    let mut config = config([(mamba2(2, 4, 8), FfnSpec::Mlp(24)), (gqa(2), moe(true))]);
+    config.vocab_size = 8192; // times 32 is more than one thread takes alone
+    let model = random_model(&config, 9);
+    let tokens = random_tokens(9, 6, config.vocab_size);
+    let with = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| in_pieces(&model, &tokens, std::iter::repeat_n(1, 6)).0)
+    };
+    assert!(with(1) == with(4));
+}
+
+#[test]
+fn a_state_beyond_all_memory_is_refused_by_its_shape() {
+    let MixerSpec::Mamba2(mut spec) = mamba2(1, 4, 8) else { unreachable!() };
+    (spec.head_dim, spec.state_size) = (1 << 24, 1 << 24);
+    let config = config([(MixerSpec::Mamba2(spec), FfnSpec::None)]);
+    let error = State::new(&config, &candle_core::Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("no memory for [4, 16777216, 16777216]"), "{error}");
+}
+
+#[test]
 fn wanted_decides_which_rows_of_logits_come() {
     let config = config([(gqa(4), FfnSpec::None)]);
     let model = random_model(&config, 2);

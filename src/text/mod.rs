@@ -15,7 +15,7 @@ mod tokenizer;
 
 pub use decode::Decoder;
 pub use stop::StopMatcher;
-pub use tokenizer::{Companions, Tokenizer};
+pub use tokenizer::{Companion, Companions, Tokenizer};
 
 /// Small tokenizers of every kind, written out as their `tokenizer.json`.
 #[cfg(test)]

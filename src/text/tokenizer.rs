@@ -1,8 +1,6 @@
 //! A checkpoint's tokenizer: `tokenizer.json`, and the ids that end a text from the files beside it.
 
 use std::{
-    fs,
-    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,6 +12,7 @@ use super::decode::Decoder;
 use super::guard::guarded;
 use super::spelling::Spelling;
 use crate::error::{Error, Result};
+use crate::files::read_if_present;
 
 /// The largest file that is read. The largest tokenizers in use (256 Ki tokens) have about 35 MiB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -34,25 +33,37 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const END_OF_TEXT_TOKENS: [&str; 7] =
     ["<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "<|eos|>"];
 
-/// The contents of the files beside a `tokenizer.json` that say what ends a text; none of them has to be there.
+/// A file that says what ends a text.
+#[derive(Debug, Clone)]
+pub struct Companion {
+    /// Where it lies, for error messages.
+    pub path: PathBuf,
+    /// What it holds.
+    pub json: Vec<u8>,
+}
+
+/// The files that say what ends a text; none of them has to be there.
 #[derive(Debug, Default, Clone)]
 pub struct Companions {
     /// `generation_config.json`, for its `eos_token_id`.
-    pub generation_config: Option<Vec<u8>>,
+    pub generation_config: Option<Companion>,
     /// `config.json`, for its `eos_token_id`.
-    pub config: Option<Vec<u8>>,
+    pub config: Option<Companion>,
     /// `tokenizer_config.json`, for its `eos_token`.
-    pub tokenizer_config: Option<Vec<u8>>,
+    pub tokenizer_config: Option<Companion>,
 }
 
 impl Companions {
-    /// Reads those that lie beside the tokenizer at `path`.
-    fn beside(path: &Path) -> Result<Self> {
-        let read = |name| read(&path.with_file_name(name));
+    /// Reads those of the checkpoint in `directory`, the last from beside the tokenizer at `path`.
+    fn read(directory: &Path, path: &Path) -> Result<Self> {
+        let read = |path: PathBuf| -> Result<Option<Companion>> {
+            let json = read_if_present(&path, MAX_FILE_BYTES)?;
+            Ok(json.map(|json| Companion { path, json }))
+        };
         Ok(Self {
-            generation_config: read(GENERATION_CONFIG)?,
-            config: read(CONFIG)?,
-            tokenizer_config: read(TOKENIZER_CONFIG)?,
+            generation_config: read(directory.join(GENERATION_CONFIG))?,
+            config: read(directory.join(CONFIG))?,
+            tokenizer_config: read(path.with_file_name(TOKENIZER_CONFIG))?,
         })
     }
 }
@@ -65,30 +76,35 @@ pub struct Tokenizer {
     spelling: Spelling,
     end_of_text: Vec<u32>,
     vocab_size: usize,
+    /// The most bytes that one token takes in the file, and so at most in a text.
+    longest_token: usize,
     origin: PathBuf,
 }
 
 impl Tokenizer {
-    /// Reads the `tokenizer.json` at `path` and the [`Companions`] beside it, for a model with `vocab_size` rows.
+    /// Reads the `tokenizer.json` at `path` and the [`Companions`] of the checkpoint in `directory`, for a model with
+    /// `vocab_size` rows.
     ///
     /// A file that is missing is [`Error::NotFound`], one that is broken, too large or doesn't fit the model
     /// [`Error::Checkpoint`].
-    pub fn open(path: &Path, vocab_size: usize) -> Result<Self> {
-        let bytes = read(path)?.ok_or_else(|| {
+    pub fn open(path: &Path, directory: &Path, vocab_size: usize) -> Result<Self> {
+        let bytes = read_if_present(path, MAX_FILE_BYTES)?.ok_or_else(|| {
             Error::not_found(path, "the tokenizer is expected here, as tokenizer.json beside the checkpoint's weights")
         })?;
-        Self::from_bytes(&bytes, &Companions::beside(path)?, path, vocab_size)
+        Self::from_bytes(&bytes, &Companions::read(directory, path)?, path, vocab_size)
     }
 
-    /// The tokenizer whose `tokenizer.json` is `bytes`. Errors name `origin`, and the companions' names beside it.
+    /// The tokenizer whose `tokenizer.json` is `bytes`. Errors name `origin` and the
+    /// companions' paths.
     pub fn from_bytes(bytes: &[u8], companions: &Companions, origin: &Path, vocab_size: usize) -> Result<Self> {
         let library = guarded(|| load(bytes))
             .map_err(|reason| Error::checkpoint(origin, format!("not a tokenizer that can be read: {reason}")))?;
         let last = last_id(&library, origin, vocab_size)?;
         let end_of_text = EndOfText { library: &library, origin, vocab_size }.ids(companions)?;
+        let longest_token = library.get_vocab(true).keys().map(String::len).max().unwrap_or(1).max(1);
         let library = Arc::new(library);
         let spelling = Spelling::new(&library, last).map_err(|reason| Error::checkpoint(origin, reason))?;
-        let this = Self { library, spelling, end_of_text, vocab_size, origin: origin.to_owned() };
+        let this = Self { library, spelling, end_of_text, vocab_size, longest_token, origin: origin.to_owned() };
         // What is added to every prompt comes from a list of its own in the file: this looks at all of it.
         this.encode("", true)?;
         Ok(this)
@@ -105,6 +121,18 @@ impl Tokenizer {
             Some(id) => Err(beyond_vocabulary(&self.origin, "it encodes to", u64::from(*id), self.vocab_size)),
             None => Ok(ids.to_vec()),
         }
+    }
+
+    /// The ids of `text` as a prompt for a model that takes `max_seq_len` tokens. A text that can't be so few tokens is
+    /// refused before it is encoded, which takes more than a hundred times its memory.
+    pub fn encode_prompt(&self, text: &str, max_seq_len: usize) -> Result<Vec<u32>> {
+        let least = text.len() / self.longest_token;
+        if least > max_seq_len {
+            let message =
+                format!("{} bytes are {least} tokens or more, the model's max_seq_len is {max_seq_len}", text.len());
+            return Err(Error::invalid("prompt", message));
+        }
+        self.encode(text, true)
     }
 
     /// The text of `ids`: that of a [`Decoder`] to which all of them are pushed.
@@ -127,22 +155,6 @@ impl Tokenizer {
     pub fn end_of_text(&self) -> &[u32] {
         &self.end_of_text
     }
-}
-
-/// The contents of the file at `path`, if there is one.
-fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    let metadata = match fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        metadata => metadata.map_err(|error| Error::io(path, error))?,
-    };
-    if !metadata.is_file() {
-        return Err(Error::checkpoint(path, "expected a file, found something else"));
-    }
-    let n_bytes = metadata.len();
-    if n_bytes > MAX_FILE_BYTES {
-        return Err(Error::checkpoint(path, format!("expected at most {MAX_FILE_BYTES} bytes, found {n_bytes}")));
-    }
-    fs::read(path).map(Some).map_err(|error| Error::io(path, error))
 }
 
 /// The library's tokenizer, without what would make a prompt depend on more than its text: truncation, padding, and
@@ -207,9 +219,9 @@ struct EndOfText<'a> {
 impl EndOfText<'_> {
     /// All that the companions name; if they name none, those with a well-known name.
     fn ids(&self, companions: &Companions) -> Result<Vec<u32>> {
-        let mut ids = self.configured(GENERATION_CONFIG, companions.generation_config.as_deref())?;
-        ids.extend(self.configured(CONFIG, companions.config.as_deref())?);
-        ids.extend(self.named(companions.tokenizer_config.as_deref())?);
+        let mut ids = self.configured(companions.generation_config.as_ref())?;
+        ids.extend(self.configured(companions.config.as_ref())?);
+        ids.extend(self.named(companions.tokenizer_config.as_ref())?);
         if ids.is_empty() {
             ids.extend(self.well_known());
         }
@@ -218,13 +230,13 @@ impl EndOfText<'_> {
         Ok(ids)
     }
 
-    /// `eos_token_id` in the companion `name`: an id or a list of them.
-    fn configured(&self, name: &str, json: Option<&[u8]>) -> Result<Vec<u32>> {
-        let path = self.origin.with_file_name(name);
-        match value(&path, json, "eos_token_id")? {
+    /// `eos_token_id` in a companion: an id or a list of them.
+    fn configured(&self, companion: Option<&Companion>) -> Result<Vec<u32>> {
+        let Some(companion) = companion else { return Ok(vec![]) };
+        match companion.value("eos_token_id")? {
             Value::Null => Ok(vec![]),
-            Value::Array(values) => values.iter().map(|value| self.id(&path, value)).collect(),
-            value => Ok(vec![self.id(&path, &value)?]),
+            Value::Array(values) => values.iter().map(|value| self.id(&companion.path, value)).collect(),
+            value => Ok(vec![self.id(&companion.path, &value)?]),
         }
     }
 
@@ -237,19 +249,19 @@ impl EndOfText<'_> {
     }
 
     /// The id of `eos_token` in `tokenizer_config.json`: a token, or an object with one as its `content`.
-    fn named(&self, json: Option<&[u8]>) -> Result<Option<u32>> {
-        let path = self.origin.with_file_name(TOKENIZER_CONFIG);
-        let value = value(&path, json, "eos_token")?;
+    fn named(&self, companion: Option<&Companion>) -> Result<Option<u32>> {
+        let Some(companion) = companion else { return Ok(None) };
+        let value = companion.value("eos_token")?;
         if value.is_null() {
             return Ok(None);
         }
         let token = value.as_str().or_else(|| value.get("content")?.as_str()).ok_or_else(|| {
             let message = format!("eos_token: expected a string or an object with a content, found {value}");
-            Error::checkpoint(&path, message)
+            Error::checkpoint(&companion.path, message)
         })?;
         let id = self.library.token_to_id(token).ok_or_else(|| {
             let message = format!("eos_token: {token:?} is not in the vocabulary of {}", self.origin.display());
-            Error::checkpoint(&path, message)
+            Error::checkpoint(&companion.path, message)
         })?;
         Ok(Some(id))
     }
@@ -263,17 +275,18 @@ impl EndOfText<'_> {
     }
 }
 
-/// The value of `key` in the companion at `path`; null if there is no such file or key.
-fn value(path: &Path, json: Option<&[u8]>, key: &str) -> Result<Value> {
-    let Some(json) = json else { return Ok(Value::Null) };
-    let mut object: Map<String, Value> = serde_json::from_slice(json)
-        .map_err(|error| Error::checkpoint(path, format!("can't be read for its {key}: {error}")))?;
-    Ok(object.remove(key).unwrap_or(Value::Null))
+impl Companion {
+    /// The value of `key`; null if there is none.
+    fn value(&self, key: &str) -> Result<Value> {
+        let mut object: Map<String, Value> = serde_json::from_slice(&self.json)
+            .map_err(|error| Error::checkpoint(&self.path, format!("can't be read for its {key}: {error}")))?;
+        Ok(object.remove(key).unwrap_or(Value::Null))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::fs::{self, File};
 
     use proptest::prelude::*;
     use serde_json::json;
@@ -300,7 +313,7 @@ mod tests {
     }
 
     fn open(dir: &TempDir) -> Result<Tokenizer> {
-        Tokenizer::open(&dir.path().join("tokenizer.json"), VOCAB_SIZE)
+        Tokenizer::open(&dir.path().join("tokenizer.json"), dir.path(), VOCAB_SIZE)
     }
 
     fn message<T>(result: Result<T>) -> String {
@@ -360,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_missing_tokenizer_says_what_is_expected_where() {
-        let error = Tokenizer::open(Path::new("/no/such/tokenizer.json"), 1).err().unwrap();
+        let error = Tokenizer::open(Path::new("/no/such/tokenizer.json"), Path::new("/no/such"), 1).err().unwrap();
         assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
         let expected = "/no/such/tokenizer.json: the tokenizer is expected here, as tokenizer.json beside the \
                         checkpoint's weights";
@@ -374,8 +387,8 @@ mod tests {
         // Sparse: it takes no room on the disk.
         File::create(&path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
         let expected = format!("{}: expected at most 268435456 bytes, found 268435457", path.display());
-        assert_eq!(message(Tokenizer::open(&path, 1)), expected);
-        assert!(message(Tokenizer::open(dir.path(), 1)).ends_with("expected a file, found something else"));
+        assert_eq!(message(Tokenizer::open(&path, dir.path(), 1)), expected);
+        assert!(message(Tokenizer::open(dir.path(), dir.path(), 1)).ends_with("expected a file, found something else"));
     }
 
     #[test]
