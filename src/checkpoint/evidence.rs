@@ -124,6 +124,11 @@ impl<'a> Evidence<'a> {
         self.tensors.shape(name).is_some()
     }
 
+    /// Whether any tensor's name contains `part`.
+    pub fn any(&self, part: &str) -> bool {
+        self.tensors.names().any(|name| name.contains(part))
+    }
+
     /// The kind of every layer.
     ///
     /// # Errors

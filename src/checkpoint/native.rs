@@ -62,7 +62,8 @@ const TOKENIZER_KEY: &str = "eos_token_id";
 /// error names the key and the tensor.
 pub fn resolve(keys: &Keys, tensors: &Tensors) -> Result<(ModelConfig, Report)> {
     let evidence = Evidence::new(tensors);
-    let mut resolver = Resolver { keys, evidence, report: Report::default() };
+    let kinds = evidence.kinds()?;
+    let mut resolver = Resolver { keys, evidence, kinds, report: Report::default() };
     let config = resolver.model()?;
     resolver.report_the_rest()?;
     Ok((config, resolver.report))
@@ -71,68 +72,65 @@ pub fn resolve(keys: &Keys, tensors: &Tensors) -> Result<(ModelConfig, Report)> 
 struct Resolver<'a> {
     keys: &'a Keys,
     evidence: Evidence<'a>,
+    /// The kind of each layer, as its tensors show.
+    kinds: Vec<Kind>,
     report: Report,
+}
+
+/// What every layer is resolved with.
+#[derive(Clone, Copy)]
+struct Shared {
+    hidden_size: usize,
+    norm_eps: f64,
+    theta: f64,
 }
 
 impl Resolver<'_> {
     fn model(&mut self) -> Result<ModelConfig> {
         let hidden_size = self.settle("hidden_size", &self.evidence.dim("embed_tokens.weight", 1)?)?;
-        let kinds = self.kinds()?;
+        self.check_layer_lists()?;
         let vocab_size = self.settle("vocab_size", &self.evidence.dim("embed_tokens.weight", 0)?)?;
         let max_seq_len = self.int_or("max_seq_len", 4096)?;
         let norm_eps = self.float_or("rms_norm_eps", f64::MIN_POSITIVE..=1.0, 1e-5)?;
         let theta = self.float_or("rope_theta", 1.0..=1e18, 10_000.0)?;
-
-        let first = |mixer| kinds.iter().position(|kind| kind.mixer == mixer);
-        let mamba2 = first(MixerKind::Mamba2).map(|layer| self.mamba2(layer, hidden_size)).transpose()?;
-        let mla = first(MixerKind::Mla).map(|layer| self.mla(layer, hidden_size, theta)).transpose()?;
-        let mla_heads = mla.as_ref().map(|mla| mla.num_heads);
-        let gqa = first(MixerKind::Gqa).map(|layer| self.gqa(layer, mla_heads, theta)).transpose()?;
-        if let (Some(heads), None) = (mla_heads, &gqa) {
-            let head_dim = self.mla_head_dim(hidden_size, heads)?;
-            self.settle("head_dim", &head_dim)?;
-            self.int_or("num_kv_heads", heads)?;
-        }
-        let first = |ffn| kinds.iter().position(|kind| kind.ffn == ffn);
-        let moe = first(FfnKind::Moe).map(|layer| self.moe(layer)).transpose()?;
-        let shared = self.shared_experts(&kinds)?;
-        let mlp = self.mlps(&kinds)?;
-
-        let unresolved = || Error::Internal("a layer kind was not resolved".into());
-        let layer = |(kind, (shared, mlp)): (&Kind, (Option<usize>, Option<usize>))| -> Result<LayerSpec> {
-            let mixer = match kind.mixer {
-                MixerKind::Mamba2 => mamba2.clone().map(MixerSpec::Mamba2),
-                MixerKind::Mla => mla.clone().map(MixerSpec::Mla),
-                MixerKind::Gqa => gqa.clone().map(MixerSpec::Gqa),
-            };
-            let ffn = match kind.ffn {
-                FfnKind::None => Some(FfnSpec::None),
-                FfnKind::Mlp => mlp.map(FfnSpec::Mlp),
-                FfnKind::Moe => {
-                    moe.clone().map(|moe| FfnSpec::Moe(MoeSpec { shared_intermediate_size: shared, ..moe }))
-                }
-            };
-            let norm_eps = if kind.mixer == MixerKind::Mamba2 { MAMBA2_EPS } else { norm_eps };
-            Ok(LayerSpec { norm_eps, mixer: mixer.ok_or_else(unresolved)?, ffn: ffn.ok_or_else(unresolved)? })
-        };
-        let layers = kinds.iter().zip(shared.into_iter().zip(mlp)).map(layer).collect::<Result<_>>()?;
+        let shared = Shared { hidden_size, norm_eps, theta };
+        let kinds = self.kinds.clone();
+        let layers = kinds.into_iter().enumerate().map(|(layer, kind)| self.layer(layer, kind, shared));
+        let layers = layers.collect::<Result<_>>()?;
         Ok(ModelConfig { vocab_size, hidden_size, max_seq_len, norm_eps, layers })
     }
 
-    /// The kind of every layer: as the tensors show, which `layer_types` and `mamba_layers` must agree with.
-    fn kinds(&mut self) -> Result<Vec<Kind>> {
-        let kinds = self.evidence.kinds()?;
-        let last = kinds.len() - 1;
-        self.settle(
-            "num_layers",
-            &Shown { value: kinds.len(), by: format!("layers.{last} is the last with tensors") },
-        )?;
-        let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    fn layer(&mut self, layer: usize, kind: Kind, shared: Shared) -> Result<LayerSpec> {
+        let Shared { hidden_size, norm_eps, theta } = shared;
+        let (norm_eps, mixer) = match kind.mixer {
+            MixerKind::Mamba2 => (MAMBA2_EPS, MixerSpec::Mamba2(self.mamba2(layer, hidden_size)?)),
+            MixerKind::Mla => (norm_eps, MixerSpec::Mla(self.mla(layer, hidden_size, theta)?)),
+            MixerKind::Gqa => (norm_eps, MixerSpec::Gqa(self.gqa(layer, theta)?)),
+        };
+        let ffn = match kind.ffn {
+            FfnKind::None => FfnSpec::None,
+            FfnKind::Mlp => FfnSpec::Mlp(self.mlp(layer)?),
+            FfnKind::Moe => FfnSpec::Moe(self.moe(layer)?),
+        };
+        Ok(LayerSpec { norm_eps, mixer, ffn })
+    }
+
+    fn first(&self, mixer: MixerKind) -> Option<usize> {
+        self.kinds.iter().position(|kind| kind.mixer == mixer)
+    }
+
+    /// `num_layers`, `layer_types` and `mamba_layers` must agree with what the tensors show.
+    fn check_layer_lists(&mut self) -> Result<()> {
+        let count = self.kinds.len();
+        let by = format!("layers.{} is the last with tensors", count.saturating_sub(1));
+        self.settle("num_layers", &Shown { value: count, by })?;
+        let kinds = self.kinds.clone();
         let is_named = self.check_layer_types(&kinds)?;
         let is_listed = self.check_mamba_layers(&kinds, is_named)?;
         let source = if is_named || is_listed { Source::File } else { Source::Tensors };
+        let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
         self.report.record("layer_types", names, source);
-        Ok(kinds)
+        Ok(())
     }
 
     fn check_layer_types(&self, kinds: &[Kind]) -> Result<bool> {
@@ -210,7 +208,7 @@ impl Resolver<'_> {
                 self.settle(key, &shown)
             }
             (None, None) => {
-                tracing::warn!("{key} is not given: taking 1 group with a state of {} values", shared.value);
+                self.warn_of_default(key, &format!("taking 1 group with a state of {} values", shared.value));
                 self.int_or(key, 1)
             }
             (Some(_), _) => self.int_or(key, 1),
@@ -222,7 +220,7 @@ impl Resolver<'_> {
         let key = "mamba2_expand";
         match self.keys.int(key)? {
             Some(expand) => {
-                if expand.checked_mul(hidden_size) != Some(inner) {
+                if expand.checked_mul(hidden_size) != Some(inner) && !self.report.has(key) {
                     tracing::warn!(
                         "{key} is {expand}, but the inner width is {inner} with hidden_size {hidden_size}: ignored"
                     );
@@ -253,9 +251,8 @@ impl Resolver<'_> {
         let q_latent_dim = self.settle("q_latent_dim", &self.evidence.dim(&name("w_dq"), 0)?)?;
         let d_rope = self.settle("d_rope", &self.evidence.dim(&name("w_kr"), 0)?)?;
         self.check_even("d_rope", d_rope)?;
-        let rotated = self.evidence.dim(&name("w_qr"), 0)?;
-        let num_heads = self.settle("num_attention_heads", &self.quotient("d_rope", &rotated, d_rope)?)?;
-        let head_dim = self.mla_head_dim(hidden_size, num_heads)?.value;
+        let num_heads = self.mla_heads(layer)?;
+        let head_dim = self.mla_head_dim(hidden_size, num_heads)?;
         let rotated_from = self.evidence.dim(&name("w_qr"), 1)?.value;
         Ok(MlaSpec {
             num_heads,
@@ -267,17 +264,29 @@ impl Resolver<'_> {
         })
     }
 
-    /// Latent attention's head size; the key `head_dim` is plain attention's where there is any.
-    fn mla_head_dim(&self, hidden_size: usize, num_heads: usize) -> Result<Shown> {
-        let hidden = Shown { value: hidden_size, by: "hidden_size, the width of all heads of latent attention".into() };
-        self.quotient("num_attention_heads", &hidden, num_heads)
+    /// Latent attention's heads, which serve plain attention too.
+    fn mla_heads(&mut self, layer: usize) -> Result<usize> {
+        let rows = |tensor: &str| self.evidence.dim(&format!("layers.{layer}.self_attn.{tensor}.weight"), 0);
+        let (rotated, d_rope) = (rows("w_qr")?, rows("w_kr")?.value);
+        self.settle("num_attention_heads", &self.quotient("d_rope", &rotated, d_rope)?)
     }
 
-    fn gqa(&mut self, layer: usize, mla_heads: Option<usize>, theta: f64) -> Result<GqaSpec> {
+    /// Latent attention's head size. The keys `head_dim` and `num_kv_heads` are plain attention's where there is any.
+    fn mla_head_dim(&mut self, hidden_size: usize, num_heads: usize) -> Result<usize> {
+        let hidden = Shown { value: hidden_size, by: "hidden_size, the width of all heads of latent attention".into() };
+        let head_dim = self.quotient("num_attention_heads", &hidden, num_heads)?;
+        if self.first(MixerKind::Gqa).is_none() {
+            self.settle("head_dim", &head_dim)?;
+            self.int_or("num_kv_heads", num_heads)?;
+        }
+        Ok(head_dim.value)
+    }
+
+    fn gqa(&mut self, layer: usize, theta: f64) -> Result<GqaSpec> {
         let name = |tensor: &str| format!("layers.{layer}.self_attn.{tensor}_proj.weight");
         let (q_width, k_width) = (self.evidence.dim(&name("q"), 0)?, self.evidence.dim(&name("k"), 0)?);
-        let num_heads = match mla_heads {
-            Some(heads) => heads,
+        let num_heads = match self.first(MixerKind::Mla) {
+            Some(layer) => self.mla_heads(layer)?,
             None => self.attention_heads(&q_width, &k_width)?,
         };
         let head_dim = self.settle("head_dim", &self.quotient("num_attention_heads", &q_width, num_heads)?)?;
@@ -322,7 +331,7 @@ impl Resolver<'_> {
             num_experts,
             experts_per_tok: self.experts_per_tok(num_experts)?,
             intermediate_size: self.settle("intermediate_size", &intermediate_size)?,
-            shared_intermediate_size: None,
+            shared_intermediate_size: self.shared_expert(&name("shared_expert.gate_proj"))?,
         })
     }
 
@@ -330,7 +339,7 @@ impl Resolver<'_> {
         let key = "experts_per_tok";
         let default = 2.min(num_experts);
         if self.keys.int(key)?.is_none() {
-            tracing::warn!("{key} is not given: taking {default} of {num_experts} experts for each token");
+            self.warn_of_default(key, &format!("taking {default} of {num_experts} experts for each token"));
         }
         let experts_per_tok = self.int_or(key, default)?;
         if experts_per_tok > num_experts {
@@ -341,39 +350,23 @@ impl Resolver<'_> {
         Ok(experts_per_tok)
     }
 
-    /// For each layer the inner size of its shared expert, where it has one.
-    fn shared_experts(&mut self, kinds: &[Kind]) -> Result<Vec<Option<usize>>> {
+    /// The inner size of the layer's shared expert, where it has one.
+    fn shared_expert(&mut self, gate: &str) -> Result<Option<usize>> {
         let key = "shared_expert_enabled";
+        let present = self.evidence.has(gate);
         let given = self.keys.flag(key)?;
-        let mut sizes = vec![None; kinds.len()];
-        for (layer, (size, _)) in
-            sizes.iter_mut().zip(kinds).enumerate().filter(|(_, (_, kind))| kind.ffn == FfnKind::Moe)
-        {
-            let gate = format!("layers.{layer}.moe.shared_expert.gate_proj.weight");
-            let present = self.evidence.has(&gate);
-            if let Some(enabled) = given.filter(|enabled| *enabled != present) {
-                let found = if present { "is there" } else { "is missing" };
-                return Err(self.keys.error(key, format!("{enabled}, but {gate} {found}")));
-            }
-            *size = present.then(|| self.evidence.dim(&gate, 0)).transpose()?.map(|shown| shown.value);
+        if let Some(enabled) = given.filter(|enabled| *enabled != present) {
+            let found = if present { "is there" } else { "is missing" };
+            return Err(self.keys.error(key, format!("{enabled}, but {gate} {found}")));
         }
-        if kinds.iter().any(|kind| kind.ffn == FfnKind::Moe) {
-            let source = if given.is_some() { Source::File } else { Source::Tensors };
-            self.report.record(key, sizes.iter().any(Option::is_some), source);
-        }
-        Ok(sizes)
+        let anywhere = self.evidence.any(".shared_expert.");
+        self.report.record(key, anywhere, if given.is_some() { Source::File } else { Source::Tensors });
+        present.then(|| Ok(self.evidence.dim(gate, 0)?.value)).transpose()
     }
 
-    /// For each layer the inner size of its MLP, where it has one.
-    fn mlps(&mut self, kinds: &[Kind]) -> Result<Vec<Option<usize>>> {
-        let size = |(layer, kind): (usize, &Kind)| {
-            let width = || self.evidence.dim(&format!("layers.{layer}.mlp.gate_proj.weight"), 0);
-            (kind.ffn == FfnKind::Mlp).then(width).transpose()
-        };
-        let shown = kinds.iter().enumerate().map(size).collect::<Result<Vec<Option<Shown>>>>()?;
-        let settled =
-            shown.iter().map(|shown| shown.as_ref().map(|shown| self.settle("intermediate_size", shown)).transpose());
-        settled.collect()
+    fn mlp(&mut self, layer: usize) -> Result<usize> {
+        let width = self.evidence.dim(&format!("layers.{layer}.mlp.gate_proj.weight"), 0)?;
+        self.settle("intermediate_size", &width)
     }
 
     /// The keys that mean nothing for these layers, and the warning about those that mean nothing at all.
@@ -438,6 +431,13 @@ impl Resolver<'_> {
         let value = given.unwrap_or(default);
         self.report.record(key, value, source);
         Ok(value)
+    }
+
+    /// Says once that the format's default stands in for what no tensor shows.
+    fn warn_of_default(&self, key: &str, taking: &str) {
+        if !self.report.has(key) {
+            tracing::warn!("{key} is not given: {taking}");
+        }
     }
 
     /// `shown` divided by a number that `key` gives.

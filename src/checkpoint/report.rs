@@ -31,6 +31,11 @@ impl Report {
         self.note(key, value.into(), serde_json::json!(source));
     }
 
+    /// Whether a key was noted.
+    pub fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// Notes that a key means nothing for this model.
     pub fn record_absent(&mut self, key: &str) {
         self.note(key, Value::Null, Value::Null);
@@ -44,7 +49,7 @@ impl Report {
     }
 
     fn note(&mut self, key: &str, value: Value, source: Value) {
-        if !self.values.contains_key(key) {
+        if !self.has(key) {
             self.values.insert(key.to_owned(), value);
             self.sources.insert(key.to_owned(), source);
         }
