@@ -140,16 +140,26 @@ fn mamba2_step_composed(state: &Tensor, inputs: &Mamba2Inputs<'_>) -> Result<Ten
 /// `start` on; `k` [kv_heads, positions, width] and `v` [kv_heads, positions, value_width] hold every position up to
 /// the last query's. Head h reads key head `h / (heads / kv_heads)`. The output is [heads, tokens, value_width].
 ///
-/// Queries are taken in blocks so that the scores stay under a fixed size however long the prompt is.
+/// Where the scores of all heads and queries are too many, key heads are taken one by one and queries in blocks, so
+/// that the scores stay under a fixed size however long the prompt is.
 pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, scale: f64) -> Result<Tensor> {
     let (heads, tokens, _) = q.dims3()?;
-    let block = (SCORES / (heads * (start + tokens))).clamp(1, tokens);
-    let blocks = (0..tokens).step_by(block).map(|first| {
-        let q = q.narrow(1, first, block.min(tokens - first))?;
-        attend_block(&q, k, v, start + first, scale)
+    let kv_heads = k.dim(0)?;
+    let (group, visible) = (heads / kv_heads, start + tokens);
+    if heads * tokens * visible <= SCORES {
+        return attend_block(q, k, v, start, scale);
+    }
+    let block = (SCORES / (group * visible)).clamp(1, tokens);
+    let by_head = (0..kv_heads).map(|head| {
+        let q = q.narrow(0, head * group, group)?;
+        let (k, v) = (k.narrow(0, head, 1)?, v.narrow(0, head, 1)?);
+        let blocks = (0..tokens).step_by(block).map(|first| {
+            let q = q.narrow(1, first, block.min(tokens - first))?;
+            attend_block(&q, &k, &v, start + first, scale)
+        });
+        Ok(Tensor::cat(&blocks.collect::<Result<Vec<_>>>()?, 1)?)
     });
-    let blocks = blocks.collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::cat(&blocks, 1)?)
+    Ok(Tensor::cat(&by_head.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
 fn attend_block(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, scale: f64) -> Result<Tensor> {
