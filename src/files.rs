@@ -1,18 +1,161 @@
-//! Reading small files whole, without trusting what stands at their paths.
+//! The files of a model, on the disk or in the program: small ones are read whole, large ones are mapped. What stands at
+//! a path on the disk is not trusted.
 
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
-/// Refuses what is not a file: opening a pipe would wait for a writer, and a device has no end.
-///
-/// Its size in bytes.
-///
-/// # Errors
-/// There is nothing at `path`, a link there leads nowhere, or what is there is not a file.
-pub fn expect_file(path: &Path) -> Result<u64> {
+/// The files of one model, each under its name.
+#[derive(Clone, Debug)]
+pub enum Files {
+    /// Those in a directory; a name may be any path from there.
+    Directory(PathBuf),
+    /// Those in the program itself.
+    Embedded(&'static Embedded),
+}
+
+/// Files in the program itself.
+pub struct Embedded {
+    /// What they are together; messages have it in place of a directory.
+    pub id: &'static str,
+    /// The name and the bytes of each.
+    pub files: &'static [(&'static str, &'static [u8])],
+}
+
+impl Files {
+    /// The directory, or what stands for it in messages.
+    pub fn root(&self) -> &Path {
+        match self {
+            Self::Directory(directory) => directory,
+            Self::Embedded(embedded) => Path::new(embedded.id),
+        }
+    }
+
+    /// Where the file `name` is or would be, for messages: `nano:config.json` is embedded.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        match self {
+            Self::Directory(directory) => directory.join(name),
+            Self::Embedded(embedded) => format!("{}:{}", embedded.id, name.as_ref().display()).into(),
+        }
+    }
+
+    /// Whether there is anything under `name`.
+    pub fn has(&self, name: impl AsRef<Path>) -> bool {
+        match self {
+            Self::Directory(directory) => directory.join(name).exists(),
+            Self::Embedded(embedded) => embedded.get(name.as_ref()).is_some(),
+        }
+    }
+
+    /// Whether `name` is a directory with files of its own.
+    pub fn has_directory(&self, name: impl AsRef<Path>) -> bool {
+        match self {
+            Self::Directory(directory) => directory.join(name).is_dir(),
+            Self::Embedded(_) => false,
+        }
+    }
+
+    /// All names, sorted.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub fn names(&self) -> Result<Vec<OsString>> {
+        let mut names: Vec<OsString> = match self {
+            Self::Directory(directory) => {
+                let names =
+                    fs::read_dir(directory).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+                names.map_err(|error| Error::io(directory, error))?
+            }
+            Self::Embedded(embedded) => embedded.files.iter().map(|(name, _)| name.into()).collect(),
+        };
+        names.sort();
+        Ok(names)
+    }
+
+    /// The bytes of the file `name`; none if nothing is there. A link that leads nowhere is an error.
+    ///
+    /// # Errors
+    /// What is there is not a file, can't be read, or is larger than `limit` bytes, which is not asked of embedded ones.
+    pub fn read_if_present(&self, name: impl AsRef<Path>, limit: u64) -> Result<Option<Cow<'static, [u8]>>> {
+        match self {
+            Self::Directory(directory) => Ok(read_if_present(&directory.join(name), limit)?.map(Cow::Owned)),
+            Self::Embedded(embedded) => Ok(embedded.get(name.as_ref()).map(Cow::Borrowed)),
+        }
+    }
+
+    /// The bytes of the file `name`, however large it is.
+    ///
+    /// # Errors
+    /// There is no such file, or it can't be read.
+    pub fn map(&self, name: impl AsRef<Path>) -> Result<Bytes> {
+        match self {
+            Self::Directory(directory) => Ok(Bytes(Held::Mapped(map(&directory.join(name))?))),
+            Self::Embedded(embedded) => {
+                let bytes = embedded.get(name.as_ref());
+                let missing = || Error::not_found(&self.path(&name), "no such file is embedded");
+                Ok(Bytes(Held::Embedded(bytes.ok_or_else(missing)?)))
+            }
+        }
+    }
+}
+
+impl Embedded {
+    fn get(&self, name: &Path) -> Option<&'static [u8]> {
+        self.files.iter().find(|(known, _)| Path::new(known) == name).map(|(_, bytes)| *bytes)
+    }
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+/// The bytes of a large file, which come from the disk as they are looked at.
+pub struct Bytes(Held);
+
+enum Held {
+    Mapped(Mmap),
+    Embedded(&'static [u8]),
+}
+
+impl Bytes {
+    /// Says that a range was read: its bytes no longer count as this process's memory until they are looked at again.
+    pub fn release(&self, range: &Range<usize>) {
+        match &self.0 {
+            Held::Mapped(map) => release(map, range),
+            Held::Embedded(_) => {} // the program's own pages are the system's business
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Held::Mapped(map) => map,
+            Held::Embedded(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
+}
+
+/// Refuses what is not a file: opening a pipe would wait for a writer, and a device has no end. Its size in bytes.
+fn expect_file(path: &Path) -> Result<u64> {
     let found = fs::metadata(path).map_err(|error| Error::io(path, error))?;
     if found.is_file() {
         Ok(found.len())
@@ -21,11 +164,7 @@ pub fn expect_file(path: &Path) -> Result<u64> {
     }
 }
 
-/// The bytes of the file at `path`; none if nothing is there. A link that leads nowhere is an error.
-///
-/// # Errors
-/// What is there is not a file, can't be read, or is larger than `limit` bytes.
-pub fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let size = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io(path, error)),
@@ -41,32 +180,88 @@ pub fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+#[allow(unsafe_code)]
+fn map(path: &Path) -> Result<Mmap> {
+    expect_file(path)?;
+    // SAFETY: the map is only read, and only while weights are copied out of it. If another process shortens the file
+    // in that time the read faults, as it does for every program that maps files; whole-file writers rename instead.
+    let map = File::open(path).and_then(|file| unsafe { Mmap::map(&file) });
+    map.map_err(|error| Error::io(path, error))
+}
+
+/// Takes the pages of a range out of this process's memory; the system may keep them in its cache.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn release(map: &Mmap, range: &Range<usize>) {
+    // SAFETY: a page of a read-only file map that is not there is read from the file again when it is touched.
+    let released = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+    if let Err(error) = released {
+        tracing::debug!("the system keeps pages that are no longer needed: {error}");
+    }
+}
+
+#[cfg(not(unix))]
+fn release(_: &Mmap, _: &Range<usize>) {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    static EMBEDDED: Embedded = Embedded { id: "m", files: &[("b.json", b"{}"), ("a.bin", b"12345")] };
+
+    /// The same files in a directory.
+    fn written() -> (tempfile::TempDir, Files) {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, bytes) in EMBEDDED.files {
+            fs::write(directory.path().join(name), bytes).unwrap();
+        }
+        let files = Files::Directory(directory.path().to_owned());
+        (directory, files)
+    }
+
+    #[test]
+    fn embedded_files_and_those_of_a_directory_are_read_alike() {
+        let (_directory, written) = written();
+        for files in [&written, &Files::Embedded(&EMBEDDED)] {
+            assert_eq!(files.names().unwrap(), ["a.bin", "b.json"]);
+            assert_eq!(files.read_if_present("a.bin", 5).unwrap().as_deref(), Some(&b"12345"[..]));
+            assert_eq!(files.read_if_present("nothing", 5).unwrap(), None);
+            assert_eq!(
+                (files.has("b.json"), files.has("nothing"), files.has_directory("b.json")),
+                (true, false, false)
+            );
+            let bytes = files.map("a.bin").unwrap();
+            bytes.release(&(0..5));
+            assert_eq!(*bytes, b"12345"[..]);
+            let missing = files.map("nothing").unwrap_err().to_string();
+            assert!(missing.starts_with(&format!("{}: ", files.path("nothing").display())), "{missing}");
+        }
+    }
+
+    #[test]
+    fn messages_tell_embedded_files_from_those_on_the_disk() {
+        let files = Files::Embedded(&EMBEDDED);
+        assert_eq!(files.root(), Path::new("m"));
+        assert_eq!(files.path("b.json"), Path::new("m:b.json"));
+        assert_eq!(Files::Directory("m".into()).path("b.json"), Path::new("m/b.json"));
+        assert_eq!(format!("{files:?} {:?}", files.map("a.bin").unwrap()), "Embedded(m) 5 bytes");
+    }
+
     #[test]
     fn files_are_read_up_to_the_limit_and_nothing_else_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
-        fs::write(path("file"), "12345").unwrap();
-        assert_eq!(read_if_present(&path("file"), 5).unwrap(), Some(b"12345".to_vec()));
-        assert!(
-            read_if_present(&path("file"), 4).unwrap_err().to_string().contains("expected at most 4 bytes, found 5")
-        );
-        assert_eq!(read_if_present(&path("nothing"), 5).unwrap(), None);
-        let of_folder = read_if_present(directory.path(), 5).unwrap_err().to_string();
-        assert!(of_folder.contains("found something else"), "{of_folder}");
+        let (_directory, files) = written();
+        let message = |name: &str, limit| files.read_if_present(name, limit).unwrap_err().to_string();
+        assert!(message("a.bin", 4).contains("expected at most 4 bytes, found 5"));
+        assert!(message("", 5).contains("found something else"));
     }
 
     #[cfg(unix)]
     #[test]
     fn links_that_lead_nowhere_and_devices_are_refused() {
-        let directory = tempfile::tempdir().unwrap();
+        let (directory, files) = written();
         let link = |target: &str, name: &str| {
-            let path = directory.path().join(name);
-            std::os::unix::fs::symlink(target, &path).unwrap();
-            read_if_present(&path, 5).unwrap_err().to_string()
+            std::os::unix::fs::symlink(target, directory.path().join(name)).unwrap();
+            files.read_if_present(name, 5).unwrap_err().to_string()
         };
         assert!(link("/no/such/file", "dangling").contains("dangling"));
         assert!(link("/dev/zero", "endless").contains("found something else"));

@@ -4,12 +4,13 @@
 //! In reading order, which is also who may import whom (each only what stands before it; `tests/tidy.rs` checks it):
 //!
 //! - [`error`]: what can go wrong.
-//! - [`files`]: small files read whole.
+//! - [`files`]: a model's files, on the disk or in the program.
 //! - [`kernels`]: the inner loops of decoding, over plain slices.
 //! - [`model`]: weights, the forward pass, and the state of a sequence.
 //! - [`sampling`]: from logits to a token.
 //! - [`text`]: from text to tokens and back, and stop strings.
 //! - [`checkpoint`]: from files to a loaded model.
+//! - [`nano`]: the model that is part of the program.
 //! - [`engine`]: from a validated request to a stream of events.
 //! - [`shutdown`]: SIGINT and SIGTERM.
 //! - [`cli`]: the commands.
@@ -31,6 +32,7 @@ pub mod error;
 pub mod files;
 pub mod kernels;
 pub mod model;
+pub mod nano;
 pub mod sampling;
 pub mod shutdown;
 pub mod text;

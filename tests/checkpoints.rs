@@ -2,12 +2,13 @@
 //! or in shards, under old and new names.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod support;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use blazr::checkpoint::Checkpoint;
 use blazr::model::config::MixerSpec;
-use blazr::model::{Step, Wanted};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -65,9 +66,7 @@ fn open(path: &Path) -> Checkpoint {
 
 fn logits(path: &Path) -> Vec<Vec<f32>> {
     let model = open(path).load(&Device::Cpu).unwrap();
-    let mut state = model.new_state().unwrap();
-    let step = Step { tokens: &[1, 5, 9, 200, 7], state: &mut state, wanted: Wanted::All };
-    model.forward(&mut [step]).unwrap().remove(0).to_vec2().unwrap()
+    support::logits(&model, &mut model.new_state().unwrap(), &[1, 5, 9, 200, 7])
 }
 
 #[test]
@@ -153,9 +152,7 @@ fn shards_and_files_of_any_name_are_the_same_checkpoint() {
 }
 
 fn largest_difference(a: &Path, b: &Path) -> f32 {
-    let (a, b) = (logits(a), logits(b));
-    let differences = a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, |largest, d| if d.is_nan() || d > largest { d } else { largest })
+    support::largest_difference(&logits(a), &logits(b))
 }
 
 #[test]
@@ -231,16 +228,29 @@ fn rotated_queries_come_from_the_query_latent_where_the_width_says_so() {
 }
 
 #[test]
+fn a_checkpoint_is_called_as_its_directory_or_file() {
+    let id = |path: &Path| open(path).id().to_owned();
+    assert_eq!(id(&golden("mla")), "mla-f32");
+    assert_eq!(id(&golden("mla").join("model.safetensors")), "model.safetensors");
+    assert_eq!(id(&golden("mla").join("../mla-f32/.")), "mla-f32");
+    let directory = Parts::of("mla").write();
+    std::fs::create_dir(directory.path().join("x")).unwrap();
+    assert_eq!(*id(&directory.path().join("x/..")), *directory.path().file_name().unwrap());
+}
+
+#[test]
 fn the_tokenizer_is_where_the_configuration_says() {
-    let path_with = |tokenizer: Option<&str>| {
+    for (named, place) in
+        [(None, "tokenizer.json"), (Some("other.json"), "other.json"), (Some("folder"), "folder/tokenizer.json")]
+    {
         let mut parts = Parts::of("mla");
-        parts.config.extend(tokenizer.map(|name| ("tokenizer".to_owned(), name.into())));
+        parts.config.extend(named.map(|name| ("tokenizer".to_owned(), name.into())));
         let directory = parts.write();
         std::fs::create_dir(directory.path().join("folder")).unwrap();
-        let path = open(directory.path()).tokenizer_path();
-        path.strip_prefix(directory.path()).unwrap().to_owned()
-    };
-    assert_eq!(path_with(None), Path::new("tokenizer.json"));
-    assert_eq!(path_with(Some("other.json")), Path::new("other.json"));
-    assert_eq!(path_with(Some("folder")), Path::new("folder/tokenizer.json"));
+        let place = directory.path().join(place);
+        let missing = open(directory.path()).tokenizer().err().unwrap().to_string();
+        assert!(missing.starts_with(&format!("{}: the tokenizer is expected here", place.display())), "{missing}");
+        std::fs::write(&place, support::byte_tokenizer().to_string()).unwrap();
+        assert!(open(directory.path()).tokenizer().is_ok(), "{}", place.display());
+    }
 }

@@ -37,7 +37,7 @@ impl Fixture {
         let longer = std::fs::read_to_string(&config).unwrap().replace("512", "4096");
         std::fs::write(&config, longer).unwrap();
         let checkpoint = Checkpoint::open(directory.path()).unwrap();
-        let tokenizer = Tokenizer::open(&checkpoint.tokenizer_path(), directory.path(), support::BYTE_VOCAB).unwrap();
+        let tokenizer = checkpoint.tokenizer().unwrap();
         Self { model: checkpoint.load(&Device::Cpu).unwrap(), tokenizer }
     }
 

@@ -1,5 +1,6 @@
-//! Whole models against the float64 reference: `tests/reference/hybrid_reference.py` made each folder of
-//! `tests/golden` (see its make.sh), weights and the answers that a correct implementation gives.
+//! Whole models against references. `tests/reference/hybrid_reference.py`, in float64, made each folder of
+//! `tests/golden` (see its make.sh), weights and the answers that a correct implementation gives; `nano.json` has the
+//! answers of the embedded model, from the program that trained it.
 //!
 //! To hold blazr to checkpoints of other seeds and presets, make them in one folder and name it:
 //! `BLAZR_GOLDEN=DIR cargo test --test golden`.
@@ -10,9 +11,11 @@ use std::path::{Path, PathBuf};
 use blazr::checkpoint::Checkpoint;
 use blazr::model::state::State;
 use blazr::model::{Model, Step, Wanted};
+use blazr::nano;
 use candle_core::{Device, Tensor};
 
-/// The bound that every storage type keeps to. Arithmetic in f32 is off by 1e-4 at most, typically by 1e-5.
+/// The bound that every storage type keeps to, the embedded model's bf16 too. Arithmetic in f32 is off by 1e-4 at most,
+/// typically by 1e-5.
 const TOLERANCE: f64 = 1e-3;
 
 /// With the weights in f32 nothing else rounds.
@@ -49,8 +52,18 @@ fn larger(a: f64, b: f64) -> f64 {
     if b.is_nan() || b > a { b } else { a }
 }
 
+/// Holds `model` to the cases in `file`.
+fn check(name: &str, model: &Model, file: &Path, tolerance: f64) {
+    let cases = std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let cases: Vec<Case> = serde_json::from_slice(&cases).unwrap();
+    assert!(!cases.is_empty(), "{} has no cases", file.display());
+    let worst = cases.iter().map(|case| largest_error(model, case)).fold(0.0, larger);
+    println!("{name}: largest error {worst:.1e}");
+    assert!(worst <= tolerance, "{name}: a log-probability is off by {worst:e}, more than {tolerance:e}");
+}
+
 /// The largest error of any log-probability of the case; panics where the greedy continuation differs.
-fn check(model: &Model, case: &Case) -> f64 {
+fn largest_error(model: &Model, case: &Case) -> f64 {
     let mut state = model.new_state().unwrap();
     let mut logprobs = log_softmax(&forward(model, &mut state, &case.prompt, Wanted::All));
     let positions = case.token_logprobs.iter().skip(1).zip(&case.prompt[1..]).enumerate();
@@ -68,9 +81,12 @@ fn check(model: &Model, case: &Case) -> f64 {
     worst
 }
 
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
 fn checkpoints() -> Vec<PathBuf> {
-    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let root = std::env::var_os("BLAZR_GOLDEN").map_or(usual, PathBuf::from);
+    let root = std::env::var_os("BLAZR_GOLDEN").map_or_else(golden, PathBuf::from);
     let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
     let mut folders: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
     folders.sort();
@@ -81,14 +97,15 @@ fn checkpoints() -> Vec<PathBuf> {
 #[test]
 fn every_log_probability_and_greedy_continuation_is_the_references() {
     for folder in checkpoints() {
-        let cases = std::fs::read(folder.join("expected.json")).unwrap();
-        let cases: Vec<Case> = serde_json::from_slice(&cases).unwrap();
         let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{error}"));
-        let model = checkpoint.load(&Device::Cpu).unwrap();
-        let worst = cases.iter().map(|case| check(&model, case)).fold(0.0, larger);
-        let name = folder.file_name().unwrap().to_string_lossy();
+        let name = checkpoint.id().to_owned();
         let tolerance = if name.ends_with("f32") { TOLERANCE_F32 } else { TOLERANCE };
-        println!("{name}: largest error {worst:.1e}");
-        assert!(worst <= tolerance, "{name}: a log-probability is off by {worst:e}, more than {tolerance:e}");
+        check(&name, &checkpoint.load(&Device::Cpu).unwrap(), &folder.join("expected.json"), tolerance);
     }
+}
+
+#[test]
+fn the_embedded_model_says_what_it_said_when_it_was_trained() {
+    let model = Checkpoint::embedded(&nano::MODEL).unwrap().load(&Device::Cpu).unwrap();
+    check(nano::ID, &model, &golden().join("nano.json"), TOLERANCE);
 }

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use blazr::checkpoint::keys::Keys;
 use blazr::checkpoint::native;
 use blazr::checkpoint::tensors::Tensors;
+use blazr::files::Files;
 use blazr::model::Model;
 use blazr::model::weights::Weights;
 use candle_core::Device;
@@ -16,7 +17,7 @@ use libfuzzer_sys::fuzz_target;
 thread_local! {
     static TENSORS: LazyLock<Tensors> = LazyLock::new(|| {
         let folder = std::env::var_os("BLAZR_FUZZ_CHECKPOINT").expect("BLAZR_FUZZ_CHECKPOINT names a checkpoint");
-        Tensors::open(folder.as_ref()).expect("a checkpoint")
+        Tensors::open(&Files::Directory(folder.into())).expect("a checkpoint")
     });
 }
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{LARGEST_JSON, first_few, parse_json};
+use super::{CONFIG, LARGEST_JSON, first_few, parse_json};
 use crate::error::{Error, Result};
-use crate::files::read_if_present;
+use crate::files::Files;
 
 /// Counts and sizes may be this large.
 const LARGEST_INT: u64 = 1 << 30;
@@ -20,10 +20,10 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Reads the file at `path` if it is there.
-    pub fn open(path: &Path) -> Result<Self> {
-        let bytes = read_if_present(path, LARGEST_JSON)?;
-        Self::parse(path, bytes.as_deref().unwrap_or(b"{}"))
+    /// Reads config.json if it is among `files`.
+    pub fn open(files: &Files) -> Result<Self> {
+        let bytes = files.read_if_present(CONFIG, LARGEST_JSON)?;
+        Self::parse(&files.path(CONFIG), bytes.as_deref().unwrap_or(b"{}"))
     }
 
     /// The keys in `json`, which was read from `path`.

@@ -1,4 +1,4 @@
-//! Checkpoints on disk: from a path to a loaded model.
+//! Checkpoints: from files, on the disk or in the program, to a loaded model.
 //!
 //! In reading order: [`shard`] is one safetensors file, [`tensors`] all of a checkpoint's tensors by name, [`keys`] the
 //! typed config.json; [`evidence`] is what tensors say by their names and shapes, [`native`] weighs both into a
@@ -13,18 +13,24 @@ pub mod report;
 pub mod shard;
 pub mod tensors;
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::Path;
 
 use candle_core::Device;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::files::{Embedded, Files};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
+use crate::text::Tokenizer;
 use keys::Keys;
 use report::Report;
 use tensors::{Size, Tensors};
+
+/// The configuration's file.
+const CONFIG: &str = "config.json";
 
 /// A larger JSON file is not a checkpoint's.
 const LARGEST_JSON: u64 = 64 << 20;
@@ -32,7 +38,8 @@ const LARGEST_JSON: u64 = 64 << 20;
 /// A checkpoint whose files have been found to fit together; its weights are not loaded yet.
 #[derive(Debug)]
 pub struct Checkpoint {
-    directory: PathBuf,
+    id: String,
+    files: Files,
     tensors: Tensors,
     config: ModelConfig,
     report: Report,
@@ -46,13 +53,36 @@ impl Checkpoint {
     /// # Errors
     /// Something is missing, broken or contradictory: the error names the file and the key or tensor.
     pub fn open(path: &Path) -> Result<Self> {
-        let tensors = Tensors::open(path)?;
-        let directory = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-        let keys = Keys::open(&directory.join("config.json"))?;
-        let (config, report) = native::resolve(&keys, &tensors)?;
+        if path.is_dir() {
+            let files = Files::Directory(path.to_owned());
+            return Self::new(name_of(path), Tensors::open(&files)?, files);
+        }
+        if let (true, Some(directory), Some(name)) = (path.is_file(), path.parent(), path.file_name()) {
+            let files = Files::Directory(directory.to_owned());
+            return Self::new(name_of(path), Tensors::of(&files, &[name])?, files);
+        }
+        Err(Error::not_found(path, "no such checkpoint directory or safetensors file"))
+    }
+
+    /// Opens a checkpoint that is part of the program, as [`Checkpoint::open`] does one on the disk.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`].
+    pub fn embedded(embedded: &'static Embedded) -> Result<Self> {
+        let files = Files::Embedded(embedded);
+        Self::new(embedded.id.to_owned(), Tensors::open(&files)?, files)
+    }
+
+    fn new(id: String, tensors: Tensors, files: Files) -> Result<Self> {
+        let (config, report) = native::resolve(&Keys::open(&files)?, &tensors)?;
         Model::load(&config, &Weights::new(&tensors.shapes(), &Device::Cpu))?;
         check_leftovers(&tensors)?;
-        Ok(Self { directory: directory.to_owned(), size: tensors.size_asked_for(), tensors, config, report })
+        Ok(Self { id, size: tensors.size_asked_for(), files, tensors, config, report })
+    }
+
+    /// The name under which the model is served: that of the checkpoint's directory or file, or of the embedded model.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// What the model is made of.
@@ -75,16 +105,15 @@ impl Checkpoint {
         Model::load(&self.config, &Weights::new(&self.tensors, device))
     }
 
-    /// Where the checkpoint's files lie.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// The tokenizer's file: what the key `tokenizer` names beside the checkpoint, else `tokenizer.json`.
-    pub fn tokenizer_path(&self) -> PathBuf {
-        let named = self.report.values.get("tokenizer").and_then(|value| value.as_str());
-        let named = self.directory.join(named.unwrap_or(native::TOKENIZER));
-        if named.is_dir() { named.join(native::TOKENIZER) } else { named }
+    /// The tokenizer: what the key `tokenizer` names beside the checkpoint, else `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::open`].
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let named = self.report.values.get("tokenizer").and_then(|value| value.as_str()).unwrap_or(native::TOKENIZER);
+        let in_directory = Path::new(named).join(native::TOKENIZER);
+        let name = if self.files.has_directory(named) { &in_directory } else { Path::new(named) };
+        Tokenizer::open(&self.files, name, self.config.vocab_size)
     }
 }
 
@@ -104,6 +133,13 @@ fn check_leftovers(tensors: &Tensors) -> Result<()> {
         tracing::warn!("{}: ignoring tensors that mean nothing here: {names}", tensors.origin().display());
     }
     Ok(())
+}
+
+/// The name of the directory or file at `path`.
+fn name_of(path: &Path) -> String {
+    let resolved = || path.canonicalize().ok(); // for paths such as `.`
+    let name = path.file_name().map(OsStr::to_owned).or_else(|| Some(resolved()?.file_name()?.to_owned()));
+    name.unwrap_or_else(|| path.into()).to_string_lossy().into_owned()
 }
 
 /// A list for a message, however long it is.

@@ -4,16 +4,14 @@
 //! tensors of the same name and does not say which tensor is broken.
 
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::error::{Error, Result};
-use crate::files::expect_file;
+use crate::files::{Bytes, Files};
 
 /// The header's length comes first, as a little-endian u64.
 const LENGTH_BYTES: usize = 8;
@@ -25,11 +23,12 @@ const LARGEST_HEADER: usize = 100_000_000;
 const LONGEST_NAME: usize = 512;
 const MOST_DIMENSIONS: usize = 8;
 
-/// A mapped safetensors file.
+/// A safetensors file.
 #[derive(Debug)]
 pub struct Shard {
+    name: PathBuf,
     path: PathBuf,
-    map: Mmap,
+    bytes: Bytes,
     tensors: Vec<StoredTensor>,
 }
 
@@ -47,16 +46,20 @@ pub struct StoredTensor {
 }
 
 impl Shard {
-    /// Maps a file and checks its header.
+    /// Maps the file `name` and checks its header.
     ///
     /// # Errors
     /// The file can't be opened, is truncated, or has a header that is not exactly the format's.
-    pub fn open(path: &Path) -> Result<Self> {
-        expect_file(path)?;
-        let file = File::open(path).map_err(|error| Error::io(path, error))?;
-        let map = map(&file).map_err(|error| Error::io(path, error))?;
-        let tensors = parse_header(&map).map_err(|reason| Error::checkpoint(path, reason))?;
-        Ok(Self { path: path.to_owned(), map, tensors })
+    pub fn open(files: &Files, name: &Path) -> Result<Self> {
+        let (name, path) = (name.to_owned(), files.path(name));
+        let bytes = files.map(&name)?;
+        let tensors = parse_header(&bytes).map_err(|reason| Error::checkpoint(&path, reason))?;
+        Ok(Self { name, path, bytes, tensors })
+    }
+
+    /// The file's name among those of its model.
+    pub fn name(&self) -> &Path {
+        &self.name
     }
 
     /// The file's path.
@@ -72,32 +75,11 @@ impl Shard {
     /// Lends a tensor's bytes. Once they have been read they no longer count as this process's memory, so that a
     /// loaded model is not held twice.
     pub fn read<T>(&self, tensor: &StoredTensor, read: impl FnOnce(&[u8]) -> T) -> T {
-        let result = read(self.map.get(tensor.bytes.clone()).unwrap_or_default());
-        release(&self.map, &tensor.bytes);
+        let result = read(self.bytes.get(tensor.bytes.clone()).unwrap_or_default());
+        self.bytes.release(&tensor.bytes);
         result
     }
 }
-
-#[allow(unsafe_code)]
-fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the map is only read, and only while weights are copied out of it. If another process shortens the file
-    // in that time the read faults, as it does for every program that maps files; whole-file writers rename instead.
-    unsafe { Mmap::map(file) }
-}
-
-/// Takes the pages of a range out of this process's memory; the system may keep them in its cache.
-#[cfg(unix)]
-#[allow(unsafe_code)]
-fn release(map: &Mmap, range: &Range<usize>) {
-    // SAFETY: a page of a read-only file map that is not there is read from the file again when it is touched.
-    let released = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
-    if let Err(error) = released {
-        tracing::debug!("the system keeps pages that are no longer needed: {error}");
-    }
-}
-
-#[cfg(not(unix))]
-fn release(_: &Mmap, _: &Range<usize>) {}
 
 /// Reads the header of a whole safetensors file.
 ///

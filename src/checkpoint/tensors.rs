@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -11,8 +12,11 @@ use safetensors::tensor::Dtype;
 use super::shard::{Shard, StoredTensor};
 use super::{LARGEST_JSON, parse_json};
 use crate::error::{Error, Result};
-use crate::files::read_if_present;
+use crate::files::Files;
 use crate::model::weights::TensorSource;
+
+/// Where the weights usually are.
+const USUAL: &str = "model.safetensors";
 
 /// The tensors of one or several safetensors files.
 #[derive(Debug)]
@@ -41,21 +45,41 @@ pub struct Size {
 }
 
 impl Tensors {
-    /// Opens the weights at `path`: a safetensors file, or a directory with `model.safetensors`, an index of shards
-    /// (`*.safetensors.index.json`) or a single `*.safetensors`, looked for in this order.
+    /// Opens the weights among `files`: `model.safetensors`, the shards of an index (`*.safetensors.index.json`) or a
+    /// single `*.safetensors`, looked for in this order.
     ///
     /// # Errors
     /// There are no weights or several candidates, a shard is missing, a file is broken, or a tensor is there twice.
-    pub fn open(path: &Path) -> Result<Self> {
-        let (files, index) = weight_files(path)?;
-        let origin = match files.as_slice() {
-            [file] => file.clone(),
-            _ => path.to_owned(),
+    pub fn open(files: &Files) -> Result<Self> {
+        if files.has(USUAL) {
+            return Self::of(files, &[USUAL]);
+        }
+        if let Some(name) = only(files, ".safetensors.index.json")? {
+            let index = Index::open(files, &name)?;
+            let tensors = Self::of(files, &index.shards(files)?)?;
+            return tensors.check_index(&index).map(|()| tensors);
+        }
+        match only(files, ".safetensors")? {
+            Some(name) => Self::of(files, &[name]),
+            None => Err(Error::not_found(
+                files.root(),
+                "no *.safetensors file here: expected model.safetensors, an index of shards, or one other",
+            )),
+        }
+    }
+
+    /// Opens the weights in the files of these names.
+    ///
+    /// # Errors
+    /// A file is missing or broken, or a tensor is there twice.
+    pub fn of(files: &Files, names: &[impl AsRef<Path>]) -> Result<Self> {
+        let shards = names.iter().map(|name| Shard::open(files, name.as_ref())).collect::<Result<Vec<_>>>()?;
+        let origin = match shards.as_slice() {
+            [shard] => shard.path(),
+            _ => files.root(),
         };
-        let shards = files.iter().map(|file| Shard::open(file)).collect::<Result<Vec<_>>>()?;
-        let tensors = Self { by_name: by_name(&shards)?, shards, asked: RefCell::default(), origin };
-        index.iter().try_for_each(|index| tensors.check_index(index))?;
-        Ok(tensors)
+        let origin = origin.to_owned();
+        Ok(Self { by_name: by_name(&shards)?, shards, asked: RefCell::default(), origin })
     }
 
     /// The file, or the directory of several files.
@@ -105,7 +129,7 @@ impl Tensors {
         for (name, file) in &index.weight_map {
             let entry = self.by_name.get(native_name(name));
             let shard = entry.and_then(|entry| self.shards.get(entry.shard));
-            if shard.is_none_or(|shard| shard.path().file_name().is_none_or(|found| found != file.as_str())) {
+            if shard.is_none_or(|shard| shard.name() != Path::new(file)) {
                 return Err(Error::checkpoint(
                     &index.path,
                     format!("tensor {name} is not in {file}, where the index has it"),
@@ -199,81 +223,51 @@ struct Index {
 }
 
 impl Index {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(files: &Files, name: &OsStr) -> Result<Self> {
         #[derive(serde::Deserialize)]
         struct Contents {
             weight_map: BTreeMap<String, String>,
         }
-        let json = read_if_present(path, LARGEST_JSON)?.unwrap_or_default();
-        let Contents { weight_map } = parse_json(path, &json)?;
-        Ok(Self { path: path.to_owned(), weight_map })
+        let path = files.path(name);
+        let json = files.read_if_present(name, LARGEST_JSON)?.unwrap_or_default();
+        let Contents { weight_map } = parse_json(&path, &json)?;
+        Ok(Self { path, weight_map })
     }
 
-    /// The shards' paths, each once. Names must be plain, so that an index can't reach out of its directory.
-    fn files(&self, directory: &Path) -> Result<Vec<PathBuf>> {
-        let names: BTreeSet<&String> = self.weight_map.values().collect();
+    /// The shards' names, each once. They must be plain, so that an index can't reach out of its directory.
+    fn shards(&self, files: &Files) -> Result<Vec<&str>> {
+        let names: BTreeSet<&str> = self.weight_map.values().map(String::as_str).collect();
         if names.is_empty() {
             return Err(Error::checkpoint(&self.path, "weight_map names no shards"));
         }
-        names.into_iter().map(|name| self.file(directory, name)).collect()
+        names.iter().try_for_each(|name| self.check_shard(files, name))?;
+        Ok(names.into_iter().collect())
     }
 
-    fn file(&self, directory: &Path, name: &str) -> Result<PathBuf> {
+    fn check_shard(&self, files: &Files, name: &str) -> Result<()> {
         if Path::new(name).file_name().is_none_or(|plain| plain != name) {
             return Err(Error::checkpoint(&self.path, format!("expected plain file names of shards, found {name:?}")));
         }
-        let file = directory.join(name);
-        if !file.exists() {
-            return Err(Error::checkpoint(&self.path, format!("shard {name} is missing: no file {}", file.display())));
+        if !files.has(name) {
+            let message = format!("shard {name} is missing: no file {}", files.path(name).display());
+            return Err(Error::checkpoint(&self.path, message));
         }
-        Ok(file)
+        Ok(())
     }
 }
 
-/// The safetensors files of a checkpoint, and the index where one lists them.
-fn weight_files(path: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
-    if path.is_file() {
-        return Ok((vec![path.to_owned()], None));
+/// The one name that ends in `ending`, if there is any.
+fn only(files: &Files, ending: &str) -> Result<Option<OsString>> {
+    let mut found = files.names()?;
+    found.retain(|name| name.to_string_lossy().ends_with(ending));
+    if let [first, second, ..] = found.as_slice() {
+        let message = format!(
+            "{} files end in {ending} ({}, {}, …): name one of them, or add the index that lists them",
+            found.len(),
+            files.path(first).display(),
+            files.path(second).display()
+        );
+        return Err(Error::checkpoint(files.root(), message));
     }
-    if !path.is_dir() {
-        return Err(Error::not_found(path, "no such checkpoint directory or safetensors file"));
-    }
-    let usual = path.join("model.safetensors");
-    if usual.exists() {
-        return Ok((vec![usual], None));
-    }
-    if let Some(index) = only(path, ".safetensors.index.json")? {
-        let index = Index::open(&index)?;
-        return Ok((index.files(path)?, Some(index)));
-    }
-    match only(path, ".safetensors")? {
-        Some(file) => Ok((vec![file], None)),
-        None => Err(Error::not_found(path, "no *.safetensors file in this directory")),
-    }
-}
-
-/// The file in `directory` whose name ends in `ending`, if there is one.
-fn only(directory: &Path, ending: &str) -> Result<Option<PathBuf>> {
-    let entries = std::fs::read_dir(directory).map_err(|error| Error::io(directory, error))?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(|error| Error::io(directory, error))?.file_name();
-        if name.to_string_lossy().ends_with(ending) {
-            found.push(directory.join(name));
-        }
-    }
-    found.sort();
-    match found.as_slice() {
-        [] => Ok(None),
-        [file] => Ok(Some(file.clone())),
-        [first, second, ..] => {
-            let message = format!(
-                "{} files end in {ending} ({}, {}, …): name one of them, or add the index that lists them",
-                found.len(),
-                first.display(),
-                second.display()
-            );
-            Err(Error::checkpoint(directory, message))
-        }
-    }
+    Ok(found.pop())
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::{ModelArgs, print};
-use crate::checkpoint::Checkpoint;
 use crate::engine::request::{GenerateRequest, Options};
 use crate::engine::run::generate;
 use crate::engine::sequence::{Event, FinishReason, Usage};
@@ -17,10 +16,12 @@ use crate::error::{Error, Result};
 use crate::model::device;
 use crate::sampling::Params;
 use crate::shutdown::Shutdown;
-use crate::text::Tokenizer;
 
 /// A longer prompt on standard input is refused before it fills the memory.
 const LARGEST_PROMPT_BYTES: u64 = 16 << 20;
+
+/// More than [`Options`] has: whoever reads along can stop a text, but a story that breaks off can't be gone on with.
+const MAX_TOKENS: usize = 512;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
@@ -39,7 +40,7 @@ pub(super) struct GenerateArgs {
 #[derive(Debug, Args)]
 struct OptionArgs {
     /// Generate at most this many tokens.
-    #[arg(long, value_name = "N", default_value_t = Options::default().max_tokens)]
+    #[arg(long, value_name = "N", default_value_t = MAX_TOKENS)]
     max_tokens: usize,
     /// How evenly tokens are drawn, 0 to 2; 0 always takes the most probable one.
     #[arg(long, value_name = "T", allow_negative_numbers = true, default_value_t = Params::default().temperature)]
@@ -97,9 +98,9 @@ fn parse_bias(text: &str) -> Result<(u32, f32), String> {
 
 pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let prompt = read_prompt(&args.prompt)?;
-    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let checkpoint = args.model.open()?;
     let config = checkpoint.config();
-    let tokenizer = Tokenizer::open(&checkpoint.tokenizer_path(), checkpoint.directory(), config.vocab_size)?;
+    let tokenizer = checkpoint.tokenizer()?;
     let prompt = tokenizer.encode_prompt(&prompt, config.max_seq_len)?;
     let request = GenerateRequest::new(prompt, &args.options.options(), config)?;
     let model = checkpoint.load(&device::choose(args.model.cpu))?;

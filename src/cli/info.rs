@@ -24,6 +24,7 @@ pub(super) struct InfoArgs {
 
 #[derive(Serialize)]
 struct Info {
+    id: String,
     #[serde(flatten)]
     report: Report,
     parameters: usize,
@@ -44,9 +45,10 @@ struct Check {
 }
 
 pub(super) fn run(args: &InfoArgs) -> Result<ExitCode> {
-    let checkpoint = Checkpoint::open(&args.model.model)?;
+    let checkpoint = args.model.open()?;
     let config = checkpoint.config();
     let mut info = Info {
+        id: checkpoint.id().to_owned(),
         report: checkpoint.report().clone(),
         parameters: checkpoint.size().parameters,
         weight_bytes: checkpoint.size().bytes,

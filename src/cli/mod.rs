@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::nano;
 
 /// Serves hybrid language models: Mamba2, latent attention, mixture of experts and grouped-query attention in any mix.
 #[derive(Debug, Parser)]
@@ -30,15 +32,22 @@ enum Command {
 /// The flags of every command that computes.
 #[derive(Debug, Args)]
 struct ModelArgs {
-    /// The checkpoint: a directory, or a safetensors file.
+    /// The checkpoint: a directory, or a safetensors file [default: nano, which is embedded].
     #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// Run on the CPU even where there is a GPU.
     #[arg(long)]
     cpu: bool,
     /// How many threads compute [default: one for each physical core].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+}
+
+impl ModelArgs {
+    /// Opens the checkpoint that was named, else the embedded one.
+    fn open(&self) -> Result<Checkpoint> {
+        self.model.as_deref().map_or_else(|| Checkpoint::embedded(&nano::MODEL), Checkpoint::open)
+    }
 }
 
 impl Cli {

@@ -8,37 +8,12 @@ use proptest::test_runner::RngSeed;
 use super::config::{FfnSpec, MixerSpec, ModelConfig};
 use super::state::State;
 use super::{Model, Step, Wanted};
-use crate::support::{RandomWeights, config, gqa, mamba2, mla, moe, random_tokens};
+use crate::support::{
+    RandomWeights, config, gqa, in_pieces, largest_difference, logits, mamba2, mla, moe, random_tokens,
+};
 
 /// f32 rounds differently where sums are split differently; the logits here are of the order of 1.
 const TOLERANCE: f32 = 1e-4;
-
-fn forward(model: &Model, state: &mut State, tokens: &[u32]) -> Vec<Vec<f32>> {
-    model.forward(&mut [Step { tokens, state, wanted: Wanted::All }]).unwrap().remove(0).to_vec2().unwrap()
-}
-
-/// The logits of all tokens, taken in as pieces of the given sizes, and the state after them.
-fn in_pieces(model: &Model, tokens: &[u32], sizes: impl Iterator<Item = usize>) -> (Vec<Vec<f32>>, State) {
-    let (mut state, mut logits, mut rest) = (model.new_state().unwrap(), Vec::new(), tokens);
-    for size in sizes {
-        let (piece, after) = rest.split_at(size.min(rest.len()));
-        if !piece.is_empty() {
-            logits.extend(forward(model, &mut state, piece));
-        }
-        rest = after;
-    }
-    if !rest.is_empty() {
-        logits.extend(forward(model, &mut state, rest));
-    }
-    (logits, state)
-}
-
-fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
-    assert_eq!(a.iter().map(Vec::len).collect::<Vec<_>>(), b.iter().map(Vec::len).collect::<Vec<_>>());
-    let pairs = a.iter().flatten().zip(b.iter().flatten());
-    // A NaN on either side must not pass as small.
-    pairs.map(|(a, b)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() }).fold(0.0, f32::max)
-}
 
 fn any_mixer() -> impl Strategy<Value = MixerSpec> {
     prop_oneof![
@@ -118,8 +93,8 @@ proptest! {
         // Single tokens first: they write the states in place.
         let go_on = |state: &mut State, tokens: &[u32]| {
             let (first, rest) = tokens.split_at(3);
-            let single: Vec<_> = first.iter().flat_map(|token| forward(&model, state, &[*token])).collect();
-            [single, forward(&model, state, rest)].concat()
+            let single: Vec<_> = first.iter().flat_map(|token| logits(&model, state, &[*token])).collect();
+            [single, logits(&model, state, rest)].concat()
         };
 
         let first_half = go_on(&mut state, &rest[..150]);
@@ -140,7 +115,7 @@ fn states_take_the_bytes_that_their_configuration_says() {
     let config = config([(mamba2(2, 4, 8), FfnSpec::None), (mla(), moe(true)), (gqa(2), FfnSpec::Mlp(24))]);
     let model = random_model(&config, 1);
     let mut state = model.new_state().unwrap();
-    forward(&model, &mut state, &random_tokens(1, 300, config.vocab_size));
+    logits(&model, &mut state, &random_tokens(1, 300, config.vocab_size));
 
     let mamba2_bytes = 4 * 6 * 5 * 4 + 3 * (4 * 6 + 2 * 2 * 5) * 4;
     let (mla_values, gqa_values) = (12 + 6, 2 * 2 * 6);

@@ -1,6 +1,7 @@
 //! A checkpoint's tokenizer: `tokenizer.json`, and the ids that end a text from the files beside it.
 
 use std::{
+    borrow::Cow,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,7 +13,7 @@ use super::decode::Decoder;
 use super::guard::guarded;
 use super::spelling::Spelling;
 use crate::error::{Error, Result};
-use crate::files::read_if_present;
+use crate::files::Files;
 
 /// The largest file that is read. The largest tokenizers in use (256 Ki tokens) have about 35 MiB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -39,7 +40,7 @@ pub struct Companion {
     /// Where it lies, for error messages.
     pub path: PathBuf,
     /// What it holds.
-    pub json: Vec<u8>,
+    pub json: Cow<'static, [u8]>,
 }
 
 /// The files that say what ends a text; none of them has to be there.
@@ -54,16 +55,16 @@ pub struct Companions {
 }
 
 impl Companions {
-    /// Reads those of the checkpoint in `directory`, the last from beside the tokenizer at `path`.
-    fn read(directory: &Path, path: &Path) -> Result<Self> {
-        let read = |path: PathBuf| -> Result<Option<Companion>> {
-            let json = read_if_present(&path, MAX_FILE_BYTES)?;
-            Ok(json.map(|json| Companion { path, json }))
+    /// Reads those among the checkpoint's `files`, the last from beside the `tokenizer`.
+    fn read(files: &Files, tokenizer: &Path) -> Result<Self> {
+        let read = |name: &Path| -> Result<Option<Companion>> {
+            let json = files.read_if_present(name, MAX_FILE_BYTES)?;
+            Ok(json.map(|json| Companion { path: files.path(name), json }))
         };
         Ok(Self {
-            generation_config: read(directory.join(GENERATION_CONFIG))?,
-            config: read(directory.join(CONFIG))?,
-            tokenizer_config: read(path.with_file_name(TOKENIZER_CONFIG))?,
+            generation_config: read(GENERATION_CONFIG.as_ref())?,
+            config: read(CONFIG.as_ref())?,
+            tokenizer_config: read(&tokenizer.with_file_name(TOKENIZER_CONFIG))?,
         })
     }
 }
@@ -82,16 +83,17 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the `tokenizer.json` at `path` and the [`Companions`] of the checkpoint in `directory`, for a model with
-    /// `vocab_size` rows.
+    /// Reads the `tokenizer.json` that is called `name` among a checkpoint's `files`, and its [`Companions`] there, for
+    /// a model with `vocab_size` rows.
     ///
     /// A file that is missing is [`Error::NotFound`], one that is broken, too large or doesn't fit the model
     /// [`Error::Checkpoint`].
-    pub fn open(path: &Path, directory: &Path, vocab_size: usize) -> Result<Self> {
-        let bytes = read_if_present(path, MAX_FILE_BYTES)?.ok_or_else(|| {
-            Error::not_found(path, "the tokenizer is expected here, as tokenizer.json beside the checkpoint's weights")
+    pub fn open(files: &Files, name: &Path, vocab_size: usize) -> Result<Self> {
+        let path = files.path(name);
+        let bytes = files.read_if_present(name, MAX_FILE_BYTES)?.ok_or_else(|| {
+            Error::not_found(&path, "the tokenizer is expected here, as tokenizer.json beside the checkpoint's weights")
         })?;
-        Self::from_bytes(&bytes, &Companions::read(directory, path)?, path, vocab_size)
+        Self::from_bytes(&bytes, &Companions::read(files, name)?, &path, vocab_size)
     }
 
     /// The tokenizer whose `tokenizer.json` is `bytes`. Errors name `origin` and the
@@ -312,8 +314,8 @@ mod tests {
         dir
     }
 
-    fn open(dir: &TempDir) -> Result<Tokenizer> {
-        Tokenizer::open(&dir.path().join("tokenizer.json"), dir.path(), VOCAB_SIZE)
+    fn open(dir: &Path, name: &str) -> Result<Tokenizer> {
+        Tokenizer::open(&Files::Directory(dir.to_owned()), Path::new(name), VOCAB_SIZE)
     }
 
     fn message<T>(result: Result<T>) -> String {
@@ -373,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_missing_tokenizer_says_what_is_expected_where() {
-        let error = Tokenizer::open(Path::new("/no/such/tokenizer.json"), Path::new("/no/such"), 1).err().unwrap();
+        let error = open(Path::new("/no/such"), "tokenizer.json").err().unwrap();
         assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
         let expected = "/no/such/tokenizer.json: the tokenizer is expected here, as tokenizer.json beside the \
                         checkpoint's weights";
@@ -387,8 +389,8 @@ mod tests {
         // Sparse: it takes no room on the disk.
         File::create(&path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
         let expected = format!("{}: expected at most 268435456 bytes, found 268435457", path.display());
-        assert_eq!(message(Tokenizer::open(&path, dir.path(), 1)), expected);
-        assert!(message(Tokenizer::open(dir.path(), dir.path(), 1)).ends_with("expected a file, found something else"));
+        assert_eq!(message(open(dir.path(), "tokenizer.json")), expected);
+        assert!(message(open(dir.path(), "")).ends_with("expected a file, found something else"));
     }
 
     #[test]
@@ -516,7 +518,11 @@ mod tests {
             ),
         ];
         for (companions, expected) in cases {
-            assert_eq!(open(&checkpoint(companions)).unwrap().end_of_text(), expected, "{companions:?}");
+            assert_eq!(
+                open(checkpoint(companions).path(), "tokenizer.json").unwrap().end_of_text(),
+                expected,
+                "{companions:?}"
+            );
         }
     }
 
@@ -545,7 +551,7 @@ mod tests {
         ];
         for (name, contents, expected) in cases {
             let dir = checkpoint(&[(name, contents)]);
-            let found = message(open(&dir));
+            let found = message(open(dir.path(), "tokenizer.json"));
             let path = dir.path().join(name);
             assert!(found.starts_with(&format!("{}: ", path.display())) && found.contains(&expected), "{found}");
         }

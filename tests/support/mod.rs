@@ -6,14 +6,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use blazr::error::{Error, Result};
-use blazr::model::Model;
 use blazr::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
 use blazr::model::gqa::GqaSpec;
 use blazr::model::mamba2::Mamba2Spec;
 use blazr::model::mla::MlaSpec;
 use blazr::model::moe::MoeSpec;
 use blazr::model::rope::RopeSpec;
+use blazr::model::state::State;
 use blazr::model::weights::{TensorSource, Weights};
+use blazr::model::{Model, Step, Wanted};
 use candle_core::{DType, Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -133,6 +134,34 @@ pub fn config(layers: impl IntoIterator<Item = (MixerSpec, FfnSpec)>) -> ModelCo
 pub fn random_tokens(seed: u64, count: usize, vocab_size: usize) -> Vec<u32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..count).map(|_| rng.random_range(0..vocab_size as u32)).collect()
+}
+
+/// The logits after each of `tokens`, which `state` takes in.
+pub fn logits(model: &Model, state: &mut State, tokens: &[u32]) -> Vec<Vec<f32>> {
+    model.forward(&mut [Step { tokens, state, wanted: Wanted::All }]).unwrap().remove(0).to_vec2().unwrap()
+}
+
+/// The logits of all tokens, taken in as pieces of the given sizes, and the state after them.
+pub fn in_pieces(model: &Model, tokens: &[u32], sizes: impl Iterator<Item = usize>) -> (Vec<Vec<f32>>, State) {
+    let (mut state, mut rows, mut rest) = (model.new_state().unwrap(), Vec::new(), tokens);
+    for size in sizes {
+        let (piece, after) = rest.split_at(size.min(rest.len()));
+        if !piece.is_empty() {
+            rows.extend(logits(model, &mut state, piece));
+        }
+        rest = after;
+    }
+    if !rest.is_empty() {
+        rows.extend(logits(model, &mut state, rest));
+    }
+    (rows, state)
+}
+
+pub fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    assert_eq!(a.iter().map(Vec::len).collect::<Vec<_>>(), b.iter().map(Vec::len).collect::<Vec<_>>());
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    // A NaN on either side must not pass as small.
+    pairs.map(|(a, b)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() }).fold(0.0, f32::max)
 }
 
 /// A model with every kind of layer, for a vocabulary of bytes and one end-of-text token.
