@@ -113,7 +113,8 @@ def recall(rng: Random) -> tuple[str, Check]:
     slots = talk.slots(rng, HELD_OUT)
     turns = [(expand(rng, talk.NAMED.said, slots), expand(rng, talk.NAMED.answer, slots))]
     right = f"Your name is {slots['name']}."
-    return prompt(turns, expand(rng, talk.RECALLED.said, slots)), lambda answer: answer.ended and answer.text.startswith(right)
+    asked = prompt(turns, expand(rng, talk.RECALLED.said, slots))
+    return asked, lambda answer: answer.ended and answer.text.startswith(right)
 
 
 def under(systems: list[str] | None, is_followed: Callable[[str], bool]) -> Task:

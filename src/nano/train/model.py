@@ -369,7 +369,8 @@ class Nano(nn.Module):
                 nn.init.normal_(getattr(module, name).weight, std=residual)
 
     def hidden(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """ids [B, T] -> final hidden states [B, T, D], normalised but for the weight, and the mean load-balancing loss of the MoEs."""
+        """ids [B, T] -> final hidden states [B, T, D], normalised but for the weight, and the MoEs' mean load-balancing
+        loss."""
         x = self.embed_tokens(ids)
         balances = []
         for layer in self.layers:

@@ -5,8 +5,8 @@ from random import Random
 
 from plots import PLOTS, Fact, Plot
 from templates import all_texts, capitalized, expand, parse, with_article
-from words import (BUILDS, COLORS, CORNERS, FEARS, HOMES, LEAD, LOOKS, PARENTS, PLANTS, RESTS, SHELTERS, SIGNS, SOILS, SPOTS,
-                   TOOLS, TRAITS, TRAPS, WEATHERS, Words)  # fmt: skip
+from words import (BUILDS, COLORS, CORNERS, FEARS, HOMES, LEAD, LOOKS, PARENTS, PLANTS, RESTS, SHELTERS, SIGNS, SOILS,
+                   SPOTS, TOOLS, TRAITS, TRAPS, WEATHERS, Words)  # fmt: skip
 
 INTRODUCTIONS = [
     "once upon a time, there [was|lived] {a_described} named {hero}.",
@@ -118,10 +118,12 @@ def scene(rng: Random, words: Words, hero: Character, friend: Character, things:
         "tool": tool, "tool_the": "the " + tool.split(" ", 1)[1], "color": color, "spot": rng.choice(SPOTS),
         "home": rng.choice(HOMES), "food": rng.choice(words.foods), "parent": rng.choice(PARENTS),
         "weather": rng.choice(WEATHERS), "fear": rng.choice(FEARS), "trap": rng.choice(TRAPS),
-        "plant": plant, "a_plant": with_article(plant), "a_color": with_article(color), "lead": rng.choice(LEAD), "sign": rng.choice(SIGNS), "build": rng.choice(BUILDS),
+        "plant": plant, "a_plant": with_article(plant), "a_color": with_article(color),
+        "lead": rng.choice(LEAD), "sign": rng.choice(SIGNS), "build": rng.choice(BUILDS),
         "number": rng.choice(NUMBERS),
         "glue": rng.choice(GLUES), "ingredient": rng.choice(INGREDIENTS), "dish": rng.choice(words.dishes),
-        "soil": rng.choice(SOILS), "rest": rng.choice(RESTS), "shelter": rng.choice(SHELTERS), "corner": rng.choice(CORNERS),
+        "soil": rng.choice(SOILS), "rest": rng.choice(RESTS), "shelter": rng.choice(SHELTERS),
+        "corner": rng.choice(CORNERS),
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
-from templates import expand, with_article
+from templates import with_article
 from words import COLORS, TRAITS, WEATHERS, Words
 
 

@@ -113,7 +113,11 @@ def is_held_out(*key: object, share: float = 0.1) -> bool:
 def invented_word(rng: Random) -> str:
     """A word of one or two syllables that nobody has heard before."""
     n_syllables = rng.choice([1, 2, 2])
-    return decent(lambda: "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(n_syllables)))
+
+    def syllable() -> str:
+        return rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
+
+    return decent(lambda: "".join(syllable() for _ in range(n_syllables)))
 
 
 def invented_syllables(rng: Random, is_girl: bool) -> str:
