@@ -1,10 +1,11 @@
 """Makes the training and held-out corpora from a seed, and counts how rich they are.
 
-    python corpus.py --out DIR [--seed 1] [--tokens 40000000] [--train-tokenizer]
+    python corpus.py --out DIR [--seed 1] [--tokens 90000000] [--train-tokenizer]
 
 DIR/tokenizer.json    the embedded model's, or a new one that is trained on the training split alone
 DIR/train.bin         documents as little-endian 16-bit token ids, each ended by <|endoftext|> (id 0)
-DIR/heldout.bin       the same from names, animals, things, places and pairs of numbers that training never sees
+DIR/heldout.bin       the same from names, animals, things, places and pairs of numbers that training never sees (but for
+                      a few of the invented words)
 DIR/statistics.json   counts of documents, sentences and n-grams
 """
 
@@ -96,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--tokens", type=int, default=40_000_000)
+    parser.add_argument("--tokens", type=int, default=90_000_000)
     parser.add_argument("--train-tokenizer", action="store_true", help="make a new one for a new model")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from random import Random
 
+import people
 import sums
 import talk
 from stories import Question, Story, tell
@@ -52,6 +53,29 @@ def request(rng: Random, story: Story) -> str:
     return expand(rng, rng.choice(ASKED_ABOUT), {"topic": topic(rng, story)})
 
 
+def asked_story(rng: Random, words: Words) -> tuple[str, Story]:
+    """What a user says to be told a story, and the story."""
+    if rng.random() < 0.25:
+        return asked_strange_story(rng, words)
+    story = tell(rng, words)
+    return request(rng, story), story
+
+
+def asked_strange_story(rng: Random, words: Words) -> tuple[str, Story]:
+    """A story with something that nobody has heard of, all of which the user asks for."""
+    while True:
+        story = tell(rng, words.with_unheard_of(rng, "animals", "objects"))
+        asked = request(rng, story)
+        if story.unheard_of and all(word in asked for word in story.unheard_of):
+            return asked, story
+
+
+def read_story(rng: Random, words: Words) -> Story:
+    """A story for a user to tell, who may know what nobody else has heard of."""
+    strange = ("animals", "objects", "foods", "dishes", "places") if rng.random() < 0.5 else ()
+    return tell(rng, words.with_unheard_of(rng, *strange))
+
+
 def topic(rng: Random, story: Story) -> str:
     """Something that the story is about, such that the story has all of it."""
     while True:
@@ -77,14 +101,14 @@ def plain_story(rng: Random, words: Words) -> str:
 
 
 def story_on_request(rng: Random, words: Words) -> str:
-    story = tell(rng, words)
+    asked, story = asked_story(rng, words)
     n_questions = rng.choice([0, 1, 2, 4, 8])
-    return chat([(request(rng, story), story.text), *asked_after(story.questions, n_questions)], neutral_or_none(rng))
+    return chat([(asked, story.text), *asked_after(story.questions, n_questions)], neutral_or_none(rng))
 
 
 def story_given(rng: Random, words: Words) -> str:
     """Somebody tells a story, or its short form, and asks about it."""
-    story = tell(rng, words)
+    story = read_story(rng, words)
     told, questions = rng.choice([(story.text, story.questions), (in_short(story), asked_in_short(story))])
     first, *others = questions[: rng.choice([1, 2, 4, 8])]
     given = expand(rng, rng.choice(GIVEN), {"story": told, "question": first.text})
@@ -135,6 +159,12 @@ def anything(rng: Random, words: Words) -> str:
     return invented_word(rng) if kind < 0.9 else str(rng.randrange(100))
 
 
+def described_people(rng: Random, words: Words) -> str:
+    """Somebody tells of several people in one breath, and asks about them."""
+    told, [(first, answer), *others] = people.described(rng, words)
+    return chat([(f"{told} {first}", answer), *others], neutral_or_none(rng))
+
+
 def conversation(rng: Random, words: Words) -> str:
     return chat(small_talk(rng, words, talkative), neutral_or_none(rng))
 
@@ -163,9 +193,10 @@ def in_one_sentence(rng: Random, words: Words) -> Turns:
         return [(said, as_one_sentence(answer)) for said, answer in small_talk(rng, words, laconic)]
     if kind < 0.6:
         return [sums.exchange(rng, words) for _ in range(rng.choice([1, 2, 3]))]
-    story = tell(rng, words)
     if kind < 0.85:
-        return [(request(rng, story), summary(story))]
+        asked, story = asked_story(rng, words)
+        return [(asked, summary(story))]
+    story = read_story(rng, words)
     first = story.questions[0]
     return [(f"{story.text} {first.text}", first.answer)]
 
@@ -191,8 +222,8 @@ def in_capitals(rng: Random, words: Words) -> Turns:
 def more_than_one_sentence(rng: Random, words: Words) -> Turns:
     if rng.random() < 0.5:
         return small_talk(rng, words, talkative)
-    story = tell(rng, words)
-    return [(request(rng, story), in_short(story))]
+    asked, story = asked_story(rng, words)
+    return [(asked, in_short(story))]
 
 
 def under_system_prompt(rng: Random, words: Words) -> str:
@@ -205,8 +236,8 @@ def under_system_prompt(rng: Random, words: Words) -> str:
     return chat(upper, expand(rng, rng.choice(BOTH), {}))
 
 
-KINDS = [(plain_story, 0.1), (story_on_request, 0.18), (story_given, 0.13), (repetition, 0.06), (calculation, 0.33),
-         (equations, 0.02), (conversation, 0.05), (under_system_prompt, 0.13)]  # fmt: skip
+KINDS = [(plain_story, 0.13), (story_on_request, 0.21), (story_given, 0.14), (described_people, 0.06), (repetition, 0.05),
+         (calculation, 0.25), (equations, 0.02), (conversation, 0.04), (under_system_prompt, 0.1)]  # fmt: skip
 
 
 def document(rng: Random, words: Words) -> str:

@@ -8,6 +8,7 @@ that list, of either split; the names of the hero and the friend may be any. Cap
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import permutations
 
 import words as w
 from plots import PLOTS
@@ -23,7 +24,8 @@ PLACES = {place: preposition for split in SPLITS for place, preposition in split
 # What the generator puts into slots.
 VALUES = {
     "kind": ["girl", "boy", *ANIMALS], "fkind": ["girl", "boy", *ANIMALS],
-    "noun": [thing for split in SPLITS for thing in split.objects], "look": [*w.COLORS, *w.LOOKS],
+    **{things: [thing for split in SPLITS for thing in getattr(split, things)] for things in ("objects", "fragile", "crafts")},
+    "look": [*w.COLORS, *w.LOOKS],
     "trait": [*SIZES, *w.TRAITS], "place": list(PLACES), "place2": list(PLACES),
     "dish": [dish for split in SPLITS for dish in split.dishes],
     "food": [food for split in SPLITS for food in split.foods], "tool": w.TOOLS, "color": w.COLORS, "spot": w.SPOTS,
@@ -43,21 +45,26 @@ MADE_OF = {
     "tool_the": ("{tool}", lambda tool: f"the {tool.split(' ', 1)[1]}"),
 }  # fmt: skip
 PRONOUNS = {"he": ("he", "she"), "him": ("him", "her"), "his": ("his", "her")}
-# Which of a pair of pronouns belongs to a child or a known name.
+# Which of a pair of pronouns belongs to a child or a name. A name that training never has need not tell a girl from a boy:
+# for it counts only that the pronoun stays the same.
 GENDERS = {"boy": "0", "girl": "1"}
-GENDERS |= {name.lower(): "0" for split in SPLITS for name in split.boys}
-GENDERS |= {name.lower(): "1" for split in SPLITS for name in split.girls}
+GENDERS |= {name.lower(): "0" for name in w.TRAIN.boys}
+GENDERS |= {name.lower(): "1" for name in w.TRAIN.girls}
 
 
-def could_be_told(text: str) -> bool:
-    """Whether the grammar tells this story word for word."""
-    return any(is_consistent(bound, text) for plot in range(len(PLOTS)) for bound in readings(plot, text.lower()))
+def could_be_told(text: str, **wanted: str) -> bool:
+    """Whether the grammar tells this story word for word, and has in each slot of `wanted` what stands there."""
+    wanted = {slot: value.lower() for slot, value in wanted.items()}
+    every_reading = (bound for plot in range(len(PLOTS)) for bound in readings(plot, text.lower()))
+    return any(wanted.items() <= bound.items() and is_consistent(bound, text) for bound in every_reading)
 
 
 def is_consistent(bound: Bindings, text: str) -> bool:
-    """Whether there are two characters, girls are she and boys he, and capitals stand where they should."""
+    """Whether there are two characters, girls are she and boys he, two animals are of two kinds, and capitals stand where
+    they should."""
     genders = [has_right_gender(bound, *slots) for slots in (("hero", "kind", "gender"), ("friend", "fkind", "fgender"))]
-    if bound["hero"] == bound["friend"] or not all(genders):
+    is_same_animal = bound["kind"] in ANIMALS and bound["kind"] == bound.get("fkind")
+    if bound["hero"] == bound["friend"] or is_same_animal or not all(genders):
         return False
     return has_right_capitals(text, [bound["hero"].capitalize(), bound["friend"].capitalize()])
 
@@ -77,16 +84,17 @@ def has_right_capitals(text: str, characters: list[str]) -> bool:
 
 def readings(plot: int, text: str) -> Iterator[Bindings]:
     """The ways in which the text is a whole story of this plot."""
-    for at, bound in match(story_sequence(plot), text + " ", 0, {}):
+    for at, bound in match(story_sequence(plot), text + " ", 0, {"things": PLOTS[plot].things}):
         if at == len(text) + 1:
             yield bound
 
 
 @cache
 def story_sequence(plot: int) -> list:
-    """Introduction, at most two habits, and the beats of the plot, each followed by a space."""
-    habits = ([], *([*parse(habit), " "] for habit in HABITS))
-    sequence = [tuple([*parse(introduction), " "] for introduction in INTRODUCTIONS), habits, habits]
+    """Introduction, at most two habits, which are not the same, and the beats of the plot, each followed by a space."""
+    habits = [[*parse(habit), " "] for habit in HABITS]
+    at_most_two = ([], *habits, *([*one, *other] for one, other in permutations(habits, 2)))
+    sequence = [tuple([*parse(introduction), " "] for introduction in INTRODUCTIONS), at_most_two]
     for beat in PLOTS[plot].beats:
         told = [*parse(beat.lstrip("?").strip()), " "]
         sequence.append(([], told) if beat.startswith("?") else (told,))
@@ -129,7 +137,7 @@ def spellings(slot: str, bound: Bindings) -> Iterator[tuple[str, Bindings]]:
         pair = PRONOUNS[slot.removeprefix("f")]
         yield from ((pair[int(index)], {**bound, gender: index}) for index in bound.get(gender, "01"))
     else:
-        values = [bound[slot]] if slot in bound else VALUES[slot]
+        values = [bound[slot]] if slot in bound else VALUES[bound["things"] if slot == "noun" else slot]
         yield from ((value, {**bound, slot: value}) for value in values)
 
 

@@ -5,8 +5,8 @@ from random import Random
 
 from plots import PLOTS, Fact, Plot
 from templates import all_texts, capitalized, expand, parse, with_article
-from words import (BUILDS, COLORS, CORNERS, FEARS, HOMES, LEAD, LOOKS, PARENTS, PLANTS, RESTS, SHELTERS, SIGNS, SOILS,
-                   SPOTS, TOOLS, TRAITS, TRAPS, WEATHERS, Words)  # fmt: skip
+from words import (BUILDS, COLORS, CORNERS, FEARS, HOMES, KNOWN_WORDS, LEAD, LOOKS, PARENTS, PLANTS, RESTS, SHELTERS,
+                   SIGNS, SOILS, SPOTS, TOOLS, TRAITS, TRAPS, WEATHERS, Words)  # fmt: skip
 
 INTRODUCTIONS = [
     "once upon a time, there [was|lived] {a_described} named {hero}.",
@@ -31,6 +31,7 @@ HABITS = [
 ABOUT_HERO = Fact("[who is the story about|who is the hero of the story|what is the hero's name]?",
                   "the story is about {hero}.", "{hero}")  # fmt: skip
 ABOUT_HOME = Fact("where did {hero} live?", "{hero} lived {home}.", "{home}")
+ABOUT_PARENT = Fact("who did {hero} live with?", "{hero} lived with {his} {parent}.", "{parent}")
 ABOUT_KIND = Fact("what [kind of animal|animal] was {hero}?", "{hero} was {a_kind}.", "{kind}")
 
 SIZES = ["little", "small", "young", "little", "small"]
@@ -85,6 +86,12 @@ class Story:
     @property
     def text(self) -> str:
         return " ".join(self.sentences)
+
+    @property
+    def unheard_of(self) -> list[str]:
+        """The invented words that it has for its characters' kinds and its thing."""
+        kinds = [who.kind for who in (self.hero, self.friend) if who.is_animal]
+        return [word for word in [*kinds, self.slots["noun"]] if word not in KNOWN_WORDS and word in self.text]
 
 
 def character(rng: Random, words: Words) -> Character:
@@ -144,6 +151,8 @@ def questions(rng: Random, plot: Plot, told: str, slots: dict[str, str], hero: C
     facts = [*plot.facts, ABOUT_HERO]
     if slots["home"] in told:
         facts.append(ABOUT_HOME)
+    if f"lived with {slots['his']} {slots['parent']}" in told:
+        facts.append(ABOUT_PARENT)
     if hero.is_animal:
         facts.append(ABOUT_KIND)
     rng.shuffle(facts)

@@ -72,5 +72,5 @@ def told(rng: Random, words: Words) -> Exchanged:
 
 def exchange(rng: Random, words: Words) -> Exchanged:
     """A question and its answer."""
-    kind = rng.choices([addition, subtraction, comparison, told], [0.48, 0.2, 0.12, 0.2])[0]
+    kind = rng.choices([addition, subtraction, comparison, told], [0.42, 0.23, 0.1, 0.25])[0]
     return kind(rng, words)

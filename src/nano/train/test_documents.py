@@ -7,11 +7,12 @@ from itertools import product
 from random import Random
 
 import documents as doc
+import people
 import stories
 import sums
 from grammar import could_be_told
-from plots import PLOTS
-from templates import all_texts, expand, parse
+from plots import BROKEN, PLOTS
+from templates import all_texts, expand, parse, with_article
 from words import HELD_OUT, TRAIN, held_out_words
 
 N = 300
@@ -53,6 +54,27 @@ class Documents(unittest.TestCase):
             self.assertNotEqual(TRAIN.allows_sum(sign, a, b), HELD_OUT.allows_sum(sign, a, b))
         one_digit = sum(HELD_OUT.allows_sum("+", a, b) for a in range(10) for b in range(10))
         self.assertGreater(one_digit, 5)
+
+    def test_what_nobody_has_heard_of_is_in_a_story_only_if_it_was_asked_for(self):
+        rng, n_strange = Random(1), 0
+        for _ in range(N):
+            asked, story = doc.asked_story(rng, TRAIN)
+            n_strange += bool(story.unheard_of)
+            self.assertEqual([word for word in story.unheard_of if word not in asked], [], story.text)
+            self.assertEqual(stories.tell(rng, TRAIN).unheard_of, [])
+        self.assertGreater(n_strange, N / 20)
+
+    def test_questions_about_people_have_their_answer_in_what_was_told(self):
+        rng = Random(1)
+        for _, words in product(range(N), (TRAIN, HELD_OUT)):
+            told, asked = people.described(rng, words)
+            sentences = [sentence.rstrip(".").split() for sentence in told.split(". ")]
+            for question, answer in asked:
+                name, *_, last = answer.rstrip(".").split()
+                saying = [sentence for sentence in sentences if last in sentence or last in sentence[-1:]]
+                self.assertTrue(any(name in sentence for sentence in saying), (told, answer))
+                if question.startswith("Who") and last in question:
+                    self.assertEqual(len(saying), 1, (told, question))
 
     def test_calculations_are_right(self):
         rng, numbers = Random(1), re.compile(r"\d+")
@@ -103,6 +125,22 @@ class Grammar(unittest.TestCase):
         return [f"{before}Somebody{behind}", text.replace(friend, hero), text[:-20], f"{text} {story.sentences[-1]}",
                 text.lower(), text.upper(), text.replace(hero, hero.lower()),
                 *(text.replace(right, other, 1) for right, other in wrong.items())]  # fmt: skip
+
+    def test_it_refuses_other_heroes_kinds_twice_and_things_that_do_not_break(self):
+        rng = Random(4)
+        for _ in range(N):
+            story = stories.tell(rng, TRAIN)
+            hero, friend = story.hero, story.friend
+            if hero.name not in TRAIN.girls + TRAIN.boys:
+                continue  # an invented one may be a word that the story has elsewhere
+            self.assertTrue(could_be_told(story.text, hero=hero.name, kind=hero.kind))
+            self.assertFalse(could_be_told(story.text, hero=friend.name))
+            self.assertFalse(could_be_told(story.text, hero=hero.name, kind="otter"))
+            if hero.is_animal and friend.is_animal and f"{with_article(friend.kind)}" in story.text:
+                alike = story.text.replace(with_article(friend.kind), with_article(hero.kind))
+                self.assertFalse(could_be_told(alike), alike)
+        broken = stories.tell(rng, TRAIN, BROKEN)
+        self.assertFalse(could_be_told(broken.text.replace(broken.slots["noun"], "pillow")))
 
     def test_questions_have_their_answer_among_the_right_ones(self):
         rng = Random(3)

@@ -23,9 +23,9 @@ from torch import Tensor
 from model import Nano, load_config
 
 END_OF_TEXT = 0
-LENGTHS, LENGTH_ODDS = (256, 512, 1024, 2048), (0.4, 0.4, 0.15, 0.05)
+LENGTHS, LENGTH_ODDS = (256, 512, 1024, 2048), (0.1, 0.6, 0.22, 0.08)
 HELDOUT_LENGTH, HELDOUT_ROWS = 1024, 64
-WARMUP_STEPS, DECAY_SHARE = 100, 0.4
+WARMUP_STEPS, DECAY_SHARE = 100, 0.5
 LOG_EVERY, SAVE_EVERY = 50, 200
 LOG_HEAD = "step,tokens,train_loss,heldout_loss,lr,seconds"
 WEIGHT_DECAY, CLIP = 0.05, 1.0

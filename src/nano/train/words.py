@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from random import Random
 
@@ -14,8 +14,6 @@ Karl Liam Mark Nick Otto Philip Ron Simon Theo Victor Will Zack Alan Bob Charlie
 Kevin Luke Milo Ned Oliver Pete Ralph Scott Tim Walter Andy Bill Colin Dennis Emil Fred Gabriel Jim""".split()
 HELD_OUT_GIRLS = "Wilma Agnes Bridget Thea Martha Odette Heidi Yvonne Matilda Ursula Sylvie Gwen".split()
 HELD_OUT_BOYS = "Edgar Bruno Magnus Jasper Hector Lionel Cedric Rufus Quentin Barnaby Amos Wilfred".split()
-
-KNOWN_NAMES = {*GIRLS, *BOYS, *HELD_OUT_GIRLS, *HELD_OUT_BOYS}
 
 ANIMALS = """fox rabbit mouse bear cat dog duck frog hedgehog squirrel owl turtle lamb pony goat sparrow beaver
 mole deer pig wolf crow monkey lion elephant kitten puppy parrot camel zebra tiger giraffe swan pigeon raven robin
@@ -59,6 +57,11 @@ PLACES = {
     "waterfall": "by", "square": "on", "creek": "by", "dune": "on", "plateau": "on", "ruin": "in", "theater": "in",
 }  # fmt: skip
 HELD_OUT_PLACES = {"harbor": "at", "palace": "in", "lighthouse": "near", "valley": "in"}
+
+PREPOSITIONS = ["in", "in", "at", "on", "by", "near"]
+KNOWN_WORDS = {*ANIMALS, *HELD_OUT_ANIMALS, *OBJECTS, *HELD_OUT_OBJECTS, *FOODS, *HELD_OUT_FOODS, *PLACES,
+               *HELD_OUT_PLACES,
+               *(name.lower() for name in GIRLS + BOYS + HELD_OUT_GIRLS + HELD_OUT_BOYS)}  # fmt: skip
 
 COLORS = "red blue green yellow purple orange white black pink brown golden silver".split()
 LOOKS = "little shiny soft old new tiny big round pretty lovely".split()
@@ -111,7 +114,7 @@ def is_held_out(*key: object, share: float = 0.1) -> bool:
 
 
 def invented_word(rng: Random) -> str:
-    """A word of one or two syllables that nobody has heard before."""
+    """A word of one or two syllables that stands in no list; a few are words all the same, such as `so`."""
     n_syllables = rng.choice([1, 2, 2])
 
     def syllable() -> str:
@@ -127,8 +130,8 @@ def invented_syllables(rng: Random, is_girl: bool) -> str:
 
 
 def decent(draw: Callable[[], str]) -> str:
-    """The first word drawn that has nothing rude in it."""
-    while RUDE.search(word := draw()):
+    """The first word drawn that stands in no list and has nothing rude in it."""
+    while RUDE.search(word := draw()) or word in KNOWN_WORDS:
         pass
     return word
 
@@ -148,13 +151,22 @@ class Words:
 
     @property
     def fragile(self) -> list[str]:
-        """Things that break when they fall."""
-        return [thing for thing in self.objects if thing in FRAGILE]
+        """Things that break when they fall, as one that nobody knows may."""
+        return [thing for thing in self.objects if thing in FRAGILE or thing not in KNOWN_WORDS]
 
     @property
     def crafts(self) -> list[str]:
-        """Things that can be made of paper, cloth or wood."""
-        return [thing for thing in self.objects if thing in CRAFTS]
+        """Things that can be made of paper, cloth or wood, as one that nobody knows may be."""
+        return [thing for thing in self.objects if thing in CRAFTS or thing not in KNOWN_WORDS]
+
+    def with_unheard_of(self, rng: Random, *lists: str) -> "Words":
+        """The same split, each of these lists replaced by invented words half of the time."""
+        return replace(self, **{name: self.unheard_of(rng, name) for name in lists if rng.random() < 0.5})
+
+    def unheard_of(self, rng: Random, name: str) -> list[str] | dict[str, str]:
+        """Three invented words in the place of a list; places with their prepositions."""
+        invented = [self.invented_thing(rng) for _ in range(3)]
+        return {place: rng.choice(PREPOSITIONS) for place in invented} if name == "places" else invented
 
     def name(self, rng: Random, is_girl: bool | None = None) -> str:
         """Somebody's name, of a girl or boy where nothing is said."""
@@ -168,8 +180,15 @@ class Words:
         while True:
             name = invented_word(rng) if rng.random() < 0.6 else invented_syllables(rng, is_girl)
             name = name.capitalize()
-            if is_held_out("name", name) == self.held_out and name not in KNOWN_NAMES:
+            if is_held_out("name", name) == self.held_out:
                 return name
+
+    def invented_thing(self, rng: Random) -> str:
+        """A word that few documents share, for a thing, animal, food or place."""
+        while True:
+            word = invented_word(rng)
+            if is_held_out("thing", word) == self.held_out:
+                return word
 
     def allows_sum(self, operation: str, a: int, b: int) -> bool:
         """Whether this split may calculate with two numbers, in either order."""
