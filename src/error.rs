@@ -16,6 +16,16 @@ pub enum Error {
         /// What was expected, what was found and what to do.
         message: String,
     },
+    /// A prompt leaves no room in the model's context.
+    #[error(
+        "prompt: {prompt_tokens} tokens leave no room in the model's max_seq_len of {max_seq_len}: shorten the prompt"
+    )]
+    ContextLength {
+        /// The prompt's tokens.
+        prompt_tokens: usize,
+        /// What the model has room for.
+        max_seq_len: usize,
+    },
     /// A file or directory that was asked for is not there.
     #[error("{}: {message}", path.display())]
     NotFound {
@@ -40,12 +50,51 @@ pub enum Error {
         /// The system's own reason.
         source: std::io::Error,
     },
+    /// There is no room for another request.
+    #[error("the queue is full: {message}; try again in {retry_after_seconds} s")]
+    Overloaded {
+        /// Which bound was met, and how full it is.
+        message: String,
+        /// When there is likely to be room, from how fast the queue empties.
+        retry_after_seconds: u64,
+    },
+    /// A request can't be worked on in the time that it was given.
+    #[error("{0}")]
+    Timeout(Timeout),
+    /// Nothing is taken in now, though it may be later or elsewhere.
+    #[error("{0}")]
+    Unavailable(Unavailable),
     /// Something valid that this build or machine does not have.
     #[error("{0}")]
     Unsupported(String),
     /// A fault of blazr itself.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// Which bound on time was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Timeout {
+    /// That on waiting for the requests before it.
+    #[error("the request waited longer than --queue-timeout allows: the server is busy")]
+    Queue,
+    /// That on the whole request.
+    #[error("the request took longer than --request-timeout allows: ask for fewer tokens")]
+    Request,
+}
+
+/// Why nothing is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// The model is being loaded.
+    #[error("the model is being loaded: try again soon")]
+    Loading,
+    /// The server is being stopped.
+    #[error("the server is shutting down: send the request to another one")]
+    Draining,
+    /// The inference loop has died.
+    #[error("the inference loop has ended: the server has to be started anew")]
+    Stalled,
 }
 
 impl Error {

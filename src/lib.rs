@@ -5,6 +5,7 @@
 //!
 //! - [`error`]: what can go wrong.
 //! - [`files`]: a model's files, on the disk or in the program.
+//! - [`metrics`]: what is counted and measured.
 //! - [`kernels`]: the inner loops of decoding, over plain slices.
 //! - [`model`]: weights, the forward pass, and the state of a sequence.
 //! - [`sampling`]: from logits to a token.
@@ -13,6 +14,7 @@
 //! - [`nano`]: the model that is part of the program.
 //! - [`engine`]: from a validated request to a stream of events.
 //! - [`shutdown`]: SIGINT and SIGTERM.
+//! - [`api`]: the HTTP API.
 //! - [`cli`]: the commands.
 //!
 //! The path of a prompt: `cli` -> [`text::Tokenizer::encode`] -> [`engine::request::GenerateRequest::new`] (the only
@@ -25,12 +27,14 @@
 //! file, a flag or a prompt, reaches a panic.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod api;
 pub mod checkpoint;
 pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod files;
 pub mod kernels;
+pub mod metrics;
 pub mod model;
 pub mod nano;
 pub mod sampling;

@@ -36,9 +36,9 @@ impl Shutdown {
         Ok(())
     }
 
-    /// Set by the first signal.
-    pub fn asked(&self) -> &AtomicBool {
-        &self.asked
+    /// Whether the first signal has come.
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// The exit code of a process that the signal ended.

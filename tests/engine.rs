@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use blazr::checkpoint::Checkpoint;
 use blazr::engine::request::{GenerateRequest, Options};
 use blazr::engine::run::generate;
-use blazr::engine::sequence::{Event, FinishReason, Usage};
+use blazr::engine::sequence::{Event, FinishReason, Told, Usage};
 use blazr::model::config::ModelConfig;
 use blazr::model::{Model, Step, Wanted};
 use blazr::sampling::Params;
@@ -56,10 +56,11 @@ impl Fixture {
         let emit = |event| {
             assert!(end.is_none(), "an event after the last one");
             match event {
-                Event::Token { token, logprob, text: piece } => {
-                    assert!(logprob <= 0.0 && logprob.is_finite());
-                    tokens.push(token);
-                    text.push_str(&piece);
+                Event::Prompt(told) => told.iter().for_each(|told| text.push_str(&told.text)),
+                Event::Token(told) => {
+                    assert!(told.logprob.is_some_and(|logprob| logprob <= 0.0 && logprob.is_finite()));
+                    tokens.push(told.token);
+                    text.push_str(&told.text);
                     cancelled.store(tokens.len() >= patience, Ordering::Relaxed);
                 }
                 Event::Done { reason, text: rest, usage } => {
@@ -69,7 +70,8 @@ impl Fixture {
             }
             Ok(())
         };
-        generate(&self.model, &self.tokenizer, self.request(prompt, options), &cancelled, emit).unwrap();
+        let is_cancelled = || cancelled.load(Ordering::Relaxed);
+        generate(&self.model, &self.tokenizer, self.request(prompt, options), is_cancelled, emit).unwrap();
         let (reason, usage) = end.expect("the last event is the end");
         Answer { tokens, text, reason, usage }
     }
@@ -82,11 +84,11 @@ impl Fixture {
 fn seeded(seed: u64) -> Options {
     let never_ends = vec![(256, -100.0)];
     let sampling = Params { seed: Some(seed), temperature: 1.0, logit_bias: never_ends, ..Params::default() };
-    Options { max_tokens: 40, sampling, stop: Vec::new() }
+    Options { max_tokens: 40, sampling, ..Options::default() }
 }
 
 fn greedy(max_tokens: usize) -> Options {
-    Options { max_tokens, sampling: Params { temperature: 0.0, ..Params::default() }, stop: Vec::new() }
+    Options { max_tokens, sampling: Params { temperature: 0.0, ..Params::default() }, ..Options::default() }
 }
 
 #[test]
@@ -154,10 +156,93 @@ fn a_failing_listener_ends_the_generation_with_its_error() {
     let fixture = Fixture::new();
     let request = fixture.request(&[79], &seeded(1));
     let mut events = 0;
-    let result = generate(&fixture.model, &fixture.tokenizer, request, &AtomicBool::new(false), |_| {
-        events += 1;
-        Err(blazr::error::Error::Internal("the listener has gone".into()))
-    });
+    let result = generate(
+        &fixture.model,
+        &fixture.tokenizer,
+        request,
+        || false,
+        |_| {
+            events += 1;
+            Err(blazr::error::Error::Internal("the listener has gone".into()))
+        },
+    );
     assert!(result.unwrap_err().to_string().contains("the listener has gone"));
     assert_eq!(events, 1);
+}
+
+/// Everything that a request tells of its tokens.
+fn told(fixture: &Fixture, prompt: &[u32], options: &Options) -> (Vec<Told>, Vec<Told>) {
+    let (mut prompts, mut tokens) = (Vec::new(), Vec::new());
+    generate(
+        &fixture.model,
+        &fixture.tokenizer,
+        fixture.request(prompt, options),
+        || false,
+        |event| {
+            match event {
+                Event::Prompt(told) => prompts.extend(told),
+                Event::Token(told) => tokens.push(told),
+                Event::Done { .. } => {}
+            }
+            Ok(())
+        },
+    )
+    .unwrap();
+    (prompts, tokens)
+}
+
+#[test]
+fn an_echoed_prompt_has_the_log_probabilities_of_one_forward_pass() {
+    let fixture = Fixture::new();
+    for length in [1, 2, 256, 257, 700] {
+        let prompt = support::random_tokens(3, length, 256);
+        let options = Options { echo: true, top_logprobs: Some(3), ..greedy(2) };
+        let (echoed, generated) = told(&fixture, &prompt, &options);
+        assert_eq!(echoed.iter().map(|told| told.token).collect::<Vec<_>>(), prompt);
+        assert_eq!((echoed[0].logprob, echoed[0].top.len()), (None, 0));
+
+        let mut state = fixture.model.new_state().unwrap();
+        let step = Step { tokens: &prompt, state: &mut state, wanted: Wanted::All };
+        let logits = fixture.model.forward(&mut [step]).unwrap().remove(0).to_vec2::<f32>().unwrap();
+        for (row, next) in logits.iter().zip(echoed[1..].iter().chain(&generated)) {
+            let largest = row.iter().copied().fold(f32::MIN, f32::max);
+            let total: f64 = row.iter().map(|logit| f64::from(logit - largest).exp()).sum();
+            let want = f64::from(row[next.token as usize] - largest) - total.ln();
+            let found = f64::from(next.logprob.unwrap());
+            assert!((found - want).abs() < 1e-4, "{length} tokens: {found}, not {want}");
+            let own = next.top.iter().find(|(token, _)| *token == next.token).unwrap();
+            assert_eq!(Some(own.1), next.logprob);
+            assert_eq!(next.top.len(), if next.top[..3].contains(own) { 3 } else { 4 });
+        }
+    }
+}
+
+#[test]
+fn an_echo_is_the_text_of_prompt_and_answer_and_needs_no_answer() {
+    let fixture = Fixture::new();
+    let prompt = support::random_tokens(5, 300, 256);
+    for max_tokens in [0, 5] {
+        let answer = fixture.answer(&prompt, &Options { echo: true, ..greedy(max_tokens) });
+        let all = [&prompt[..], &answer.tokens].concat();
+        assert_eq!(answer.text, fixture.tokenizer.decode(&all));
+        assert_eq!((answer.tokens.len(), answer.reason), (max_tokens, FinishReason::Length));
+    }
+    let refused = GenerateRequest::new(prompt, &greedy(0), fixture.config()).unwrap_err();
+    assert!(refused.to_string().starts_with("max_tokens: "), "{refused}");
+}
+
+#[test]
+fn the_model_ends_a_text_no_sooner_than_it_may() {
+    let fixture = Fixture::new();
+    let eager = vec![(256, 100.0)]; // the end of text
+    let sampling = Params { logit_bias: eager, temperature: 0.0, ..Params::default() };
+    let options = Options { max_tokens: 9, sampling, ..Options::default() };
+    let ends = |options: &Options| {
+        let answer = fixture.answer(&[79, 110], options);
+        (answer.tokens.len(), answer.tokens.contains(&256), answer.reason)
+    };
+    assert_eq!(ends(&options), (1, true, FinishReason::Stop));
+    assert_eq!(ends(&Options { min_tokens: 4, ..options.clone() }), (5, true, FinishReason::Stop));
+    assert_eq!(ends(&Options { min_tokens: 9, ..options.clone() }), (9, false, FinishReason::Length));
+    assert_eq!(ends(&Options { ignore_eos: true, ..options }), (9, true, FinishReason::Length));
 }

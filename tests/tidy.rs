@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules in the order in which they may import: each only from the lines above its own.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 7] = [
     &["error"],
-    &["files", "kernels", "shutdown"],
+    &["files", "kernels", "metrics", "shutdown"],
     &["model", "sampling", "text"],
     &["checkpoint", "engine", "nano"],
+    &["api"],
     &["cli"],
     &["main"],
 ];
@@ -139,7 +140,33 @@ fn the_readme_names_every_flag_and_no_other() {
         let output = Command::new(env!("CARGO_BIN_EXE_blazr")).args([command, "--help"]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let mut known = flags(&(help("generate") + &help("info")));
+    let mut known = flags(&(help("generate") + &help("serve") + &help("info")));
     known.remove("--help");
     assert_eq!(flags(section), known);
+}
+
+/// The README's words between backticks, with the braces of routes as axum has them.
+fn readme_code() -> BTreeSet<String> {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    readme.split('`').skip(1).step_by(2).map(|code| code.replace("{id}", "{*id}")).collect()
+}
+
+#[test]
+fn the_readme_has_every_route() {
+    let source = std::fs::read_to_string(root().join("src/api/mod.rs")).unwrap();
+    let known = readme_code();
+    let mut routes = 0;
+    for line in source.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")) {
+        let (path, handler) = line.split_once("\", ").unwrap();
+        let method = handler.split('(').next().unwrap().to_uppercase();
+        assert!(known.contains(&format!("{method} {path}")), "{method} {path} is not in the README");
+        routes += 1;
+    }
+    assert_eq!(routes, 11);
+}
+
+#[test]
+fn the_readme_has_every_metric_and_no_other() {
+    let in_readme: BTreeSet<String> = readme_code().into_iter().filter(|code| code.starts_with("blazr_")).collect();
+    assert_eq!(in_readme, blazr::metrics::ALL.iter().map(|metric| metric.name.to_owned()).collect());
 }

@@ -14,7 +14,7 @@ pub mod shard;
 pub mod tensors;
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use serde::de::DeserializeOwned;
@@ -24,7 +24,7 @@ use crate::files::{Embedded, Files};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
-use crate::text::Tokenizer;
+use crate::text::{ChatTemplate, Tokenizer};
 use keys::Keys;
 use report::Report;
 use tensors::{Size, Tensors};
@@ -110,10 +110,24 @@ impl Checkpoint {
     /// # Errors
     /// Those of [`Tokenizer::open`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::open(&self.files, &self.tokenizer_name(), self.config.vocab_size)
+    }
+
+    /// How conversations are written: as the template in `file` says, else the model's own; none if it has none.
+    ///
+    /// # Errors
+    /// Those of [`ChatTemplate::open`], or `file` can't be read.
+    pub fn chat_template(&self, file: Option<&Path>, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        let name = self.tokenizer_name();
+        let Some(file) = file else { return ChatTemplate::open(&self.files, &name, tokenizer) };
+        let source = std::fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
+        ChatTemplate::from_source(&source, file, &self.files, &name, tokenizer).map(Some)
+    }
+
+    fn tokenizer_name(&self) -> PathBuf {
         let named = self.report.values.get("tokenizer").and_then(|value| value.as_str()).unwrap_or(native::TOKENIZER);
         let in_directory = Path::new(named).join(native::TOKENIZER);
-        let name = if self.files.has_directory(named) { &in_directory } else { Path::new(named) };
-        Tokenizer::open(&self.files, name, self.config.vocab_size)
+        if self.files.has_directory(named) { in_directory } else { named.into() }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -87,7 +86,7 @@ impl OptionArgs {
             logit_bias: self.logit_bias.clone(),
             seed: self.seed,
         };
-        Options { max_tokens: self.max_tokens, sampling, stop: self.stop.clone() }
+        Options { max_tokens: self.max_tokens, sampling, stop: self.stop.clone(), ..Options::default() }
     }
 }
 
@@ -107,9 +106,9 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let shutdown = Shutdown::on_signals()?;
 
     let mut answer = Answer::new(args.json);
-    generate(&model, &tokenizer, request, shutdown.asked(), |event| answer.take(event))?;
+    generate(&model, &tokenizer, request, || shutdown.is_asked(), |event| answer.take(event))?;
     answer.conclude()?;
-    Ok(if shutdown.asked().load(Ordering::Relaxed) { ExitCode::from(shutdown.exit_code()) } else { ExitCode::SUCCESS })
+    Ok(if shutdown.is_asked() { ExitCode::from(shutdown.exit_code()) } else { ExitCode::SUCCESS })
 }
 
 fn read_prompt(prompt: &str) -> Result<String> {
@@ -168,11 +167,12 @@ impl Answer {
 
     fn take(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Token { token, logprob, text } => {
+            Event::Prompt(_) => Ok(()),
+            Event::Token(told) => {
                 self.first_token.get_or_insert(self.started.elapsed());
-                self.tokens.push(token);
-                self.logprobs.push(logprob);
-                self.show(&text)
+                self.tokens.push(told.token);
+                self.logprobs.extend(told.logprob);
+                self.show(&told.text)
             }
             Event::Done { reason, text, usage } => {
                 self.end = Some((reason, usage));

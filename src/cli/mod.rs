@@ -2,6 +2,7 @@
 
 mod generate;
 mod info;
+mod serve;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,12 +26,14 @@ pub struct Cli {
 enum Command {
     /// Continue a prompt: the text goes to standard output as it is made, figures and logs to standard error.
     Generate(generate::GenerateArgs),
+    /// Serve a model behind the OpenAI-compatible HTTP API.
+    Serve(serve::ServeArgs),
     /// Describe a checkpoint as JSON: its configuration, where each value came from, and its sizes.
     Info(info::InfoArgs),
 }
 
 /// The flags of every command that computes.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct ModelArgs {
     /// The checkpoint: a directory, or a safetensors file [default: nano, which is embedded].
     #[arg(long, value_name = "DIR")]
@@ -53,8 +56,9 @@ impl ModelArgs {
 impl Cli {
     /// How many threads compute: `--threads`, else one for each physical core.
     pub fn threads(&self) -> usize {
-        let (Command::Generate(generate::GenerateArgs { model, .. }) | Command::Info(info::InfoArgs { model, .. })) =
-            &self.command;
+        let (Command::Generate(generate::GenerateArgs { model, .. })
+        | Command::Serve(serve::ServeArgs { model, .. })
+        | Command::Info(info::InfoArgs { model, .. })) = &self.command;
         // A container may be given fewer cores than the machine has.
         let usable = || num_cpus::get_physical().min(num_cpus::get());
         model.threads.map_or_else(usable, usize::from)
@@ -65,20 +69,25 @@ impl Cli {
     /// # Errors
     /// Whatever the command could not do; nothing was printed about it yet.
     pub fn run(self) -> Result<ExitCode> {
-        // The command runs on one of the threads that compute, so that small parallel loops don't change threads.
         let threads = self.threads();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool = pool.map_err(|error| Error::Unsupported(format!("can't start {threads} threads: {error}")))?;
-        let result = pool.install(|| match &self.command {
-            Command::Generate(args) => generate::run(args),
-            Command::Info(args) => info::run(args),
-        });
+        let result = match &self.command {
+            Command::Generate(args) => computing(threads, || generate::run(args)),
+            Command::Info(args) => computing(threads, || info::run(args)),
+            Command::Serve(args) => serve::run(args, threads),
+        };
         match result {
             // Whoever read the output has seen enough of it.
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
             result => result,
         }
     }
+}
+
+/// Runs a command on one of the threads that compute, so that small parallel loops don't change threads.
+fn computing<T: Send>(threads: usize, command: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|error| Error::Unsupported(format!("can't start {threads} threads: {error}")))?;
+    pool.install(command)
 }
 
 /// Writes to standard output at once.

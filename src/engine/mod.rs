@@ -1,8 +1,310 @@
 //! From a validated request to a stream of events.
 //!
 //! In reading order: [`request`] is what can be asked for and the only place that judges it, [`sequence`] one
-//! generation in progress, chunk by chunk and token by token, and [`run`] the loop that drives it.
+//! generation in progress, chunk by chunk and token by token, and [`run`] the loop that drives it. For a server,
+//! [`queue`] says who waits, [`Engine`] takes work in and tells how things stand, and its one thread does the work.
+//!
+//! A request belongs to whoever holds its [`Generation`]: when that is dropped the request is given up, be it waiting
+//! (it leaves the queue at once) or running (the loop looks before every chunk and token). The loop never waits for
+//! anybody: a channel has room for all that a request can tell, up to a bound at which its reader is too slow.
 
+mod meter;
+pub mod queue;
 pub mod request;
 pub mod run;
 pub mod sequence;
+mod worker;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::error::{Error, Result, Unavailable};
+use crate::metrics as m;
+use crate::model::Model;
+use crate::text::Tokenizer;
+use meter::Meter;
+use queue::{Full, Limits, Queue};
+use request::GenerateRequest;
+use sequence::Event;
+
+/// A reader that is this many events behind is too slow.
+const MOST_EVENTS_BEHIND: usize = 8192;
+
+/// The bounds of the time after which a client that found the queue full is told to come back.
+const RETRY_AFTER_SECONDS: (f64, f64) = (1.0, 120.0);
+
+/// A loop that has not taken a step for so long, though it has work, is stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// Takes requests in for one thread that works on them one after the other.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Shared>);
+
+/// How things stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Work is taken in.
+    Ready,
+    /// The queue is full for now.
+    Full,
+    /// Nothing more is taken in.
+    Closed,
+    /// The loop has died or hangs.
+    Stalled,
+}
+
+/// A request that was taken in. To drop it is to give it up.
+#[derive(Debug)]
+pub struct Generation {
+    updates: mpsc::Receiver<Update>,
+    _ticket: Ticket,
+}
+
+/// What a request's loop tells its holder.
+#[derive(Debug)]
+pub enum Update {
+    /// It waits no longer.
+    Started,
+    /// Of the request with this index among those submitted together.
+    Event(usize, Event),
+    /// There will be no more.
+    Failed(Error),
+}
+
+/// A place in the queue or the loop.
+#[derive(Debug)]
+struct Ticket {
+    id: u64,
+    is_cancelled: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+/// Requests that were submitted together, in order.
+#[derive(Debug)]
+struct Job {
+    requests: Vec<GenerateRequest>,
+    updates: mpsc::Sender<Update>,
+    is_cancelled: Arc<AtomicBool>,
+    meter: Meter,
+}
+
+#[derive(Debug)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    /// Told when something was put into the queue, or it was closed.
+    arrival: Condvar,
+    next_id: AtomicU64,
+    pulse: Pulse,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    queue: Queue<Job>,
+    is_open: bool,
+    is_running: bool,
+    /// How long the last requests took, later ones weighing more; none before the first.
+    seconds_per_request: Option<f64>,
+}
+
+/// Whether the loop turns, to be looked at without waiting for it.
+#[derive(Debug)]
+struct Pulse {
+    began: Instant,
+    /// Milliseconds from `began` to the last step; [`Pulse::IDLE`] where there is nothing to do.
+    last_step: AtomicU64,
+    is_dead: AtomicBool,
+}
+
+impl Engine {
+    /// Starts the thread, which computes with `threads` threads.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub fn start(
+        model: Model,
+        tokenizer: Arc<Tokenizer>,
+        limits: Limits,
+        threads: usize,
+    ) -> Result<(Self, JoinHandle<()>)> {
+        let waiting =
+            Waiting { queue: Queue::new(limits), is_open: true, is_running: false, seconds_per_request: None };
+        let shared = Arc::new(Shared {
+            waiting: Mutex::new(waiting),
+            arrival: Condvar::new(),
+            next_id: AtomicU64::new(0),
+            pulse: Pulse::new(),
+        });
+        let thread = worker::start(model, tokenizer, Arc::clone(&shared), threads)?;
+        Ok((Self(shared), thread))
+    }
+
+    /// Puts requests that belong together at the end of the queue, as one entry. Of each `n` in a row, which have the
+    /// same prompt, only the first counts its tokens.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] where there is no room, [`Error::Unavailable`] where nothing is taken in any more.
+    pub fn submit(&self, requests: Vec<GenerateRequest>, n: usize) -> Result<Generation> {
+        let tokens = requests.iter().step_by(n.max(1)).map(GenerateRequest::prompt_tokens).sum();
+        let most_events = requests.iter().map(GenerateRequest::most_events).sum::<usize>() + 1;
+        let (sender, updates) = mpsc::channel(most_events.clamp(1, MOST_EVENTS_BEHIND));
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let job = Job { requests, updates: sender, is_cancelled: Arc::clone(&is_cancelled), meter: Meter::new(n) };
+        self.0.push(id, tokens, job)?;
+        Ok(Generation { updates, _ticket: Ticket { id, is_cancelled, shared: Arc::clone(&self.0) } })
+    }
+
+    /// From now on nothing is taken in; what waits is still worked on, then the thread ends.
+    pub fn close(&self) {
+        self.0.lock().is_open = false;
+        self.0.arrival.notify_all();
+    }
+
+    /// Whether nothing waits and nothing runs.
+    pub fn is_idle(&self) -> bool {
+        let waiting = self.0.lock();
+        waiting.queue.is_empty() && !waiting.is_running
+    }
+
+    /// How things stand. Never waits for the loop.
+    pub fn health(&self) -> Health {
+        if self.0.pulse.is_stalled() {
+            return Health::Stalled;
+        }
+        let waiting = self.0.lock();
+        match (waiting.is_open, waiting.queue.is_full()) {
+            (false, _) => Health::Closed,
+            (true, true) => Health::Full,
+            (true, false) => Health::Ready,
+        }
+    }
+}
+
+impl Generation {
+    /// What comes next; none after the end.
+    pub async fn next(&mut self) -> Option<Update> {
+        self.updates.recv().await
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.is_cancelled.store(true, Ordering::Relaxed);
+        let removed = {
+            let mut waiting = self.shared.lock();
+            let removed = waiting.queue.remove(self.id);
+            waiting.publish();
+            removed
+        };
+        drop(removed); // outside of the lock: it is counted then
+    }
+}
+
+impl Shared {
+    /// The lock is held for a few instructions that can't panic.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, id: u64, tokens: usize, job: Job) -> Result<()> {
+        let mut waiting = self.lock();
+        let mut job = job;
+        let refused = if self.pulse.is_stalled() {
+            Error::Unavailable(Unavailable::Stalled)
+        } else if !waiting.is_open {
+            Error::Unavailable(Unavailable::Draining)
+        } else {
+            match waiting.queue.push(id, tokens, job) {
+                Ok(()) => {
+                    waiting.publish();
+                    self.arrival.notify_one();
+                    return Ok(());
+                }
+                Err((full, back)) => {
+                    job = back;
+                    waiting.overloaded(full)
+                }
+            }
+        };
+        drop(waiting);
+        job.meter.refuse(&refused);
+        Err(refused)
+    }
+
+    /// Waits for work; none when there will be no more.
+    fn next(&self) -> Option<Job> {
+        let mut waiting = self.lock();
+        loop {
+            if let Some(job) = waiting.queue.pop() {
+                waiting.is_running = true;
+                waiting.publish();
+                return Some(job);
+            }
+            if !waiting.is_open {
+                return None;
+            }
+            waiting = self.arrival.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// A job that took so long is over.
+    fn done(&self, took: Duration) {
+        self.pulse.rest();
+        let mut waiting = self.lock();
+        waiting.is_running = false;
+        let seconds = took.as_secs_f64();
+        let mean = waiting.seconds_per_request.map_or(seconds, |mean| 0.8 * mean + 0.2 * seconds);
+        waiting.seconds_per_request = Some(mean);
+        waiting.publish();
+    }
+}
+
+impl Waiting {
+    fn publish(&self) {
+        m::QUEUE_REQUESTS.set(self.queue.len() as f64, Vec::new());
+        m::QUEUE_TOKENS.set(self.queue.tokens() as f64, Vec::new());
+        m::RUNNING.set(f64::from(u8::from(self.is_running)), Vec::new());
+    }
+
+    /// The error of a request that found no room. One request leaves the queue in the time that one takes.
+    fn overloaded(&self, full: Full) -> Error {
+        let Limits { requests, tokens } = self.queue.limits();
+        let message = match full {
+            Full::Requests => format!("{} of at most {requests} requests wait", self.queue.len()),
+            Full::Tokens => format!("{} of at most {tokens} prompt tokens wait", self.queue.tokens()),
+        };
+        let (least, most) = RETRY_AFTER_SECONDS;
+        let seconds = self.seconds_per_request.unwrap_or(least).ceil().clamp(least, most);
+        Error::Overloaded { message, retry_after_seconds: seconds as u64 }
+    }
+}
+
+impl Pulse {
+    const IDLE: u64 = u64::MAX;
+
+    fn new() -> Self {
+        Self { began: Instant::now(), last_step: AtomicU64::new(Self::IDLE), is_dead: AtomicBool::new(false) }
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    fn beat(&self) {
+        self.last_step.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn rest(&self) {
+        self.last_step.store(Self::IDLE, Ordering::Relaxed);
+    }
+
+    fn is_stalled(&self) -> bool {
+        let last = self.last_step.load(Ordering::Relaxed);
+        let hangs = last != Self::IDLE && self.now().saturating_sub(last) > STALLED_AFTER.as_millis() as u64;
+        hangs || self.is_dead.load(Ordering::Relaxed)
+    }
+}

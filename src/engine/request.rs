@@ -1,15 +1,32 @@
 //! What a caller asks for, and the only place that judges whether it can be done.
 
+use std::fmt::Display;
+
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::sampling::{Params, Sampler};
 use crate::text::StopMatcher;
 
+/// At most this many tokens of a prompt are taken in at a time, so that a cancellation is seen soon.
+pub(super) const PREFILL_CHUNK: usize = 256;
+
+/// More of the most probable tokens are not told beside one.
+pub const MOST_TOP_LOGPROBS: usize = 20;
+
 /// What a caller may choose besides the prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// At most this many tokens are generated.
+    /// At most this many tokens are generated. None at all only with `echo`.
     pub max_tokens: usize,
+    /// So many tokens are generated before the model may end the text.
+    pub min_tokens: usize,
+    /// The model can't end the text: its end-of-text tokens are tokens like others.
+    pub ignore_eos: bool,
+    /// The events begin with the prompt's tokens.
+    pub echo: bool,
+    /// How many of the most probable tokens are told beside each one; none: not even its own log-probability is of
+    /// interest.
+    pub top_logprobs: Option<usize>,
     /// How tokens are drawn.
     pub sampling: Params,
     /// Generation ends before the first of these texts.
@@ -18,7 +35,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_tokens: 100, sampling: Params::default(), stop: Vec::new() }
+        Self {
+            max_tokens: 100,
+            min_tokens: 0,
+            ignore_eos: false,
+            echo: false,
+            top_logprobs: None,
+            sampling: Params::default(),
+            stop: Vec::new(),
+        }
     }
 }
 
@@ -27,6 +52,10 @@ impl Default for Options {
 pub struct GenerateRequest {
     pub(super) prompt: Vec<u32>,
     pub(super) max_tokens: usize,
+    pub(super) min_tokens: usize,
+    pub(super) ignore_eos: bool,
+    pub(super) echo: bool,
+    pub(super) top_logprobs: Option<usize>,
     pub(super) sampler: Sampler,
     pub(super) stops: StopMatcher,
 }
@@ -38,28 +67,47 @@ impl GenerateRequest {
     /// # Errors
     /// The prompt is empty, too long or has a token that the model doesn't know; an option is out of range.
     pub fn new(prompt: Vec<u32>, options: &Options, model: &ModelConfig) -> Result<Self> {
-        let Options { max_tokens, sampling, stop } = options;
+        let Options { max_tokens, min_tokens, ignore_eos, echo, top_logprobs, ref sampling, ref stop } = *options;
         let ModelConfig { vocab_size, max_seq_len, .. } = *model;
         if prompt.is_empty() {
             return Err(Error::invalid("prompt", "expected at least one token, found none"));
         }
-        if prompt.len() >= max_seq_len {
-            let found = prompt.len();
-            let message =
-                format!("{found} tokens leave no room in the model's max_seq_len of {max_seq_len}: shorten it");
-            return Err(Error::invalid("prompt", message));
+        let room = max_seq_len.saturating_sub(prompt.len());
+        if room == 0 && max_tokens > 0 || prompt.len() > max_seq_len {
+            return Err(Error::ContextLength { prompt_tokens: prompt.len(), max_seq_len });
         }
         if let Some(token) = prompt.iter().find(|token| **token as usize >= vocab_size) {
             return Err(Error::invalid("prompt", format!("token id {token} is not below vocab_size {vocab_size}")));
         }
-        if *max_tokens == 0 {
+        if max_tokens == 0 && !echo {
             return Err(Error::invalid("max_tokens", "expected at least 1, found 0"));
         }
+        ensure_at_most("min_tokens", min_tokens, "max_tokens", max_tokens)?;
+        ensure_at_most("top_logprobs", top_logprobs.unwrap_or(0), "the most that are told,", MOST_TOP_LOGPROBS)?;
         Ok(Self {
-            max_tokens: (*max_tokens).min(max_seq_len - prompt.len()),
+            max_tokens: max_tokens.min(room),
+            min_tokens,
+            ignore_eos,
+            echo,
+            top_logprobs,
             sampler: Sampler::new(sampling, vocab_size, &prompt)?,
             stops: StopMatcher::new(stop)?,
             prompt,
         })
     }
+
+    /// How many tokens the prompt has.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt.len()
+    }
+
+    /// The most events that it will make.
+    pub(super) fn most_events(&self) -> usize {
+        self.prompt.len().div_ceil(PREFILL_CHUNK) + self.max_tokens + 1
+    }
+}
+
+fn ensure_at_most(param: &'static str, found: usize, what: impl Display, most: usize) -> Result<()> {
+    let message = || format!("must be at most {what} {most}, but is {found}");
+    if found <= most { Ok(()) } else { Err(Error::invalid(param, message())) }
 }

@@ -23,7 +23,9 @@
 //!
 //! Log-probabilities are those of the model, before any step, as [vLLM] reports them by default.
 //!
-//! Absent on purpose: alternatives beside the sampled token (`top_logprobs`) and grammar masks; nothing asks for them.
+//! [`rank`] sets a token beside the most probable ones, for requests that ask for them.
+//!
+//! Absent on purpose: grammar masks; nothing asks for them.
 //!
 //! [OpenAI]: https://platform.openai.com/docs/api-reference/chat/create
 //! [vLLM]: https://docs.vllm.ai/en/v0.22.1/api/vllm/v1/sample/sampler/
@@ -33,8 +35,10 @@
 mod adjustment;
 mod candidates;
 mod params;
+mod ranking;
 mod sampler;
 mod softmax;
 
 pub use params::Params;
+pub use ranking::{Ranked, rank};
 pub use sampler::{Sampled, Sampler};

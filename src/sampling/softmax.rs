@@ -99,12 +99,17 @@ impl Softmax {
 
     /// The log-probability of `token`, whose scores these are at temperature 1.
     pub(super) fn logprob(&self, scores: &[f32], token: u32) -> f32 {
-        let score = scores.get(token as usize).copied().filter(|&score| score > self.floor);
-        let logprob = score.map_or(LOGPROB_FLOOR, |score| {
-            let shifted = if score == self.max { 0.0 } else { f64::from(score) - f64::from(self.max) };
-            shifted - self.total(scores).ln()
-        });
-        logprob.max(LOGPROB_FLOOR) as f32
+        let score = scores.get(token as usize).copied();
+        score.map_or(LOGPROB_FLOOR as f32, |score| self.logprob_of(score, self.total(scores)))
+    }
+
+    /// The log-probability of a token with this score, where the weights of all sum up to `total`.
+    pub(super) fn logprob_of(&self, score: f32, total: f64) -> f32 {
+        if score <= self.floor || score.is_nan() {
+            return LOGPROB_FLOOR as f32;
+        }
+        let shifted = if score == self.max { 0.0 } else { f64::from(score) - f64::from(self.max) };
+        (shifted - total.ln()).max(LOGPROB_FLOOR) as f32
     }
 }
 

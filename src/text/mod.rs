@@ -2,17 +2,21 @@
 //!
 //! - [`Tokenizer`]: a checkpoint's `tokenizer.json` and the ids that end a text.
 //! - [`Decoder`]: ids to text one at a time, such that the joined pieces are the text of all the ids.
+//! - [`ChatTemplate`]: a conversation to the text that the model was trained on; what its messages say stays text.
 //! - [`StopMatcher`]: ends a text at the first stop string, however the text was split.
 //!
 //! Everything here is synchronous, and no file or prompt is trusted: the `tokenizers` library panics on some, which
 //! ends as an error that names the file.
 
+mod chat;
+mod control;
 mod decode;
 mod guard;
 mod spelling;
 mod stop;
 mod tokenizer;
 
+pub use chat::{ChatTemplate, Rendered};
 pub use decode::Decoder;
 pub use stop::StopMatcher;
 pub use tokenizer::{Companion, Companions, Tokenizer};

@@ -9,6 +9,8 @@ use std::{
 use serde_json::{Map, Value};
 use tokenizers::ModelWrapper;
 
+use super::chat::Rendered;
+use super::control::ControlTokens;
 use super::decode::Decoder;
 use super::guard::guarded;
 use super::spelling::Spelling;
@@ -76,6 +78,7 @@ pub struct Tokenizer {
     library: Arc<tokenizers::Tokenizer>,
     spelling: Spelling,
     end_of_text: Vec<u32>,
+    control: Arc<ControlTokens>,
     vocab_size: usize,
     /// The most bytes that one token takes in the file, and so at most in a text.
     longest_token: usize,
@@ -104,9 +107,12 @@ impl Tokenizer {
         let last = last_id(&library, origin, vocab_size)?;
         let end_of_text = EndOfText { library: &library, origin, vocab_size }.ids(companions)?;
         let longest_token = library.get_vocab(true).keys().map(String::len).max().unwrap_or(1).max(1);
-        let library = Arc::new(library);
+        let control = ControlTokens::new(&library, &end_of_text)
+            .map_err(|reason| Error::checkpoint(origin, format!("its added tokens can't be used: {reason}")))?;
+        let (library, control) = (Arc::new(library), Arc::new(control));
         let spelling = Spelling::new(&library, last).map_err(|reason| Error::checkpoint(origin, reason))?;
-        let this = Self { library, spelling, end_of_text, vocab_size, longest_token, origin: origin.to_owned() };
+        let origin = origin.to_owned();
+        let this = Self { library, spelling, end_of_text, control, vocab_size, longest_token, origin };
         // What is added to every prompt comes from a list of its own in the file: this looks at all of it.
         this.encode("", true)?;
         Ok(this)
@@ -116,25 +122,47 @@ impl Tokenizer {
     ///
     /// Special tokens that are written out in `text` become the control tokens that they name.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = guarded(|| self.library.encode_fast(text, add_special_tokens))
-            .map_err(|reason| Error::checkpoint(&self.origin, format!("a text can't be encoded: {reason}")))?;
-        let ids = encoding.get_ids();
-        match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
-            Some(id) => Err(beyond_vocabulary(&self.origin, "it encodes to", u64::from(*id), self.vocab_size)),
-            None => Ok(ids.to_vec()),
-        }
+        let encoding = guarded(|| self.library.encode_fast(text, add_special_tokens));
+        self.checked(encoding.map_err(|reason| self.cannot_encode(&reason))?.get_ids().to_vec())
     }
 
     /// The ids of `text` as a prompt for a model that takes `max_seq_len` tokens. A text that can't be so few tokens is
     /// refused before it is encoded, which takes more than a hundred times its memory.
     pub fn encode_prompt(&self, text: &str, max_seq_len: usize) -> Result<Vec<u32>> {
+        self.check_length("prompt", text, max_seq_len)?;
+        self.encode(text, true)
+    }
+
+    /// The ids of a rendered `chat` for a model that takes `max_seq_len` tokens; one that can't be so few is refused as
+    /// in [`encode_prompt`](Self::encode_prompt). Nothing is added around it: that is the template's to write.
+    ///
+    /// Control tokens that are written out in the messages are text, and only the template's own are what they name.
+    pub fn encode_chat(&self, chat: &Rendered, max_seq_len: usize) -> Result<Vec<u32>> {
+        self.check_length("messages", &chat.text(), max_seq_len)?;
+        let pieces = guarded(|| self.control.encode(&self.library, chat.marked()));
+        self.checked(self.control.ids(&pieces.map_err(|reason| self.cannot_encode(&reason))?)?)
+    }
+
+    fn check_length(&self, param: &'static str, text: &str, max_seq_len: usize) -> Result<()> {
         let least = text.len() / self.longest_token;
         if least > max_seq_len {
             let message =
                 format!("{} bytes are {least} tokens or more, the model's max_seq_len is {max_seq_len}", text.len());
-            return Err(Error::invalid("prompt", message));
+            return Err(Error::invalid(param, message));
         }
-        self.encode(text, true)
+        Ok(())
+    }
+
+    /// `ids`, if all of them are below the model's vocabulary size.
+    fn checked(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
+        match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            Some(id) => Err(beyond_vocabulary(&self.origin, "it encodes to", u64::from(*id), self.vocab_size)),
+            None => Ok(ids),
+        }
+    }
+
+    fn cannot_encode(&self, reason: &str) -> Error {
+        Error::checkpoint(&self.origin, format!("a text can't be encoded: {reason}"))
     }
 
     /// The text of `ids`: that of a [`Decoder`] to which all of them are pushed.
@@ -148,6 +176,21 @@ impl Tokenizer {
         text
     }
 
+    /// How a token is written where it stands for itself: the text of its bytes, `bytes:\\x…` where they are no text by
+    /// themselves, and the name of a special token. Beside it the bytes that it adds to a text: none for the latter.
+    pub fn spelling_of(&self, id: u32) -> (String, Vec<u8>) {
+        let bytes = match &self.spelling {
+            Spelling::Bytes(table) => table.get(id).to_vec(),
+            Spelling::Window(_) => self.decode(&[id]).into_bytes(),
+        };
+        let written = match std::str::from_utf8(&bytes) {
+            Ok("") => self.library.id_to_token(id).unwrap_or_default(),
+            Ok(text) => text.to_owned(),
+            Err(_) => bytes.iter().fold("bytes:".to_owned(), |text, byte| text + &format!("\\x{byte:02x}")),
+        };
+        (written, bytes)
+    }
+
     /// A decoder at the start of a text.
     pub fn decoder(&self) -> Decoder {
         Decoder::new(&self.spelling)
@@ -156,6 +199,11 @@ impl Tokenizer {
     /// The ids that end a text, ascending. Empty if the checkpoint has none.
     pub fn end_of_text(&self) -> &[u32] {
         &self.end_of_text
+    }
+
+    /// The tokens that no text may become.
+    pub(super) fn control_tokens(&self) -> Arc<ControlTokens> {
+        self.control.clone()
     }
 }
 

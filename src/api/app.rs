@@ -1,0 +1,194 @@
+//! What handlers share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::http::HeaderValue;
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+
+use super::error::ApiError;
+use crate::engine::{Engine, Health};
+use crate::error::{Error, Unavailable};
+use crate::metrics::Exposition;
+use crate::model::config::ModelConfig;
+use crate::text::{ChatTemplate, Tokenizer};
+
+/// How the server behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whoever has none of these is turned away; none: nobody is.
+    pub api_keys: Vec<ApiKey>,
+    /// Pages from these origins may ask; `*` means any.
+    pub cors_origins: Vec<HeaderValue>,
+    /// A larger body is refused.
+    pub body_limit: usize,
+    /// How long a request may wait for those before it.
+    pub queue_timeout: Duration,
+    /// How long a request may take.
+    pub request_timeout: Duration,
+}
+
+/// A secret: it is compared in constant time and never printed.
+#[derive(Clone)]
+pub struct ApiKey(String);
+
+/// What is served, once it is loaded.
+pub struct Served {
+    /// The model's id.
+    pub id: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// What the model is made of.
+    pub config: ModelConfig,
+    /// The model's tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// How conversations are written, if the model has a way.
+    pub template: Option<ChatTemplate>,
+    /// What works on requests.
+    pub engine: Engine,
+    /// The same seed, prompt and parameters give the same tokens wherever this is the same.
+    pub fingerprint: String,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+/// The state of all handlers.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    exposition: Exposition,
+    served: OnceLock<Served>,
+    is_draining: AtomicBool,
+    /// Set when whatever still runs is to end at once.
+    cut_off: watch::Sender<bool>,
+}
+
+/// Whether requests are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Yes.
+    Ready,
+    /// The queue is full for now.
+    Busy,
+    /// Not yet.
+    Loading,
+    /// Not any more.
+    Draining,
+    /// The loop has died or hangs.
+    Stalled,
+}
+
+impl App {
+    /// One that says that its model is loading.
+    pub fn new(settings: Settings, exposition: Exposition) -> Self {
+        let (served, is_draining) = (OnceLock::new(), AtomicBool::new(false));
+        Self(Arc::new(Inner { settings, exposition, served, is_draining, cut_off: watch::Sender::new(false) }))
+    }
+
+    /// From now on requests are answered. What was served before stays.
+    pub fn serve(&self, served: Served) {
+        let _ = self.0.served.set(served);
+    }
+
+    /// From now on nothing new is taken in.
+    pub fn drain(&self) {
+        self.0.is_draining.store(true, Ordering::Relaxed);
+        if let Some(served) = self.0.served.get() {
+            served.engine.close();
+        }
+    }
+
+    /// Ends all that still runs: answers that have begun end with an error.
+    pub fn cut_off(&self) {
+        self.0.cut_off.send_replace(true);
+    }
+
+    /// Tells when that happens.
+    pub fn watch_cut_off(&self) -> watch::Receiver<bool> {
+        self.0.cut_off.subscribe()
+    }
+
+    /// How the server behaves.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// All metrics.
+    pub fn exposition(&self) -> &Exposition {
+        &self.0.exposition
+    }
+
+    /// What is served.
+    ///
+    /// # Errors
+    /// It is not there yet, or any more.
+    pub fn served(&self) -> Result<&Served, ApiError> {
+        if self.0.is_draining.load(Ordering::Relaxed) {
+            return Err(Error::Unavailable(Unavailable::Draining).into());
+        }
+        self.0.served.get().ok_or_else(|| Error::Unavailable(Unavailable::Loading).into())
+    }
+
+    /// Whether requests are answered. Never waits for the loop.
+    pub fn status(&self) -> Status {
+        if self.0.is_draining.load(Ordering::Relaxed) {
+            return Status::Draining;
+        }
+        match self.0.served.get().map(|served| served.engine.health()) {
+            None => Status::Loading,
+            Some(Health::Ready) => Status::Ready,
+            Some(Health::Full) => Status::Busy,
+            Some(Health::Closed) => Status::Draining,
+            Some(Health::Stalled) => Status::Stalled,
+        }
+    }
+
+    /// Whether no request is left.
+    pub fn is_idle(&self) -> bool {
+        self.0.served.get().is_none_or(|served| served.engine.is_idle())
+    }
+}
+
+impl Served {
+    /// Refuses a request for another model.
+    pub fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
+        match asked {
+            Some(asked) if asked != self.id && !self.aliases.iter().any(|alias| alias == asked) => {
+                Err(ApiError::unknown_model(asked, &self.id))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ApiKey {
+    /// # Errors
+    /// It is empty, or has characters that no header can carry.
+    pub fn new(key: &str) -> crate::error::Result<Self> {
+        let key = key.trim();
+        if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Error::invalid("api_key", "expected printable ASCII characters without spaces"));
+        }
+        Ok(Self(key.to_owned()))
+    }
+
+    /// Whether this is the key, in a time that depends on nothing but its length.
+    pub fn is(&self, other: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(other).into()
+    }
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |elapsed| elapsed.as_secs().max(1))
+}

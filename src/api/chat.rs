@@ -1,0 +1,160 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::app::{App, Served, now};
+use super::error::ApiError;
+use super::extract::Json;
+use super::generate::{Delivery, Piece, Shape, answer, max_tokens, options, requests};
+use super::tokens::with_served;
+use super::types::{
+    AssistantMessage, ChatChoice, ChatCompletion, ChatLogprob, ChatLogprobs, ChatRequest, Delta, Message, TokenLogprob,
+    UsageField,
+};
+use crate::engine::sequence::Told;
+use crate::error::Error;
+use crate::text::Tokenizer;
+
+pub(super) async fn complete(State(app): State<App>, Json(request): Json<ChatRequest>) -> Result<Response, ApiError> {
+    let served = app.served()?;
+    served.check_model(request.model.as_deref())?;
+    let shared = request.shared();
+    let delivery = Delivery::new(&shared)?;
+    refuse_unsupported(&request)?;
+    let mut options = options(&shared)?;
+    options.max_tokens = max_tokens(request.max_completion_tokens.or(request.max_tokens));
+    options.top_logprobs = top_logprobs(&request)?;
+    let shape = Turn::new(served, options.top_logprobs);
+    let messages = request.messages;
+    let requests = with_served(&app, move |served| {
+        requests(vec![encode(&messages, served)?], delivery.n, &options, &served.config)
+    });
+    answer(&app, requests.await?, delivery, shape).await
+}
+
+/// Parameters that are known and can't be honoured.
+fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
+    let is_set = |value: &Option<Value>, harmless: &[Value]| {
+        value.as_ref().is_some_and(|value| !value.is_null() && !harmless.contains(value))
+    };
+    let nothing = Value::Array(Vec::new());
+    let text_format = serde_json::json!({"type": "text"});
+    let text_only = serde_json::json!(["text"]);
+    let unsupported = [
+        ("tools", is_set(&request.tools, std::slice::from_ref(&nothing))),
+        ("tool_choice", is_set(&request.tool_choice, &["none".into(), "auto".into()])),
+        ("functions", is_set(&request.functions, &[nothing])),
+        ("function_call", is_set(&request.function_call, &["none".into(), "auto".into()])),
+        ("response_format", is_set(&request.response_format, &[text_format])),
+        ("modalities", is_set(&request.modalities, &[text_only])),
+        ("audio", is_set(&request.audio, &[])),
+    ];
+    match unsupported.into_iter().find(|(_, is_set)| *is_set) {
+        Some((param, _)) => Err(ApiError::invalid(param, format!("{param}: this is not supported: leave it out"))),
+        None => Ok(()),
+    }
+}
+
+fn top_logprobs(request: &ChatRequest) -> Result<Option<usize>, ApiError> {
+    match (request.logprobs.unwrap_or(false), request.top_logprobs) {
+        (false, Some(_)) => Err(ApiError::invalid("top_logprobs", "top_logprobs: only possible with logprobs: true")),
+        (false, None) => Ok(None),
+        (true, asked) => Ok(Some(asked.map_or(0, |asked| asked.0))),
+    }
+}
+
+/// The conversation as the model's template writes it, as token ids.
+fn encode(messages: &[Message], served: &Served) -> Result<Vec<u32>, Error> {
+    let template = served.template.as_ref().ok_or_else(|| {
+        let message = "the model has no chat template: use /v1/completions, or start blazr with --chat-template FILE";
+        Error::invalid("messages", message)
+    })?;
+    let to_value = |message| serde_json::to_value(message).map_err(|error| Error::Internal(error.to_string()));
+    let messages: Vec<Value> = messages.iter().map(to_value).collect::<Result<_, _>>()?;
+    let rendered = template.render(&messages, true, &Map::new())?;
+    served.tokenizer.encode_chat(&rendered, served.config.max_seq_len)
+}
+
+/// Answers as an assistant's turn.
+struct Turn {
+    id: String,
+    created: u64,
+    model: String,
+    fingerprint: String,
+    tokenizer: Arc<Tokenizer>,
+    top_logprobs: Option<usize>,
+}
+
+impl Turn {
+    fn new(served: &Served, top_logprobs: Option<usize>) -> Self {
+        Self {
+            id: format!("chatcmpl-{}", Uuid::new_v4().simple()),
+            created: now(),
+            model: served.id.clone(),
+            fingerprint: served.fingerprint.clone(),
+            tokenizer: Arc::clone(&served.tokenizer),
+            top_logprobs,
+        }
+    }
+
+    fn logprobs(&self, told: &[Told]) -> Option<ChatLogprobs> {
+        self.top_logprobs?;
+        // What ends a text is no part of it.
+        let is_text = |told: &&Told| !self.tokenizer.end_of_text().contains(&told.token);
+        let content = told.iter().filter(is_text).map(|told| self.logprob(told)).collect();
+        Some(ChatLogprobs { content, refusal: None })
+    }
+
+    fn logprob(&self, told: &Told) -> ChatLogprob {
+        let spelled = |token: u32, logprob: f32| {
+            let (token, bytes) = self.tokenizer.spelling_of(token);
+            TokenLogprob { token, logprob, bytes }
+        };
+        let top_logprobs = told.top.iter().map(|(token, logprob)| spelled(*token, *logprob)).collect();
+        ChatLogprob { chosen: spelled(told.token, told.logprob.unwrap_or_default()), top_logprobs }
+    }
+}
+
+impl Shape for Turn {
+    type Choice = ChatChoice;
+
+    fn opening(&mut self, index: usize) -> Option<ChatChoice> {
+        let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
+        Some(ChatChoice { index, message: None, delta: Some(delta), logprobs: None, finish_reason: None })
+    }
+
+    fn delta(&mut self, index: usize, piece: Piece) -> ChatChoice {
+        let Piece { text, told, finish_reason } = piece;
+        let logprobs = if told.is_empty() { None } else { self.logprobs(&told) };
+        let delta = Delta { role: None, content: finish_reason.is_none().then_some(text) };
+        ChatChoice { index, message: None, delta: Some(delta), logprobs, finish_reason }
+    }
+
+    fn whole(&mut self, index: usize, piece: Piece) -> ChatChoice {
+        let Piece { text, told, finish_reason } = piece;
+        let message = AssistantMessage { role: "assistant", content: text, refusal: None };
+        ChatChoice { index, message: Some(message), delta: None, logprobs: self.logprobs(&told), finish_reason }
+    }
+
+    fn body(&self, is_chunk: bool, choices: Vec<ChatChoice>, usage: UsageField) -> impl Serialize {
+        ChatCompletion {
+            id: self.id.clone(),
+            object: if is_chunk { "chat.completion.chunk" } else { "chat.completion" },
+            created: self.created,
+            model: self.model.clone(),
+            system_fingerprint: self.fingerprint.clone(),
+            choices,
+            usage,
+        }
+    }
+
+    fn tells_tokens(&self) -> bool {
+        self.top_logprobs.is_some()
+    }
+}

@@ -1,0 +1,132 @@
+//! Every failure as the API has it: a status and an envelope, from one place.
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::error::{Error, Timeout, Unavailable};
+
+/// A request whose repetition can't help is marked so for the SDKs.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// When a client is told to come back while the model is loading or the server is being replaced.
+const SOON_SECONDS: u64 = 1;
+
+/// What a request is answered that can't be done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// What went wrong and what to do.
+    pub message: String,
+    /// The parameter at fault.
+    pub param: Option<String>,
+    /// What went wrong, for programs.
+    pub code: Option<&'static str>,
+    /// When to come back.
+    pub retry_after_seconds: Option<u64>,
+}
+
+/// The body: `{"error": {…}}`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Envelope {
+    error: Body,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Body {
+    message: String,
+    r#type: &'static str,
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+impl ApiError {
+    /// A failure without a parameter.
+    pub fn new(status: StatusCode, code: Option<&'static str>, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), param: None, code, retry_after_seconds: None }
+    }
+
+    /// A value of `param` that can't be honoured.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::new(StatusCode::BAD_REQUEST, None, message) }
+    }
+
+    /// A model that is not served here.
+    pub fn unknown_model(asked: &str, served: &str) -> Self {
+        let message = format!("the model {asked:?} is not served here: ask for {served:?}");
+        Self { param: Some("model".into()), ..Self::new(StatusCode::NOT_FOUND, Some("model_not_found"), message) }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// The body.
+    pub fn envelope(&self) -> Envelope {
+        let Self { message, param, code, .. } = self.clone();
+        Envelope { error: Body { message, r#type: self.kind(), param, code } }
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Invalid { param, .. } => Self::invalid(param, message),
+            Error::ContextLength { .. } => Self {
+                param: Some("prompt".into()),
+                ..Self::new(StatusCode::BAD_REQUEST, Some("context_length_exceeded"), message)
+            },
+            Error::Overloaded { retry_after_seconds, .. } => Self {
+                retry_after_seconds: Some(retry_after_seconds),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, Some("queue_full"), message)
+            },
+            Error::Timeout(Timeout::Queue) => Self::come_back("queue_timeout", message),
+            Error::Timeout(Timeout::Request) => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, Some("request_timeout"), message)
+            }
+            Error::Unavailable(Unavailable::Loading) => Self::come_back("model_loading", message),
+            Error::Unavailable(Unavailable::Draining | Unavailable::Stalled) => {
+                Self::come_back("shutting_down", message)
+            }
+            Error::NotFound { .. }
+            | Error::Checkpoint { .. }
+            | Error::Io { .. }
+            | Error::Unsupported(_)
+            | Error::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, None, message),
+        }
+    }
+}
+
+impl ApiError {
+    fn come_back(code: &'static str, message: String) -> Self {
+        Self {
+            retry_after_seconds: Some(SOON_SECONDS),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, Some(code), message)
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.envelope())).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        response
+    }
+}

@@ -1,0 +1,111 @@
+//! What happens around every handler. From the outside in: a request gets its id, is logged and counted; a panic becomes
+//! a 500; pages from elsewhere are let in or not; and whoever has no key is turned away.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, Any as Anything, CorsLayer};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::app::{App, Settings};
+use super::error::ApiError;
+use crate::metrics::HTTP_REQUESTS;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// A longer id of a caller's is not taken over.
+const LONGEST_ID: usize = 128;
+
+/// The routes with everything around them.
+pub(super) fn around(routes: Router<App>, app: &App) -> Router<App> {
+    let routes = routes.layer(from_fn_with_state(app.clone(), authenticate)).layer(CatchPanicLayer::custom(panicked));
+    let routes = match cors(app.settings()) {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes.layer(from_fn(observe))
+}
+
+/// Gives the request an id, counts it, and logs one line without any of its text.
+async fn observe(request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let id = request_id(&request);
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let method = known(request.method());
+    let parent = request.headers().get(TRACE_PARENT).and_then(|value| value.to_str().ok());
+    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default(), traceparent = parent);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let status = response.status().as_u16();
+    HTTP_REQUESTS.add(1, vec![("route", route.clone()), ("method", method.into()), ("status", status.to_string())]);
+    let seconds = began.elapsed().as_secs_f64();
+    span.in_scope(|| tracing::info!(method, route, status, seconds, "answered"));
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The caller's own id where it is printable, else a new one.
+fn request_id(request: &Request) -> HeaderValue {
+    let is_printable =
+        |id: &&HeaderValue| (1..=LONGEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    let own = request.headers().get(REQUEST_ID).filter(is_printable).cloned();
+    own.or_else(|| HeaderValue::from_str(&Uuid::new_v4().to_string()).ok())
+        .unwrap_or_else(|| HeaderValue::from_static("unknown"))
+}
+
+/// The method as a label: callers can make up any number of others.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}
+
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, None, "the server failed on this request").into_response()
+}
+
+fn cors(settings: &Settings) -> Option<CorsLayer> {
+    let origins = settings.cors_origins.clone();
+    let origin = match origins.as_slice() {
+        [] => return None,
+        [any] if any == "*" => AllowOrigin::any(),
+        _ => AllowOrigin::list(origins),
+    };
+    let methods = [Method::GET, Method::POST];
+    Some(CorsLayer::new().allow_origin(origin).allow_methods(methods).allow_headers(Anything))
+}
+
+/// Turns away whoever has no key. Health is nobody's secret.
+async fn authenticate(State(app): State<App>, request: Request, next: Next) -> Response {
+    let is_open = request.uri().path() == "/health" || request.uri().path().starts_with("/health/");
+    if is_open || has_key(app.settings(), &request) {
+        return next.run(request).await;
+    }
+    let message = "expected the header Authorization: Bearer KEY with a key that the server knows";
+    ApiError::new(StatusCode::UNAUTHORIZED, Some("invalid_api_key"), message).into_response()
+}
+
+fn has_key(settings: &Settings, request: &Request) -> bool {
+    if settings.api_keys.is_empty() {
+        return true;
+    }
+    let found = request.headers().get(header::AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
+    let Some((scheme, key)) = found.split_at_checked("bearer ".len()) else { return false };
+    // Every key is looked at, so that the time does not tell which one was nearly right.
+    scheme.eq_ignore_ascii_case(b"bearer ")
+        && settings.api_keys.iter().fold(false, |found, known| found | known.is(key.trim_ascii()))
+}

@@ -1,0 +1,61 @@
+//! The OpenAI-compatible HTTP API.
+//!
+//! In reading order: [`types`] is the JSON, [`error`] every failure as an answer, [`app`] what handlers share,
+//! `extract` a request's body, `generate` what both kinds of generation have in common, `completions` and `chat` what
+//! they have not, the other endpoints by name, `middleware` what happens around all of them, and [`serve`] the
+//! connections.
+//!
+//! Absent on purpose: HTTP/2 and TLS, which belong to the proxy in front.
+
+pub mod app;
+mod chat;
+mod completions;
+pub mod error;
+mod extract;
+mod generate;
+mod middleware;
+mod models;
+mod probes;
+pub mod serve;
+mod sse;
+mod tokens;
+pub mod types;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+
+use app::App;
+use error::ApiError;
+
+/// Every route.
+pub fn router(app: App) -> Router {
+    let routes = Router::new()
+        .route("/v1/completions", post(completions::complete))
+        .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::show))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/tokenizer_info", get(tokens::info))
+        .route("/health", get(probes::health))
+        .route("/health/live", get(probes::live))
+        .route("/health/ready", get(probes::ready))
+        .route("/metrics", get(probes::metrics))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method);
+    middleware::around(routes, &app).with_state(app)
+}
+
+async fn unknown_route() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        Some("not_found"),
+        "there is no such route: see the README for those there are",
+    )
+}
+
+async fn wrong_method() -> ApiError {
+    let message = "this route takes another method";
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Some("method_not_allowed"), message)
+}

@@ -1,0 +1,28 @@
+//! `GET /v1/models` and `GET /v1/models/{id}`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+
+use super::app::{App, Served};
+use super::error::ApiError;
+use super::types::{ModelInfo, ModelList};
+
+pub(super) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
+    Ok(Json(ModelList { object: "list", data: vec![info(app.served()?)] }))
+}
+
+pub(super) async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ModelInfo>, ApiError> {
+    let served = app.served()?;
+    served.check_model(Some(&id))?;
+    Ok(Json(info(served)))
+}
+
+fn info(served: &Served) -> ModelInfo {
+    ModelInfo {
+        id: served.id.clone(),
+        object: "model",
+        created: served.created,
+        owned_by: "blazr",
+        max_model_len: served.config.max_seq_len,
+    }
+}

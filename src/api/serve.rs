@@ -1,0 +1,126 @@
+//! Connections: each is served by itself, within bounds of time that no slow or silent client can stretch.
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
+
+use super::app::App;
+use super::router;
+
+/// A request's headers have to be there in this time, and a connection may be silent between requests for as long.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A client that takes nothing of an answer for so long is dropped.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// After an accept that failed, as it does where there are no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers that are complete, or were cut off, have this long to reach their clients.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether a drain is complete.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Metrics that nobody scrapes are tidied up so often.
+const TIDY_UP_EVERY: Duration = Duration::from_secs(5);
+
+/// Serves `app` on `listener` until `shutdown`; then finishes what was taken in, within `drain_timeout`.
+///
+/// Returns whether everything was finished.
+pub async fn serve(
+    listener: TcpListener,
+    app: App,
+    shutdown: impl Future<Output = ()>,
+    drain_timeout: Duration,
+) -> bool {
+    let connections = GracefulShutdown::new();
+    let tidying = tokio::spawn(tidy_up(app.clone()));
+    let routes = router(app.clone());
+    tokio::select! {
+        () = accept(&listener, &routes, &connections) => {}
+        () = shutdown => {}
+    }
+    app.drain();
+    let is_clean = drain(listener, &app, routes, connections, drain_timeout).await;
+    tidying.abort();
+    is_clean
+}
+
+async fn accept(listener: &TcpListener, routes: &Router, connections: &GracefulShutdown) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => open(stream, routes, connections),
+            Err(error) if is_of_one_connection(error.kind()) => {}
+            Err(error) => {
+                tracing::warn!("no connection can be taken: {error}");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
+}
+
+fn open(stream: TcpStream, routes: &Router, connections: &GracefulShutdown) {
+    let _ = stream.set_nodelay(true); // each token goes out at once
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let service = TowerToHyperService::new(routes.clone());
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .half_close(false)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    let watched = connections.watch(connection);
+    tokio::spawn(async move {
+        if let Err(error) = watched.await {
+            tracing::debug!("a connection ended: {error}");
+        }
+    });
+}
+
+/// Answers what was taken in and tells newcomers that nothing is taken in any more.
+async fn drain(
+    listener: TcpListener,
+    app: &App,
+    routes: Router,
+    connections: GracefulShutdown,
+    limit: Duration,
+) -> bool {
+    let late = GracefulShutdown::new();
+    let is_idle = async {
+        while !app.is_idle() {
+            sleep(DRAIN_POLL).await;
+        }
+    };
+    tokio::select! {
+        () = accept(&listener, &routes, &late) => {}
+        _ = timeout(limit, is_idle) => {}
+    }
+    drop(listener);
+    let is_clean = app.is_idle();
+    if !is_clean {
+        app.cut_off();
+    }
+    let all = async { tokio::join!(connections.shutdown(), late.shutdown()) };
+    timeout(LAST_WORDS, all).await.is_ok() && is_clean
+}
+
+async fn tidy_up(app: App) {
+    loop {
+        sleep(TIDY_UP_EVERY).await;
+        app.exposition().tidy_up();
+    }
+}

@@ -1,0 +1,204 @@
+//! `blazr serve`: the model behind the HTTP API.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderValue;
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+
+use super::ModelArgs;
+use crate::api::app::{ApiKey, App, Served, Settings, now};
+use crate::api::serve::serve;
+use crate::engine::Engine;
+use crate::engine::queue::Limits;
+use crate::error::{Error, Result};
+use crate::metrics::{Exposition, MODEL_INFO};
+use crate::model::device;
+use crate::shutdown::Shutdown;
+
+/// How often it is looked whether a signal has come.
+const SIGNAL_POLL: Duration = Duration::from_millis(20);
+
+/// Connections need little: what computes has threads of its own.
+const CONNECTION_THREADS: usize = 2;
+
+/// More prompts are not tokenized at once.
+const TOKENIZING_THREADS: usize = 4;
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// The port to listen on; 0 takes one that is free.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// At most this many requests wait.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one())]
+    max_queue: usize,
+    /// At most this many prompt tokens wait.
+    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = at_least_one())]
+    max_queue_tokens: usize,
+    /// A request that has waited for so many seconds is turned away.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    queue_timeout: Duration,
+    /// A request may take so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = parse_seconds)]
+    request_timeout: Duration,
+    /// After SIGTERM or SIGINT, what was taken in is finished within so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
+    drain_timeout: Duration,
+    /// A larger request body is refused.
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
+    body_limit: usize,
+    /// Ask for this key; may be given several times.
+    #[arg(long, value_name = "KEY", env = "BLAZR_API_KEY", hide_env_values = true, value_delimiter = ',')]
+    api_key: Vec<String>,
+    /// Ask for one of the keys in this file, one a line.
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Let pages from this origin ask, or from any with `*`; may be given several times.
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<HeaderValue>,
+    /// Answer to this model name too; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    alias: Vec<String>,
+    /// Write conversations as this Jinja template says, instead of the checkpoint's.
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "expected a number of seconds, 0 or more".into())
+}
+
+pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
+    let app = App::new(args.settings()?, Exposition::install()?);
+    let runtime = start_runtime()?;
+    let (listener, address) = runtime.block_on(args.listen())?;
+    tracing::info!("listening on http://{address}, the model is loading");
+    let shutdown = Shutdown::on_signals()?;
+    let loading = runtime.spawn_blocking({
+        let (app, args) = (app.clone(), args.loading(threads));
+        move || args.load(&app)
+    });
+    let stop = async {
+        if let Ok(Err(error)) = loading.await {
+            return Some(error);
+        }
+        while !shutdown.is_asked() {
+            tokio::time::sleep(SIGNAL_POLL).await;
+        }
+        None
+    };
+    let (told, mut failure) = tokio::sync::oneshot::channel();
+    let until = async {
+        let _ = told.send(stop.await);
+    };
+    let is_clean = runtime.block_on(serve(listener, app, until, args.drain_timeout));
+    runtime.shutdown_background();
+    match failure.try_recv() {
+        Ok(Some(error)) => Err(error),
+        _ if is_clean => Ok(ExitCode::SUCCESS),
+        _ => {
+            tracing::warn!("not everything was finished within --drain-timeout");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn start_runtime() -> Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    let builder = builder.worker_threads(CONNECTION_THREADS).max_blocking_threads(TOKENIZING_THREADS).enable_all();
+    builder.build().map_err(|error| Error::Unsupported(format!("can't start threads for connections: {error}")))
+}
+
+impl ServeArgs {
+    fn settings(&self) -> Result<Settings> {
+        let in_file = self.api_key_file.as_deref().map(read_keys).transpose()?.unwrap_or_default();
+        let keys = self.api_key.iter().map(|key| ApiKey::new(key)).collect::<Result<Vec<_>>>()?;
+        Ok(Settings {
+            api_keys: [keys, in_file].concat(),
+            cors_origins: self.cors_origin.clone(),
+            body_limit: self.body_limit,
+            queue_timeout: self.queue_timeout,
+            request_timeout: self.request_timeout,
+        })
+    }
+
+    async fn listen(&self) -> Result<(TcpListener, SocketAddr)> {
+        let asked = format!("{}:{}", self.host, self.port);
+        let failed = |error: io::Error| Error::io(Path::new(&asked), error);
+        let listener = TcpListener::bind((self.host.as_str(), self.port)).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok((listener, address))
+    }
+
+    fn loading(&self, threads: usize) -> Loading {
+        Loading {
+            model: self.model.clone(),
+            chat_template: self.chat_template.clone(),
+            aliases: self.alias.clone(),
+            limits: Limits { requests: self.max_queue, tokens: self.max_queue_tokens },
+            threads,
+        }
+    }
+}
+
+/// The keys in a file, one a line.
+fn read_keys(path: &Path) -> Result<Vec<ApiKey>> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+    let keys: Vec<ApiKey> =
+        text.lines().filter(|line| !line.trim().is_empty()).map(ApiKey::new).collect::<Result<_>>()?;
+    if keys.is_empty() {
+        return Err(Error::not_found(path, "expected a key on each line, found none"));
+    }
+    Ok(keys)
+}
+
+/// What it takes to load the model.
+struct Loading {
+    model: ModelArgs,
+    chat_template: Option<PathBuf>,
+    aliases: Vec<String>,
+    limits: Limits,
+    threads: usize,
+}
+
+impl Loading {
+    fn load(self, app: &App) -> Result<()> {
+        let began = Instant::now();
+        let checkpoint = self.model.open()?;
+        let (id, config, size) = (checkpoint.id().to_owned(), checkpoint.config().clone(), checkpoint.size());
+        let tokenizer = Arc::new(checkpoint.tokenizer()?);
+        let template = checkpoint.chat_template(self.chat_template.as_deref(), &tokenizer)?;
+        let fingerprint = format!("blazr-{}-{}", env!("CARGO_PKG_VERSION"), size.parameters);
+        let model = checkpoint.load(&device::choose(self.model.cpu))?;
+        let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), self.limits, self.threads)?;
+        MODEL_INFO.set(1.0, vec![("model", id.clone())]);
+        tracing::info!(
+            "serving {id}: {} parameters, {} MB of weights, a context of {} tokens, loaded in {:.3} s",
+            size.parameters,
+            size.bytes / 1_000_000,
+            config.max_seq_len,
+            began.elapsed().as_secs_f64()
+        );
+        let aliases = self.aliases;
+        app.serve(Served { id, aliases, config, tokenizer, template, engine, fingerprint, created: now() });
+        Ok(())
+    }
+}

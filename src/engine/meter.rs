@@ -1,0 +1,123 @@
+//! What is counted of one request, from its arrival to its end.
+
+use std::time::Instant;
+
+use super::sequence::{Event, FinishReason, Usage};
+use crate::error::Error;
+use crate::metrics as m;
+
+/// Measures one request. Where it is dropped before the end, the request counts as cancelled in the phase that it was in.
+#[derive(Debug)]
+pub(super) struct Meter {
+    arrived: Instant,
+    /// So many answers in a row have the same prompt.
+    n: usize,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Queued,
+    Prefill { started: Instant },
+    Decode { started: Instant, first: Instant, last: Instant },
+    Over,
+}
+
+impl Meter {
+    pub(super) fn new(n: usize) -> Self {
+        Self { arrived: Instant::now(), n: n.max(1), phase: Phase::Queued }
+    }
+
+    /// The request was not taken in.
+    pub(super) fn refuse(&mut self, error: &Error) {
+        let reason = match error {
+            Error::Overloaded { .. } => "queue_full",
+            _ => "unavailable",
+        };
+        m::REJECTED.add(1, vec![("reason", reason.into())]);
+        self.phase = Phase::Over;
+    }
+
+    /// The request's first step.
+    pub(super) fn start(&mut self) {
+        let now = Instant::now();
+        m::QUEUE_SECONDS.observe(seconds(self.arrived, now));
+        self.phase = Phase::Prefill { started: now };
+    }
+
+    /// Something was generated for the answer with this index.
+    pub(super) fn event(&mut self, index: usize, event: &Event) {
+        match event {
+            Event::Prompt(_) => {}
+            Event::Token(_) => self.token(Instant::now()),
+            Event::Done { reason, usage, .. } => count(*reason, *usage, index.is_multiple_of(self.n)),
+        }
+    }
+
+    fn token(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Prefill { started } => {
+                m::FIRST_TOKEN_SECONDS.observe(seconds(self.arrived, now));
+                m::PREFILL_SECONDS.observe(seconds(*started, now));
+                self.phase = Phase::Decode { started: *started, first: now, last: now };
+            }
+            Phase::Decode { last, .. } => {
+                m::BETWEEN_TOKENS_SECONDS.observe(seconds(*last, now));
+                *last = now;
+            }
+            Phase::Queued | Phase::Over => {}
+        }
+    }
+
+    /// The request was answered to its end.
+    pub(super) fn finish(&mut self) {
+        let now = Instant::now();
+        m::REQUEST_SECONDS.observe(seconds(self.arrived, now));
+        if let Phase::Decode { first, .. } = self.phase {
+            m::DECODE_SECONDS.observe(seconds(first, now));
+        }
+        self.stop(now);
+    }
+
+    /// The request failed.
+    pub(super) fn fail(&mut self, reason: &'static str) {
+        m::FAILED.add(1, vec![("reason", reason.into())]);
+        self.stop(Instant::now());
+    }
+
+    fn stop(&mut self, now: Instant) {
+        if let Phase::Prefill { started } | Phase::Decode { started, .. } = self.phase {
+            m::LOOP_BUSY_SECONDS.observe(seconds(started, now));
+        }
+        self.phase = Phase::Over;
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let phase = match self.phase {
+            Phase::Queued => "queued",
+            Phase::Prefill { .. } => "prefill",
+            Phase::Decode { .. } => "decode",
+            Phase::Over => return,
+        };
+        m::CANCELLED.add(1, vec![("phase", phase.into())]);
+        self.stop(Instant::now());
+    }
+}
+
+fn count(reason: FinishReason, usage: Usage, is_new_prompt: bool) {
+    if reason != FinishReason::Cancelled {
+        m::FINISHED.add(1, vec![("finish_reason", reason.name().into())]);
+        if is_new_prompt {
+            m::PROMPT_TOKENS.add(usage.prompt_tokens as u64, vec![("source", "computed".into())]);
+            m::REQUEST_PROMPT_TOKENS.observe(usage.prompt_tokens as f64);
+        }
+        m::GENERATION_TOKENS.add(usage.completion_tokens as u64, Vec::new());
+        m::REQUEST_GENERATION_TOKENS.observe(usage.completion_tokens as f64);
+    }
+}
+
+fn seconds(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64()
+}

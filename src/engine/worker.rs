@@ -1,0 +1,127 @@
+//! The one thread that owns the model.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
+
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::run::generate;
+use super::sequence::{Event, FinishReason};
+use super::{Job, Shared, Update};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::text::Tokenizer;
+
+/// Starts the thread. It ends when the engine is closed and nothing waits.
+pub(super) fn start(
+    model: Model,
+    tokenizer: Arc<Tokenizer>,
+    shared: Arc<Shared>,
+    threads: usize,
+) -> Result<JoinHandle<()>> {
+    let failed = |what: &dyn std::fmt::Display| Error::Unsupported(format!("can't start {threads} threads: {what}"));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| failed(&error))?;
+    let work = move || {
+        let _alive = Alive(Arc::clone(&shared));
+        // On one of the threads that compute, so that small parallel loops don't change threads.
+        pool.install(|| Worker { model: &model, tokenizer: &tokenizer, shared: &shared }.run());
+    };
+    Builder::new().name("inference".into()).spawn(work).map_err(|error| failed(&error))
+}
+
+/// Says that the loop has died, unless it ended as it should.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.pulse.is_dead.store(std::thread::panicking(), Ordering::Relaxed);
+    }
+}
+
+struct Worker<'a> {
+    model: &'a Model,
+    tokenizer: &'a Tokenizer,
+    shared: &'a Shared,
+}
+
+impl Worker<'_> {
+    fn run(&self) {
+        while let Some(job) = self.shared.next() {
+            let started = Instant::now();
+            self.work(job);
+            self.shared.done(started.elapsed());
+        }
+    }
+
+    /// Works on one job. Whatever goes wrong, even a panic, is its own.
+    fn work(&self, mut job: Job) {
+        if job.is_given_up() {
+            return;
+        }
+        self.shared.pulse.beat();
+        job.meter.start();
+        let _ = job.updates.try_send(Update::Started);
+        match catch_unwind(AssertUnwindSafe(|| self.generate_all(&mut job))) {
+            Ok(Ok(true)) => job.meter.finish(),
+            Ok(Ok(false)) => {}
+            Ok(Err(Failure::SlowReader)) => {
+                job.meter.fail("slow_reader");
+                tracing::warn!("a client that reads too slowly was dropped");
+            }
+            Ok(Err(Failure::Of(error))) => job.fail("error", error),
+            Err(_) => job.fail("panic", Error::Internal("the inference loop panicked on this request".into())),
+        }
+    }
+
+    /// Whether all requests came to their end: false where they were given up.
+    fn generate_all(&self, job: &mut Job) -> Result<bool, Failure> {
+        for (index, request) in std::mem::take(&mut job.requests).into_iter().enumerate() {
+            let is_cancelled = Arc::clone(&job.is_cancelled);
+            let is_given_up = || {
+                self.shared.pulse.beat();
+                is_cancelled.load(Ordering::Relaxed)
+            };
+            let (mut reader, mut is_complete) = (Ok(()), false);
+            let generated = generate(self.model, self.tokenizer, request, is_given_up, |event| {
+                is_complete = matches!(&event, Event::Done { reason, .. } if *reason != FinishReason::Cancelled);
+                reader = job.tell(index, event);
+                if reader.is_err() { Err(Error::Internal("nobody reads".into())) } else { Ok(()) }
+            });
+            reader?;
+            generated.map_err(Failure::Of)?;
+            if !is_complete {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Why a job ended before its end.
+enum Failure {
+    SlowReader,
+    Of(Error),
+}
+
+impl Job {
+    fn is_given_up(&self) -> bool {
+        self.is_cancelled.load(Ordering::Relaxed) || self.updates.is_closed()
+    }
+
+    fn tell(&mut self, index: usize, event: Event) -> Result<(), Failure> {
+        self.meter.event(index, &event);
+        match self.updates.try_send(Update::Event(index, event)) {
+            Err(TrySendError::Full(_)) => Err(Failure::SlowReader),
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()), // closed: seen before the next step
+        }
+    }
+
+    fn fail(mut self, reason: &'static str, error: Error) {
+        self.meter.fail(reason);
+        tracing::error!("a request failed: {error}");
+        let _ = self.updates.try_send(Update::Failed(error));
+    }
+}

@@ -1,0 +1,526 @@
+//! The wire contract, line by line, through a real socket, on the embedded model.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "support/server.rs"]
+mod server;
+
+use std::time::Duration;
+
+use blazr::api::app::{ApiKey, Settings};
+use blazr::engine::queue::Limits;
+use serde_json::{Value, json};
+use server::{Server, Setup, chunks, json_of, user};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const COMPLETIONS: &str = "/v1/completions";
+const CHAT: &str = "/v1/chat/completions";
+
+/// The text of a completion's first choice.
+fn text(answer: &Value) -> &str {
+    answer["choices"][0]["text"].as_str().unwrap()
+}
+
+/// What the chunks of one choice add up to.
+fn joined(chunks: &[Value], index: usize) -> String {
+    let choices = chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap());
+    let own = choices.filter(|choice| choice["index"] == index);
+    own.filter_map(|choice| choice["text"].as_str().or_else(|| choice["delta"]["content"].as_str())).collect()
+}
+
+#[tokio::test]
+async fn a_completion_has_every_field() {
+    let server = Server::start().await;
+    let answer = server.ask(COMPLETIONS, &json!({"model": "nano", "prompt": "Once upon a time", "seed": 1})).await;
+    assert!(answer["id"].as_str().unwrap().starts_with("cmpl-"));
+    assert_eq!((&answer["object"], &answer["model"]), (&json!("text_completion"), &json!("nano")));
+    assert!(answer["created"].as_u64().unwrap() > 1_700_000_000 && answer["system_fingerprint"].is_string());
+    let choice = &answer["choices"][0];
+    assert_eq!((&choice["index"], &choice["logprobs"]), (&json!(0), &Value::Null));
+    assert!(!text(&answer).is_empty());
+    let usage = &answer["usage"];
+    let count = |key: &str| usage[key].as_u64().unwrap();
+    assert_eq!(count("total_tokens"), count("prompt_tokens") + count("completion_tokens"));
+    assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], 0);
+    let expected = if count("completion_tokens") == 100 { "length" } else { "stop" };
+    assert_eq!(choice["finish_reason"], expected);
+}
+
+#[tokio::test]
+async fn a_chat_completion_has_every_field() {
+    let server = Server::start().await;
+    let body = json!({"model": "nano", "messages": user("What is 2 plus 3?"), "temperature": 0});
+    let answer = server.ask(CHAT, &body).await;
+    assert!(answer["id"].as_str().unwrap().starts_with("chatcmpl-"));
+    assert_eq!(answer["object"], "chat.completion");
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["message"], json!({"role": "assistant", "content": "2 plus 3 is 5.", "refusal": null}));
+    assert_eq!((&choice["finish_reason"], &choice["logprobs"]), (&json!("stop"), &Value::Null));
+    assert!(choice.get("delta").is_none());
+}
+
+#[tokio::test]
+async fn streamed_and_unstreamed_agree() {
+    let server = Server::start().await;
+    for stop in [json!(null), json!([" the"]), json!(["zzz", "q"])] {
+        for seed in 0..4 {
+            let whole = json!({"prompt": "Once upon a time", "seed": seed, "stop": stop, "max_tokens": 60});
+            let mut streamed = whole.clone();
+            streamed["stream"] = json!(true);
+            streamed["stream_options"] = json!({"include_usage": true});
+            let answer = server.ask(COMPLETIONS, &whole).await;
+            let chunks = server.stream(COMPLETIONS, &streamed).await;
+            assert_eq!(joined(&chunks, 0), text(&answer));
+            let (last, others) = chunks.split_last().unwrap();
+            assert_eq!(last["choices"], json!([]));
+            assert_eq!(last["usage"], answer["usage"]);
+            assert!(others.iter().all(|chunk| chunk["usage"].is_null() && chunk.get("usage").is_some()));
+            let reasons: Vec<&Value> = others.iter().map(|chunk| &chunk["choices"][0]["finish_reason"]).collect();
+            let (reason, before) = reasons.split_last().unwrap();
+            assert_eq!(**reason, answer["choices"][0]["finish_reason"]);
+            assert!(before.iter().all(|reason| reason.is_null()));
+            assert!(chunks.iter().all(|chunk| chunk["id"] == chunks[0]["id"] && chunk["object"] == "text_completion"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_chat_stream_has_its_chunks_in_order() {
+    let server = Server::start().await;
+    let body = json!({"messages": user("What is 2 plus 3?"), "temperature": 0, "stream": true});
+    let chunks = server.stream(CHAT, &body).await;
+    assert_eq!(chunks[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    let last = &chunks[chunks.len() - 1]["choices"][0];
+    assert_eq!((&last["delta"], &last["finish_reason"]), (&json!({}), &json!("stop")));
+    assert_eq!(joined(&chunks, 0), "2 plus 3 is 5.");
+    for chunk in &chunks {
+        assert_eq!((&chunk["id"], &chunk["created"]), (&chunks[0]["id"], &chunks[0]["created"]));
+        assert_eq!(chunk["object"], "chat.completion.chunk");
+        assert!(chunk.get("usage").is_none());
+        assert!(chunk["choices"][0].get("finish_reason").is_some());
+    }
+}
+
+#[tokio::test]
+async fn every_form_of_prompt_and_n_answers_to_each() {
+    let server = Server::start().await;
+    let tokens = server.ask("/tokenize", &json!({"prompt": "Mia had a"})).await["tokens"].clone();
+    let ask = |prompt: Value, n: usize| {
+        let body = json!({"prompt": prompt, "n": n, "seed": 3, "max_tokens": 8.0, "ignore_eos": true});
+        let server = &server;
+        async move { server.ask(COMPLETIONS, &body).await }
+    };
+    let alone = ask(json!("Mia had a"), 1).await;
+    assert_eq!(text(&ask(tokens.clone(), 1).await), text(&alone));
+    let several = ask(json!([tokens, tokens]), 2).await;
+    let choices = several["choices"].as_array().unwrap();
+    assert_eq!(choices.iter().map(|choice| choice["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    let texts: Vec<&str> = choices.iter().map(|choice| choice["text"].as_str().unwrap()).collect();
+    assert_eq!((texts[0], texts[1]), (texts[2], texts[3]));
+    assert_eq!(texts[0], text(&alone));
+    assert_ne!(texts[0], texts[1]);
+    assert_eq!(several["usage"]["completion_tokens"], 32);
+    assert_eq!(several["usage"]["prompt_tokens"].as_u64(), alone["usage"]["prompt_tokens"].as_u64().map(|n| 2 * n));
+}
+
+#[tokio::test]
+async fn echoed_log_probabilities_are_parallel_arrays() {
+    let server = Server::start().await;
+    let body = json!({"prompt": "Mia had a kite.", "echo": true, "logprobs": 2, "max_tokens": 3, "temperature": 0});
+    let answer = server.ask(COMPLETIONS, &body).await;
+    let logprobs = &answer["choices"][0]["logprobs"];
+    let array = |key: &str| logprobs[key].as_array().unwrap().clone();
+    let (tokens, scores, tops) = (array("tokens"), array("token_logprobs"), array("top_logprobs"));
+    let total = answer["usage"]["total_tokens"].as_u64().unwrap() as usize;
+    assert!([tokens.len(), scores.len(), tops.len(), array("text_offset").len()].iter().all(|n| *n == total));
+    assert!(text(&answer).starts_with("Mia had a kite."));
+    assert_eq!((&scores[0], &tops[0]), (&Value::Null, &Value::Null));
+    for at in 1..total {
+        assert_eq!(tops[at][tokens[at].as_str().unwrap()], scores[at], "token {at}");
+        assert!(scores[at].as_f64().unwrap() <= 0.0);
+    }
+    for (token, offset) in tokens.iter().zip(array("text_offset")) {
+        let rest: String = text(&answer).chars().skip(offset.as_u64().unwrap() as usize).collect();
+        assert!(rest.starts_with(token.as_str().unwrap()) || token.as_str().unwrap().starts_with("<|"));
+    }
+    let nothing_more = json!({"prompt": "Mia had a kite.", "echo": true, "logprobs": 0, "max_tokens": 0});
+    let answer = server.ask(COMPLETIONS, &nothing_more).await;
+    assert_eq!(text(&answer), "Mia had a kite.");
+    assert_eq!(answer["usage"]["completion_tokens"], 0);
+}
+
+#[tokio::test]
+async fn the_bytes_of_a_chats_tokens_are_its_text() {
+    let server = Server::start().await;
+    let body = json!({"messages": user("Tell me a story."), "seed": 5, "logprobs": true, "top_logprobs": 3});
+    let answer = server.ask(CHAT, &body).await;
+    let content = answer["choices"][0]["logprobs"]["content"].as_array().unwrap().clone();
+    let bytes: Vec<u8> =
+        content.iter().flat_map(|token| serde_json::from_value::<Vec<u8>>(token["bytes"].clone()).unwrap()).collect();
+    assert_eq!(String::from_utf8(bytes).unwrap(), answer["choices"][0]["message"]["content"].as_str().unwrap());
+    for token in &content {
+        let top = token["top_logprobs"].as_array().unwrap();
+        let own = top.iter().find(|other| other["token"] == token["token"]).unwrap();
+        assert_eq!(own["logprob"], token["logprob"]);
+    }
+    let mut streamed = body;
+    streamed["stream"] = json!(true);
+    let chunks = server.stream(CHAT, &streamed).await;
+    let parts = chunks.iter().filter_map(|chunk| chunk["choices"][0]["logprobs"]["content"].as_array());
+    assert_eq!(parts.flatten().cloned().collect::<Vec<_>>(), content);
+}
+
+#[tokio::test]
+async fn bad_input_is_a_400_that_names_the_parameter() {
+    let server = Server::start().await;
+    let cases = [
+        (COMPLETIONS, json!({"prompt": "a", "temperature": 2.5}), "temperature"),
+        (COMPLETIONS, json!({"prompt": "a", "temperature": "hot"}), "temperature"),
+        (COMPLETIONS, json!({"prompt": "a", "max_tokens": -1}), "max_tokens"),
+        (COMPLETIONS, json!({"prompt": "a", "max_tokens": 0}), "max_tokens"),
+        (COMPLETIONS, json!({"prompt": "a", "max_tokens": 1.5}), "max_tokens"),
+        (COMPLETIONS, json!({"prompt": "a", "n": 17}), "n"),
+        (COMPLETIONS, json!({"prompt": "a", "n": 0}), "n"),
+        (COMPLETIONS, json!({"prompt": "a", "best_of": 2}), "best_of"),
+        (COMPLETIONS, json!({"prompt": "a", "suffix": "b"}), "suffix"),
+        (COMPLETIONS, json!({"prompt": "a", "logprobs": 6}), "logprobs"),
+        (COMPLETIONS, json!({"prompt": "a", "logit_bias": {"x": 1}}), "logit_bias"),
+        (COMPLETIONS, json!({"prompt": "a", "logit_bias": {"99999": 1}}), "logit_bias"),
+        (COMPLETIONS, json!({"prompt": "a", "stop": vec!["a"; 17]}), "stop"),
+        (COMPLETIONS, json!({"prompt": "a", "stream_options": {"include_usage": true}}), "stream_options"),
+        (COMPLETIONS, json!({"prompt": [99999]}), "prompt"),
+        (COMPLETIONS, json!({"prompt": []}), "prompt"),
+        (COMPLETIONS, json!({"prompt": ""}), "prompt"),
+        (COMPLETIONS, json!({"prompt": {"a": 1}}), "prompt"),
+        (CHAT, json!({"messages": []}), "messages"),
+        (CHAT, json!({"messages": [{"role": "wizard", "content": "a"}]}), "messages"),
+        (CHAT, json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "messages"),
+        (CHAT, json!({"messages": user("a"), "top_logprobs": 2}), "top_logprobs"),
+        (CHAT, json!({"messages": user("a"), "logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+        (CHAT, json!({"messages": user("a"), "tools": [{"type": "function"}]}), "tools"),
+        (CHAT, json!({"messages": user("a"), "response_format": {"type": "json_object"}}), "response_format"),
+    ];
+    for (path, body, param) in cases {
+        let (status, error) = server.refused(path, &body).await;
+        assert_eq!(
+            (status, &error["param"], &error["type"]),
+            (400, &json!(param), &json!("invalid_request_error")),
+            "{body}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_long_says_both_numbers() {
+    let server = Server::start().await;
+    let (status, error) = server.refused(COMPLETIONS, &json!({"prompt": vec![7; 5000]})).await;
+    assert_eq!((status, &error["code"]), (400, &json!("context_length_exceeded")));
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("5000") && message.contains("4352"), "{message}");
+}
+
+#[tokio::test]
+async fn every_optional_may_be_null_and_unknown_fields_are_counted() {
+    let server = Server::start().await;
+    let mut body = json!({"prompt": "a", "max_tokens": 1, "no_such_field": {"deep": 1}});
+    for key in "model temperature top_p top_k min_p seed n stop frequency_penalty presence_penalty repetition_penalty \
+                logit_bias ignore_eos min_tokens user echo best_of suffix logprobs stream stream_options"
+        .split_whitespace()
+    {
+        body[key] = Value::Null;
+    }
+    server.ask(COMPLETIONS, &body).await;
+    assert!(server.metrics().await.contains("blazr_ignored_fields_total"));
+}
+
+#[tokio::test]
+async fn models_are_listed_and_found_by_ids_with_slashes() {
+    let server = Server::start().await;
+    let get = async |path: &str| json_of(server.get(path).send().await.unwrap()).await;
+    let (_, list) = get("/v1/models").await;
+    assert_eq!((&list["object"], &list["data"][0]["id"]), (&json!("list"), &json!("nano")));
+    assert!(list["data"][0]["created"].as_u64().unwrap() > 0);
+    assert_eq!(get("/v1/models/nano").await.0, 200);
+    assert_eq!(get("/v1/models/other/name").await.1["id"], "nano");
+    let (status, answer) = get("/v1/models/some/other").await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (404, &json!("model_not_found")));
+    let (status, error) = server.refused(COMPLETIONS, &json!({"model": "gpt-5", "prompt": "a"})).await;
+    assert_eq!((status, &error["code"]), (404, &json!("model_not_found")));
+}
+
+#[tokio::test]
+async fn every_failure_has_the_envelope() {
+    let server = Server::start().await;
+    let send = |request: reqwest::RequestBuilder| async {
+        let response = request.send().await.unwrap();
+        assert!(response.headers().contains_key("x-request-id"));
+        let (status, answer) = json_of(response).await;
+        (status.as_u16(), answer["error"]["code"].as_str().unwrap_or("null").to_owned())
+    };
+    let client = &server.client;
+    let url = |path: &str| server.url(path);
+    assert_eq!(send(client.get(url("/v2/none"))).await, (404, "not_found".into()));
+    assert_eq!(send(client.get(url(COMPLETIONS))).await, (405, "method_not_allowed".into()));
+    assert_eq!(send(client.post(url(COMPLETIONS)).body("{}")).await, (415, "unsupported_media_type".into()));
+    let json = |body: String| client.post(url(COMPLETIONS)).header("content-type", "application/json").body(body);
+    assert_eq!(send(json("{".into())).await, (400, "null".into()));
+    assert_eq!(send(json("{}".into())).await, (400, "null".into()));
+    assert_eq!(send(json("[]".into())).await, (400, "null".into()));
+    assert_eq!(send(json("[".repeat(100_000))).await, (400, "null".into()));
+    assert_eq!(send(json("x".repeat((1 << 20) + 1))).await, (413, "request_too_large".into()));
+}
+
+#[tokio::test]
+async fn a_request_keeps_its_id() {
+    let server = Server::start().await;
+    let id = async |given: Option<&str>| {
+        let request = server.get("/health");
+        let request = match given {
+            Some(given) => request.header("x-request-id", given),
+            None => request,
+        };
+        request.send().await.unwrap().headers()["x-request-id"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(id(Some("abc-1")).await, "abc-1");
+    assert_ne!(id(Some("with space")).await, "with space");
+    assert_ne!(id(Some(&"x".repeat(200))).await.len(), 200);
+    assert_ne!(id(None).await, id(None).await);
+}
+
+#[tokio::test]
+async fn without_a_key_only_health_answers() {
+    let keys = ["first", "second"].map(|key| ApiKey::new(key).unwrap());
+    let settings = Settings { api_keys: keys.into(), ..Setup::default().settings };
+    assert!(!format!("{settings:?}").contains("first"));
+    let server = Setup { settings, ..Setup::default() }.start().await;
+    let status = async |path: &str, key: Option<&str>| {
+        let request = server.get(path);
+        let request = match key {
+            Some(key) => request.header("authorization", key),
+            None => request,
+        };
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(status("/v1/models", None).await, 401);
+    assert_eq!(status("/metrics", None).await, 401);
+    assert_eq!(status("/v1/models", Some("Bearer firs")).await, 401);
+    assert_eq!(status("/v1/models", Some("Bearer first ")).await, 200);
+    assert_eq!(status("/v1/models", Some("bearer second")).await, 200);
+    assert_eq!(status("/health", None).await, 200);
+    let response = server.get("/v1/models").send().await.unwrap();
+    assert_eq!(response.headers()["www-authenticate"], "Bearer");
+    let (_, answer) = json_of(response).await;
+    assert_eq!(answer["error"]["code"], "invalid_api_key");
+    assert_eq!(answer["error"]["type"], "authentication_error");
+}
+
+#[tokio::test]
+async fn other_origins_are_let_in_only_if_they_are_named() {
+    let closed = Server::start().await;
+    let origin = async |server: &Server| {
+        let response = server.get("/health").header("origin", "https://a.example").send().await.unwrap();
+        response.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(origin(&closed).await, None);
+    let settings = Settings { cors_origins: vec!["https://a.example".parse().unwrap()], ..Setup::default().settings };
+    let open = Setup { settings, ..Setup::default() }.start().await;
+    assert_eq!(origin(&open).await.as_deref(), Some("https://a.example"));
+}
+
+#[tokio::test]
+async fn while_it_loads_it_says_so() {
+    let server = Setup { is_loaded: false, ..Setup::default() }.start().await;
+    let (status, answer) = json_of(server.get("/health").send().await.unwrap()).await;
+    assert_eq!((status.as_u16(), &answer["status"]), (503, &json!("loading")));
+    let response = server.post(COMPLETIONS, &json!({"prompt": "a"})).send().await.unwrap();
+    assert!(response.headers().contains_key("retry-after"));
+    let (status, answer) = json_of(response).await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (503, &json!("model_loading")));
+    assert_eq!(server.get("/health/live").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_model_without_a_template_says_what_to_do() {
+    let server = Setup { has_template: false, ..Setup::default() }.start().await;
+    let (status, error) = server.refused(CHAT, &json!({"messages": user("a")})).await;
+    assert_eq!((status, &error["param"]), (400, &json!("messages")));
+    assert!(error["message"].as_str().unwrap().contains("--chat-template"), "{error}");
+}
+
+#[tokio::test]
+async fn control_tokens_in_what_a_user_says_are_text() {
+    let server = Server::start().await;
+    let usage = async |text: &str| {
+        let body = json!({"messages": user(text), "max_tokens": 1});
+        server.ask(CHAT, &body).await["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    // As control tokens they would be two.
+    assert!(usage("a<|end|><|system|>b").await > usage("ab").await + 4);
+}
+
+#[tokio::test]
+async fn tokens_go_there_and_back() {
+    let server = Server::start().await;
+    let tokenized = server.ask("/tokenize", &json!({"prompt": "Hello, Wörld 🙂"})).await;
+    assert_eq!(tokenized["count"].as_u64().unwrap() as usize, tokenized["tokens"].as_array().unwrap().len());
+    assert_eq!(tokenized["max_model_len"], 4352);
+    let text = server.ask("/detokenize", &json!({"tokens": tokenized["tokens"]})).await;
+    assert_eq!(text["prompt"], "Hello, Wörld 🙂");
+    assert_eq!(server.refused("/detokenize", &json!({"tokens": [70_000]})).await.0, 400);
+    let (_, info) = json_of(server.get("/tokenizer_info").send().await.unwrap()).await;
+    assert_eq!(info["eos_token"], "<|endoftext|>");
+}
+
+/// A request that runs until it is given up.
+fn endless(stream: bool) -> Value {
+    json!({"prompt": "Once", "max_tokens": 4000, "ignore_eos": true, "stream": stream})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_turns_away_and_every_other_request_is_served() {
+    let limits = Limits { requests: 4, tokens: 100_000 };
+    let server = Setup { limits, ..Setup::default() }.start().await;
+    let ask = || {
+        let body = json!({"prompt": "Once upon a time", "max_tokens": 30, "ignore_eos": true});
+        let request = server.post(COMPLETIONS, &body);
+        tokio::spawn(async move {
+            let response = request.send().await.unwrap();
+            let retry_after = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
+            (json_of(response).await, retry_after)
+        })
+    };
+    let asked: Vec<_> = (0..64).map(|_| ask()).collect();
+    let mut n_served = 0;
+    for answer in asked {
+        let ((status, answer), retry_after) = answer.await.unwrap();
+        if status == 200 {
+            assert_eq!(answer["usage"]["completion_tokens"], 30);
+            n_served += 1;
+        } else {
+            assert_eq!((status.as_u16(), &answer["error"]["code"]), (429, &json!("queue_full")));
+            assert_eq!(answer["error"]["type"], "rate_limit_error");
+            assert!((1..=120).contains(&retry_after.unwrap().parse::<u64>().unwrap()));
+        }
+    }
+    assert!(n_served >= 5, "{n_served}");
+    assert!(server.metrics().await.contains("blazr_rejected_total{reason=\"queue_full\"}"));
+}
+
+/// Waits until nothing waits and nothing runs.
+async fn idle(server: &Server) {
+    for _ in 0..500 {
+        if server.app.is_idle() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the loop is still busy");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_frees_the_loop() {
+    let server = Server::start().await;
+    let long: Vec<u32> = (0..4000).map(|at| 5 + at % 1000).collect();
+    let prefill = |stream: bool| json!({"prompt": long, "max_tokens": 100, "stream": stream});
+    for stream in [false, true] {
+        for body in [endless(stream), prefill(stream)] {
+            let request = server.post(COMPLETIONS, &body).send();
+            assert!(
+                tokio::time::timeout(Duration::from_millis(80), async { request.await?.text().await }).await.is_err()
+            );
+            idle(&server).await;
+        }
+        // One that waits behind another.
+        let running = tokio::spawn(server.post(COMPLETIONS, &endless(false)).send());
+        while server.app.is_idle() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let waiting = server.post(COMPLETIONS, &endless(stream)).send();
+        assert!(tokio::time::timeout(Duration::from_millis(80), waiting).await.is_err());
+        running.abort();
+        idle(&server).await;
+    }
+    let metrics = server.metrics().await;
+    assert!(metrics.contains("blazr_cancelled_total{phase=\"decode\"}"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_is_bounded() {
+    let settings = Settings {
+        queue_timeout: Duration::from_millis(100),
+        request_timeout: Duration::from_millis(400),
+        ..Setup::default().settings
+    };
+    let server = Setup { settings, ..Setup::default() }.start().await;
+    let running = tokio::spawn(server.post(COMPLETIONS, &endless(false)).send());
+    while server.app.is_idle() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (status, error) = server.refused(COMPLETIONS, &json!({"prompt": "a", "stream": true})).await;
+    assert_eq!((status, &error["code"]), (503, &json!("queue_timeout")));
+    let (status, answer) = json_of(running.await.unwrap().unwrap()).await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (504, &json!("request_timeout")));
+    // In mid-stream the error is an event.
+    let stream = server.stream(COMPLETIONS, &endless(true)).await;
+    assert_eq!(stream[stream.len() - 1]["error"]["code"], "request_timeout");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_in_is_finished_before_the_end() {
+    let mut server = Server::start().await;
+    let body = json!({"prompt": "Once", "max_tokens": 200, "ignore_eos": true, "stream": true});
+    let running: Vec<_> = (0..3).map(|_| tokio::spawn(server.post(COMPLETIONS, &body).send())).collect();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    server.stop();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (status, error) = server.refused(COMPLETIONS, &json!({"prompt": "a"})).await;
+    assert_eq!((status, &error["code"]), (503, &json!("shutting_down")));
+    assert_eq!(server.get("/health/ready").send().await.unwrap().status(), 503);
+    for stream in running {
+        let text = stream.await.unwrap().unwrap().text().await.unwrap();
+        let chunks = chunks(&text);
+        assert_eq!(chunks[chunks.len() - 1]["choices"][0]["finish_reason"], "length");
+    }
+    assert!(server.ended().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_longer_than_the_drain_ends_with_an_error() {
+    let mut server = Setup { drain_timeout: Duration::from_millis(200), ..Setup::default() }.start().await;
+    let running = tokio::spawn(server.post(COMPLETIONS, &endless(true)).send());
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    server.stop();
+    let chunks = chunks(&running.await.unwrap().unwrap().text().await.unwrap());
+    assert_eq!(chunks[chunks.len() - 1]["error"]["code"], "shutting_down");
+    assert!(!server.ended().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_answers_whatever_clients_do() {
+    let server = Server::start().await;
+    let _busy = tokio::spawn(server.post(COMPLETIONS, &endless(false)).send());
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n").await.unwrap();
+        silent.push(stream);
+    }
+    for _ in 0..20 {
+        let asked = std::time::Instant::now();
+        assert_eq!(server.get("/health").send().await.unwrap().status(), 200);
+        assert!(asked.elapsed() < Duration::from_secs(2));
+    }
+}
+
+#[tokio::test]
+async fn requests_on_one_connection_are_answered_in_order() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let get = |path: &str, close: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n{close}\r\n");
+    let all = get("/health/live", "") + &get("/v1/models", "") + &get("/nowhere", "connection: close\r\n");
+    stream.write_all(all.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    let statuses: Vec<&str> = answers.matches("HTTP/1.1 200").chain(answers.matches("HTTP/1.1 404")).collect();
+    assert_eq!(statuses, ["HTTP/1.1 200", "HTTP/1.1 200", "HTTP/1.1 404"]);
+}
