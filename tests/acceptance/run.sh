@@ -10,3 +10,4 @@ cp "$here/package.json" "$here/node_sdk.mjs" "$place/"
 (cd "$place" && npm install --silent --no-audit --no-fund)
 "$place/bin/python" "$here/server.py" "$blazr" "$place/bin/python" "$here/python_sdk.py"
 "$place/bin/python" "$here/server.py" "$blazr" node "$place/node_sdk.mjs"
+"$place/bin/python" "$here/server.py" "$blazr" "$place/bin/python" "$here/scraped.py"
