@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use metrics::{Label, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
 
 use crate::error::{Error, Result};
 
@@ -146,12 +147,14 @@ impl Exposition {
         let exposition = Self(recorder.handle());
         metrics::set_global_recorder(recorder).map_err(|error| failed(&error))?;
         ALL.iter().for_each(|metric| metric.describe());
+        Collector::default().describe(); // process_*
         BUILD_INFO.set(1.0, vec![("version", env!("CARGO_PKG_VERSION").into())]);
         Ok(installed.insert(exposition).clone())
     }
 
     /// All metrics as [Prometheus text](https://prometheus.io/docs/instrumenting/exposition_formats/).
     pub fn render(&self) -> String {
+        Collector::default().collect();
         self.0.render()
     }
 

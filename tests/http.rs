@@ -192,6 +192,7 @@ async fn bad_input_is_a_400_that_names_the_parameter() {
         (COMPLETIONS, json!({"prompt": []}), "prompt"),
         (COMPLETIONS, json!({"prompt": ""}), "prompt"),
         (COMPLETIONS, json!({"prompt": {"a": 1}}), "prompt"),
+        (COMPLETIONS, json!({"prompt": "a", "stop": "x".repeat(1025)}), "stop"),
         (CHAT, json!({"messages": []}), "messages"),
         (CHAT, json!({"messages": [{"role": "wizard", "content": "a"}]}), "messages"),
         (CHAT, json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "messages"),
@@ -260,6 +261,7 @@ async fn every_failure_has_the_envelope() {
     let client = &server.client;
     let url = |path: &str| server.url(path);
     assert_eq!(send(client.get(url("/v2/none"))).await, (404, "not_found".into()));
+    assert_eq!(send(client.get(url("/v1/models/%ff"))).await, (400, "null".into()));
     assert_eq!(send(client.get(url(COMPLETIONS))).await, (405, "method_not_allowed".into()));
     assert_eq!(send(client.post(url(COMPLETIONS)).body("{}")).await, (415, "unsupported_media_type".into()));
     let json = |body: String| client.post(url(COMPLETIONS)).header("content-type", "application/json").body(body);
@@ -325,6 +327,14 @@ async fn other_origins_are_let_in_only_if_they_are_named() {
     let settings = Settings { cors_origins: vec!["https://a.example".parse().unwrap()], ..Setup::default().settings };
     let open = Setup { settings, ..Setup::default() }.start().await;
     assert_eq!(origin(&open).await.as_deref(), Some("https://a.example"));
+    let origins = ["*", "https://b.example"].map(|origin| origin.parse().unwrap());
+    let settings = Settings { cors_origins: origins.into(), ..Setup::default().settings };
+    let wide = Setup { settings, ..Setup::default() }.start().await;
+    assert_eq!(origin(&wide).await.as_deref(), Some("*"));
+    let preflight = wide.client.request(reqwest::Method::OPTIONS, wide.url(CHAT)).header("origin", "https://a.example");
+    let asks = preflight.header("access-control-request-method", "POST");
+    let asks = asks.header("access-control-request-headers", "authorization,content-type").send().await.unwrap();
+    assert_eq!(asks.headers()["access-control-allow-headers"], "authorization,content-type");
 }
 
 #[tokio::test]
@@ -441,7 +451,38 @@ async fn a_client_that_goes_away_frees_the_loop() {
         idle(&server).await;
     }
     let metrics = server.metrics().await;
-    assert!(metrics.contains("blazr_cancelled_total{phase=\"decode\"}"), "{metrics}");
+    for name in ["blazr_cancelled_total{phase=\"decode\"}", "blazr_state_bytes", "process_resident_memory_bytes"] {
+        assert!(metrics.contains(name), "{metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_sent_more_and_goes_away_frees_the_loop_too() {
+    let server = Server::start().await;
+    for stream in [false, true] {
+        let body = endless(stream).to_string();
+        let head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json";
+        let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}GET /health HTTP/1.1\r\n", body.len());
+        let mut client = TcpStream::connect(server.address).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        while server.app.is_idle() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(client);
+        idle(&server).await;
+    }
+}
+
+#[tokio::test]
+async fn usage_may_be_told_as_it_grows() {
+    let server = Server::start().await;
+    let options = json!({"include_usage": true, "continuous_usage_stats": true});
+    let body =
+        json!({"prompt": [40, 41.0], "max_tokens": 4, "ignore_eos": true, "stream": true, "stream_options": options});
+    let chunks = server.stream(COMPLETIONS, &body).await;
+    let totals: Vec<u64> = chunks.iter().map(|chunk| chunk["usage"]["total_tokens"].as_u64().unwrap()).collect();
+    assert!(totals.is_sorted() && totals[0] >= 3, "{totals:?}");
+    assert_eq!(totals[totals.len() - 1], 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,13 +68,17 @@ fn encode(prompt: Prompt, served: &Served) -> Result<Vec<Vec<u32>>, Error> {
     let prompts = match prompt {
         Prompt::Text(text) => vec![encode(&text)?],
         Prompt::Texts(texts) => texts.iter().map(encode).collect::<Result<_, _>>()?,
-        Prompt::Tokens(tokens) => vec![tokens],
-        Prompt::TokenLists(lists) => lists,
+        Prompt::Tokens(tokens) => vec![ids(tokens)],
+        Prompt::TokenLists(lists) => lists.into_iter().map(ids).collect(),
     };
     if prompts.is_empty() {
         return Err(Error::invalid("prompt", "expected at least one, found an empty list"));
     }
     Ok(prompts)
+}
+
+fn ids(tokens: Vec<Whole<u32>>) -> Vec<u32> {
+    tokens.into_iter().map(|token| token.0).collect()
 }
 
 /// Answers as plain text.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::error::{Error, Timeout, Unavailable};
 
 /// A request whose repetition can't help is marked so for the SDKs.
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// When a client is told to come back while the model is loading or the server is being replaced.
 const SOON_SECONDS: u64 = 1;

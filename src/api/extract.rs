@@ -13,6 +13,10 @@ use super::app::App;
 use super::error::ApiError;
 use crate::metrics::IGNORED_FIELDS;
 
+/// So many fields that are not known are named in the log, and so many characters of each.
+const MOST_NAMED: usize = 8;
+const LONGEST_NAME: usize = 64;
+
 /// A body has to be there in this time.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -79,7 +83,9 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })?;
     if !ignored.is_empty() {
         IGNORED_FIELDS.add(ignored.len() as u64, Vec::new());
-        tracing::info!(fields = ?ignored, "ignored fields that are not known");
+        let named: Vec<String> =
+            ignored.iter().take(MOST_NAMED).map(|name| name.chars().take(LONGEST_NAME).collect()).collect();
+        tracing::info!(fields = ?named, "ignored fields that are not known");
     }
     Ok(value)
 }

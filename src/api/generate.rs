@@ -209,6 +209,7 @@ pub(super) async fn answer<S: Shape>(
     shape: S,
 ) -> Result<Response, ApiError> {
     let n_answers = requests.len();
+    let prompt_tokens = requests.iter().step_by(delivery.n).map(GenerateRequest::prompt_tokens).collect();
     let generation = app.served()?.engine.submit(requests, delivery.n)?;
     let mut source = Source::new(generation, app);
     let first = source.first().await?;
@@ -220,6 +221,8 @@ pub(super) async fn answer<S: Shape>(
             delivery,
             usages,
             opened: vec![false; n_answers],
+            prompt_tokens,
+            generated: vec![0; n_answers],
             ready: VecDeque::new(),
             is_over: false,
         };
@@ -248,8 +251,10 @@ impl Source {
 
     /// The first event, after its time in the queue.
     async fn first(&mut self) -> Result<(usize, Event), Error> {
-        let deadline = self.queue_deadline.min(self.deadline);
-        match self.update(deadline, Timeout::Queue).await? {
+        let is_queue_first = self.queue_deadline < self.deadline;
+        let (deadline, timeout) =
+            if is_queue_first { (self.queue_deadline, Timeout::Queue) } else { (self.deadline, Timeout::Request) };
+        match self.update(deadline, timeout).await? {
             Update::Started => self.next().await,
             Update::Event(index, event) => Ok((index, event)),
             Update::Failed(error) => Err(error),
@@ -326,6 +331,9 @@ struct Chunks<S: Shape> {
     usages: Vec<Option<Counted>>,
     /// Which answers have begun.
     opened: Vec<bool>,
+    /// How many tokens each prompt has, and each answer up to now.
+    prompt_tokens: Vec<usize>,
+    generated: Vec<usize>,
     /// Events to be sent.
     ready: VecDeque<Bytes>,
     is_over: bool,
@@ -357,6 +365,7 @@ impl<S: Shape> Chunks<S> {
     }
 
     fn take(&mut self, index: usize, event: Event) {
+        let is_token = matches!(event, Event::Token(_));
         if let Some(opened) = self.opened.get_mut(index)
             && !std::mem::replace(opened, true)
             && let Some(choice) = self.shape.opening(index)
@@ -364,6 +373,9 @@ impl<S: Shape> Chunks<S> {
             self.push(choice);
         }
         let (mut piece, usage) = Piece::of(event);
+        if let Some(generated) = self.generated.get_mut(index) {
+            *generated += piece.told.iter().filter(|_| is_token).count();
+        }
         let finish_reason = piece.finish_reason.take();
         if !self.shape.tells_tokens() {
             piece.told.clear();
@@ -384,12 +396,21 @@ impl<S: Shape> Chunks<S> {
 
     fn push(&mut self, choice: S::Choice) {
         let usage = match (self.delivery.include_usage, self.delivery.continuous_usage) {
-            (true, true) => UsageField::There(total(&self.usages, self.delivery.n)),
+            (true, true) => UsageField::There(self.so_far()),
             (true, false) => UsageField::Null(None),
             (false, _) => UsageField::Absent,
         };
         let event = sse::event(&self.shape.body(true, vec![choice], usage));
         self.ready.push_back(event);
+    }
+
+    /// What the answers have taken up to now.
+    fn so_far(&self) -> Usage {
+        let begun = self.opened.iter().step_by(self.delivery.n);
+        let prompts = begun.zip(&self.prompt_tokens).filter(|(has_begun, _)| **has_begun).map(|(_, tokens)| tokens);
+        let (prompt_tokens, completion_tokens) = (prompts.sum(), self.generated.iter().sum());
+        let total_tokens = prompt_tokens + completion_tokens;
+        Usage { prompt_tokens, completion_tokens, total_tokens, ..Usage::default() }
     }
 
     fn finish(&mut self) {

@@ -10,12 +10,12 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, Any as Anything, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::app::{App, Settings};
-use super::error::ApiError;
+use super::error::{ApiError, SHOULD_RETRY};
 use crate::metrics::HTTP_REQUESTS;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -80,13 +80,14 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
 
 fn cors(settings: &Settings) -> Option<CorsLayer> {
     let origins = settings.cors_origins.clone();
-    let origin = match origins.as_slice() {
-        [] => return None,
-        [any] if any == "*" => AllowOrigin::any(),
-        _ => AllowOrigin::list(origins),
-    };
-    let methods = [Method::GET, Method::POST];
-    Some(CorsLayer::new().allow_origin(origin).allow_methods(methods).allow_headers(Anything))
+    if origins.is_empty() {
+        return None;
+    }
+    let is_open = origins.iter().any(|origin| origin == "*");
+    let origin = if is_open { AllowOrigin::any() } else { AllowOrigin::list(origins) };
+    let headers = AllowHeaders::mirror_request(); // `*` would not cover Authorization
+    let cors = CorsLayer::new().allow_origin(origin).allow_methods([Method::GET, Method::POST]).allow_headers(headers);
+    Some(cors.expose_headers([REQUEST_ID, header::RETRY_AFTER, SHOULD_RETRY]))
 }
 
 /// Turns away whoever has no key. Health is nobody's secret.

@@ -1,6 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 
 use super::app::{App, Served};
@@ -11,8 +12,12 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiE
     Ok(Json(ModelList { object: "list", data: vec![info(app.served()?)] }))
 }
 
-pub(super) async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ModelInfo>, ApiError> {
+pub(super) async fn show(
+    State(app): State<App>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<ModelInfo>, ApiError> {
     let served = app.served()?;
+    let Path(id) = id.map_err(|error| ApiError::invalid("model", format!("the model's id: {error}")))?;
     served.check_model(Some(&id))?;
     Ok(Json(info(served)))
 }

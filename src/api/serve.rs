@@ -1,7 +1,7 @@
 //! Connections: each is served by itself, within bounds of time that no slow or silent client can stretch.
 
 use std::future::Future;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use axum::Router;
@@ -9,6 +9,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
@@ -75,6 +76,7 @@ fn is_of_one_connection(kind: ErrorKind) -> bool {
 
 fn open(stream: TcpStream, routes: &Router, connections: &GracefulShutdown) {
     let _ = stream.set_nodelay(true); // each token goes out at once
+    let Ok((stream, twin)) = twins(stream) else { return }; // no file descriptor is left
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let service = TowerToHyperService::new(routes.clone());
@@ -85,10 +87,34 @@ fn open(stream: TcpStream, routes: &Router, connections: &GracefulShutdown) {
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let watched = connections.watch(connection);
     tokio::spawn(async move {
-        if let Err(error) = watched.await {
-            tracing::debug!("a connection ended: {error}");
+        tokio::select! {
+            ended = watched => if let Err(error) = ended {
+                tracing::debug!("a connection ended: {error}");
+            },
+            () = closed(&twin) => {}
         }
     });
+}
+
+/// The connection, and once more to watch it by.
+fn twins(stream: TcpStream) -> io::Result<(TcpStream, TcpStream)> {
+    let stream = stream.into_std()?;
+    let twin = stream.try_clone()?;
+    Ok((TcpStream::from_std(stream)?, TcpStream::from_std(twin)?))
+}
+
+/// Waits until the client has hung up. While it answers a request, hyper sees that only where the client has sent
+/// nothing behind it.
+async fn closed(twin: &TcpStream) {
+    loop {
+        match twin.ready(Interest::READABLE).await {
+            Ok(ready) if !ready.is_read_closed() => {
+                // There is something to read, which is not for us: only what comes next is of interest.
+                let _ = twin.try_io(Interest::READABLE, || io::Result::<()>::Err(ErrorKind::WouldBlock.into()));
+            }
+            _ => return,
+        }
+    }
 }
 
 /// Answers what was taken in and tells newcomers that nothing is taken in any more.
@@ -115,7 +141,8 @@ async fn drain(
         app.cut_off();
     }
     let all = async { tokio::join!(connections.shutdown(), late.shutdown()) };
-    timeout(LAST_WORDS, all).await.is_ok() && is_clean
+    let _ = timeout(LAST_WORDS, all).await; // whoever is still sending a request has nothing that could be lost
+    is_clean
 }
 
 async fn tidy_up(app: App) {

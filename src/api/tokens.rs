@@ -29,6 +29,7 @@ pub(super) async fn detokenize(
     Json(request): Json<DetokenizeRequest>,
 ) -> Result<Answer<Detokenized>, ApiError> {
     let DetokenizeRequest { tokens, model } = request;
+    let tokens: Vec<u32> = tokens.into_iter().map(|token| token.0).collect();
     let served = app.served()?;
     served.check_model(model.as_deref())?;
     if let Some(token) = tokens.iter().find(|token| **token as usize >= served.config.vocab_size) {

@@ -86,9 +86,9 @@ pub enum Prompt {
     /// Several texts.
     Texts(Vec<String>),
     /// A text as token ids.
-    Tokens(Vec<u32>),
+    Tokens(Vec<Whole<u32>>),
     /// Several of those.
-    TokenLists(Vec<Vec<u32>>),
+    TokenLists(Vec<Vec<Whole<u32>>>),
 }
 
 /// What a stream has besides its text.
@@ -290,7 +290,7 @@ pub struct TokenizeRequest {
 #[derive(Clone, Debug, Deserialize)]
 pub struct DetokenizeRequest {
     /// The token ids.
-    pub tokens: Vec<u32>,
+    pub tokens: Vec<Whole<u32>>,
     /// The model's id.
     pub model: Option<String>,
 }
@@ -502,8 +502,11 @@ mod tests {
         let read = |json: Value| serde_json::from_value::<Prompt>(json);
         assert_eq!(read(json!("a")).unwrap(), Prompt::Text("a".into()));
         assert_eq!(read(json!(["a", "b"])).unwrap(), Prompt::Texts(vec!["a".into(), "b".into()]));
-        assert_eq!(read(json!([1, 2])).unwrap(), Prompt::Tokens(vec![1, 2]));
-        assert_eq!(read(json!([[1], [2, 3]])).unwrap(), Prompt::TokenLists(vec![vec![1], vec![2, 3]]));
+        assert_eq!(read(json!([1, 2.0])).unwrap(), Prompt::Tokens(vec![Whole(1), Whole(2)]));
+        assert_eq!(
+            read(json!([[1], [2, 3]])).unwrap(),
+            Prompt::TokenLists(vec![vec![Whole(1)], vec![Whole(2), Whole(3)]])
+        );
         assert!(read(json!([1, "a"])).unwrap_err().to_string().starts_with("expected a string, a list of strings"));
     }
 

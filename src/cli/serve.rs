@@ -61,7 +61,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
     body_limit: usize,
     /// Ask for this key; may be given several times.
-    #[arg(long, value_name = "KEY", env = "BLAZR_API_KEY", hide_env_values = true, value_delimiter = ',')]
+    #[arg(long, value_name = "KEY", env = "BLAZR_API_KEY", hide_env_values = true)]
     api_key: Vec<String>,
     /// Ask for one of the keys in this file, one a line.
     #[arg(long, value_name = "FILE")]
@@ -97,12 +97,22 @@ pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
         move || args.load(&app)
     });
     let stop = async {
-        if let Ok(Err(error)) = loading.await {
-            return Some(error);
+        let signal = async {
+            while !shutdown.is_asked() {
+                tokio::time::sleep(SIGNAL_POLL).await;
+            }
+        };
+        tokio::pin!(signal);
+        let loaded = tokio::select! {
+            loaded = loading => loaded,
+            () = &mut signal => return None,
+        };
+        match loaded {
+            Ok(Err(error)) => return Some(error),
+            Err(panic) => return Some(Error::Internal(format!("loading the model panicked: {panic}"))),
+            Ok(Ok(())) => {}
         }
-        while !shutdown.is_asked() {
-            tokio::time::sleep(SIGNAL_POLL).await;
-        }
+        signal.await;
         None
     };
     let (told, mut failure) = tokio::sync::oneshot::channel();

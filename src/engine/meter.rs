@@ -18,8 +18,15 @@ pub(super) struct Meter {
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Queued,
-    Prefill { started: Instant },
-    Decode { started: Instant, first: Instant, last: Instant },
+    Prefill {
+        started: Instant,
+    },
+    /// `last` is none where the next token is the first of another answer.
+    Decode {
+        started: Instant,
+        first: Instant,
+        last: Option<Instant>,
+    },
     Over,
 }
 
@@ -50,7 +57,12 @@ impl Meter {
         match event {
             Event::Prompt(_) => {}
             Event::Token(_) => self.token(Instant::now()),
-            Event::Done { reason, usage, .. } => count(*reason, *usage, index.is_multiple_of(self.n)),
+            Event::Done { reason, usage, .. } => {
+                if let Phase::Decode { last, .. } = &mut self.phase {
+                    *last = None;
+                }
+                count(*reason, *usage, index.is_multiple_of(self.n));
+            }
         }
     }
 
@@ -59,11 +71,12 @@ impl Meter {
             Phase::Prefill { started } => {
                 m::FIRST_TOKEN_SECONDS.observe(seconds(self.arrived, now));
                 m::PREFILL_SECONDS.observe(seconds(*started, now));
-                self.phase = Phase::Decode { started: *started, first: now, last: now };
+                self.phase = Phase::Decode { started: *started, first: now, last: Some(now) };
             }
             Phase::Decode { last, .. } => {
-                m::BETWEEN_TOKENS_SECONDS.observe(seconds(*last, now));
-                *last = now;
+                if let Some(last) = last.replace(now) {
+                    m::BETWEEN_TOKENS_SECONDS.observe(seconds(last, now));
+                }
             }
             Phase::Queued | Phase::Over => {}
         }

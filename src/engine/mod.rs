@@ -254,6 +254,7 @@ impl Shared {
     /// A job that took so long is over.
     fn done(&self, took: Duration) {
         self.pulse.rest();
+        m::STATE_BYTES.set(0.0, Vec::new());
         let mut waiting = self.lock();
         waiting.is_running = false;
         let seconds = took.as_secs_f64();

@@ -10,6 +10,9 @@ use crate::text::StopMatcher;
 /// At most this many tokens of a prompt are taken in at a time, so that a cancellation is seen soon.
 pub(super) const PREFILL_CHUNK: usize = 256;
 
+/// A longer stop string is refused, in bytes: each answer keeps a table of it.
+const LONGEST_STOP: usize = 1024;
+
 /// More of the most probable tokens are not told beside one.
 pub const MOST_TOP_LOGPROBS: usize = 20;
 
@@ -82,6 +85,8 @@ impl GenerateRequest {
         if max_tokens == 0 && !echo {
             return Err(Error::invalid("max_tokens", "expected at least 1, found 0"));
         }
+        let longest_stop = stop.iter().map(String::len).max().unwrap_or(0);
+        ensure_at_most("stop", longest_stop, "this many bytes long:", LONGEST_STOP)?;
         ensure_at_most("min_tokens", min_tokens, "max_tokens", max_tokens)?;
         ensure_at_most("top_logprobs", top_logprobs.unwrap_or(0), "the most that are told,", MOST_TOP_LOGPROBS)?;
         Ok(Self {

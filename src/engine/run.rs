@@ -3,6 +3,7 @@
 use super::request::GenerateRequest;
 use super::sequence::{Event, Sequence};
 use crate::error::Result;
+use crate::metrics::STATE_BYTES;
 use crate::model::Model;
 use crate::text::Tokenizer;
 
@@ -21,6 +22,7 @@ pub fn generate(
     let mut sequence = Sequence::new(model, tokenizer, request)?;
     loop {
         let event = if is_cancelled() { Some(sequence.cancel()?) } else { sequence.advance()? };
+        STATE_BYTES.set(sequence.state_bytes() as f64, Vec::new());
         let is_done = matches!(event, Some(Event::Done { .. }));
         event.map_or(Ok(()), &mut emit)?;
         if is_done {
