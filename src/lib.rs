@@ -12,14 +12,16 @@
 //! - [`text`]: from text to tokens and back, and stop strings.
 //! - [`checkpoint`]: from files to a loaded model.
 //! - [`nano`]: the model that is part of the program.
-//! - [`engine`]: from a validated request to a stream of events.
+//! - [`engine`]: from a validated request to a stream of events, and the queue before it.
 //! - [`shutdown`]: SIGINT and SIGTERM.
 //! - [`api`]: the HTTP API.
 //! - [`cli`]: the commands.
 //!
 //! The path of a prompt: `cli` -> [`text::Tokenizer::encode`] -> [`engine::request::GenerateRequest::new`] (the only
 //! validator) -> [`engine::run::generate`] -> [`model::Model::forward`] -> [`sampling::Sampler::next`] ->
-//! [`text::Decoder::push`] -> [`engine::sequence::Event`] -> standard output.
+//! [`text::Decoder::push`] -> [`engine::sequence::Event`] -> standard output. Over HTTP `api` stands before and behind: it
+//! renders conversations with [`text::ChatTemplate`], and [`engine::Engine::submit`] puts the request into the queue of the
+//! one thread that generates.
 //!
 //! What holds everywhere: weights are shared and never change, all that changes while generating is in
 //! [`model::state::State`]; any split of a prompt into forward passes gives the same logits and state; `unsafe` stands

@@ -6,16 +6,14 @@ use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
-use super::app::{App, Served, now};
+use super::app::{App, Served};
 use super::error::ApiError;
 use super::extract::Json;
-use super::generate::{Delivery, Piece, Shape, answer, max_tokens, options, requests};
+use super::generate::{Delivery, Head, Piece, Shape, answer, max_tokens, options, requests};
 use super::tokens::with_served;
 use super::types::{
-    AssistantMessage, ChatChoice, ChatCompletion, ChatLogprob, ChatLogprobs, ChatRequest, Delta, Message, TokenLogprob,
-    UsageField,
+    AssistantMessage, ChatChoice, ChatLogprob, ChatLogprobs, ChatRequest, Delta, Message, TokenLogprob, UsageField,
 };
 use crate::engine::sequence::Told;
 use crate::error::Error;
@@ -83,24 +81,14 @@ fn encode(messages: &[Message], served: &Served) -> Result<Vec<u32>, Error> {
 
 /// Answers as an assistant's turn.
 struct Turn {
-    id: String,
-    created: u64,
-    model: String,
-    fingerprint: String,
+    head: Head,
     tokenizer: Arc<Tokenizer>,
     top_logprobs: Option<usize>,
 }
 
 impl Turn {
     fn new(served: &Served, top_logprobs: Option<usize>) -> Self {
-        Self {
-            id: format!("chatcmpl-{}", Uuid::new_v4().simple()),
-            created: now(),
-            model: served.id.clone(),
-            fingerprint: served.fingerprint.clone(),
-            tokenizer: Arc::clone(&served.tokenizer),
-            top_logprobs,
-        }
+        Self { head: Head::new("chatcmpl", served), tokenizer: Arc::clone(&served.tokenizer), top_logprobs }
     }
 
     fn logprobs(&self, told: &[Told]) -> Option<ChatLogprobs> {
@@ -143,15 +131,8 @@ impl Shape for Turn {
     }
 
     fn body(&self, is_chunk: bool, choices: Vec<ChatChoice>, usage: UsageField) -> impl Serialize {
-        ChatCompletion {
-            id: self.id.clone(),
-            object: if is_chunk { "chat.completion.chunk" } else { "chat.completion" },
-            created: self.created,
-            model: self.model.clone(),
-            system_fingerprint: self.fingerprint.clone(),
-            choices,
-            usage,
-        }
+        let object = if is_chunk { "chat.completion.chunk" } else { "chat.completion" };
+        self.head.body(object, choices, usage)
     }
 
     fn tells_tokens(&self) -> bool {

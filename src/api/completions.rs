@@ -5,16 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
-use uuid::Uuid;
 
-use super::app::{App, Served, now};
+use super::app::{App, Served};
 use super::error::ApiError;
 use super::extract::Json;
-use super::generate::{Delivery, Piece, Shape, answer, max_tokens, options, requests};
+use super::generate::{Delivery, Head, Piece, Shape, answer, max_tokens, options, requests};
 use super::tokens::with_served;
-use super::types::{
-    Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt, Ranking, UsageField, Whole,
-};
+use super::types::{CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt, Ranking, UsageField, Whole};
 use crate::engine::sequence::Told;
 use crate::error::Error;
 use crate::text::Tokenizer;
@@ -83,10 +80,7 @@ fn ids(tokens: Vec<Whole<u32>>) -> Vec<u32> {
 
 /// Answers as plain text.
 struct Text {
-    id: String,
-    created: u64,
-    model: String,
-    fingerprint: String,
+    head: Head,
     tokenizer: Arc<Tokenizer>,
     tells_logprobs: bool,
     /// How many characters of each answer came before.
@@ -96,10 +90,7 @@ struct Text {
 impl Text {
     fn new(served: &Served, tells_logprobs: bool, n_answers: usize) -> Self {
         Self {
-            id: format!("cmpl-{}", Uuid::new_v4().simple()),
-            created: now(),
-            model: served.id.clone(),
-            fingerprint: served.fingerprint.clone(),
+            head: Head::new("cmpl", served),
             tokenizer: Arc::clone(&served.tokenizer),
             tells_logprobs,
             offsets: vec![0; n_answers],
@@ -157,15 +148,7 @@ impl Shape for Text {
     }
 
     fn body(&self, _: bool, choices: Vec<CompletionChoice>, usage: UsageField) -> impl Serialize {
-        Completion {
-            id: self.id.clone(),
-            object: "text_completion",
-            created: self.created,
-            model: self.model.clone(),
-            system_fingerprint: self.fingerprint.clone(),
-            choices,
-            usage,
-        }
+        self.head.body("text_completion", choices, usage)
     }
 
     fn tells_tokens(&self) -> bool {

@@ -16,11 +16,12 @@ use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
-use super::app::App;
+use super::app::{App, Served, now};
 use super::error::ApiError;
 use super::sse;
-use super::types::{OneOrMany, Shared, StreamOptions, Usage, UsageField, Whole};
+use super::types::{Answer, OneOrMany, Shared, StreamOptions, Usage, UsageField, Whole};
 use crate::engine::request::{GenerateRequest, Options};
 use crate::engine::sequence::{Event, FinishReason, Told, Usage as Counted};
 use crate::engine::{Generation, Update};
@@ -178,6 +179,32 @@ fn spelled(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Cancelled => FinishReason::Length.name(),
         reason => reason.name(),
+    }
+}
+
+/// What every body of one answer begins with.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    id: String,
+    created: u64,
+    model: String,
+    fingerprint: String,
+}
+
+impl Head {
+    /// That of a new answer, whose id begins with `kind`.
+    pub(super) fn new(kind: &str, served: &Served) -> Self {
+        Self {
+            id: format!("{kind}-{}", Uuid::new_v4().simple()),
+            created: now(),
+            model: served.id.clone(),
+            fingerprint: served.fingerprint.clone(),
+        }
+    }
+
+    pub(super) fn body<C>(&self, object: &'static str, choices: Vec<C>, usage: UsageField) -> Answer<C> {
+        let Self { id, created, model, fingerprint } = self.clone();
+        Answer { id, object, created, model, system_fingerprint: fingerprint, choices, usage }
     }
 }
 

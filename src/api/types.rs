@@ -297,16 +297,16 @@ pub struct DetokenizeRequest {
 
 // --------------------------------------------------------------------------- what is answered
 
-/// The answer of `POST /v1/completions`, or a chunk of it.
+/// The answer to a request for a generation, or a chunk of it.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "named as in the API reference")]
-pub struct Completion {
+pub struct Answer<Choice> {
     pub id: String,
     pub object: &'static str,
     pub created: u64,
     pub model: String,
     pub system_fingerprint: String,
-    pub choices: Vec<CompletionChoice>,
+    pub choices: Vec<Choice>,
     #[serde(skip_serializing_if = "UsageField::is_absent")]
     pub usage: UsageField,
 }
@@ -341,20 +341,6 @@ impl Serialize for Ranking {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(token, logprob)| (token, logprob)))
     }
-}
-
-/// The answer of `POST /v1/chat/completions`.
-#[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "named as in the API reference")]
-pub struct ChatCompletion {
-    pub id: String,
-    pub object: &'static str,
-    pub created: u64,
-    pub model: String,
-    pub system_fingerprint: String,
-    pub choices: Vec<ChatChoice>,
-    #[serde(skip_serializing_if = "UsageField::is_absent")]
-    pub usage: UsageField,
 }
 
 /// A whole answer, or what a chunk adds to it.
@@ -512,7 +498,7 @@ mod tests {
 
     #[test]
     fn usage_is_left_out_null_or_there() {
-        let chunk = |usage| Completion {
+        let chunk = |usage| Answer::<()> {
             id: "cmpl-1".into(),
             object: "text_completion",
             created: 1,
