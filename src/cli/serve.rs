@@ -93,7 +93,7 @@ pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
     tracing::info!("listening on http://{address}, the model is loading");
     let shutdown = Shutdown::on_signals()?;
     let loading = runtime.spawn_blocking({
-        let (app, args) = (app.clone(), args.loading(threads));
+        let (app, args) = (app.clone(), args.loading(threads, address));
         move || args.load(&app)
     });
     let stop = async {
@@ -158,13 +158,14 @@ impl ServeArgs {
         Ok((listener, address))
     }
 
-    fn loading(&self, threads: usize) -> Loading {
+    fn loading(&self, threads: usize, address: SocketAddr) -> Loading {
         Loading {
             model: self.model.clone(),
             chat_template: self.chat_template.clone(),
             aliases: self.alias.clone(),
             limits: Limits { requests: self.max_queue, tokens: self.max_queue_tokens },
             threads,
+            address,
         }
     }
 }
@@ -187,6 +188,7 @@ struct Loading {
     aliases: Vec<String>,
     limits: Limits,
     threads: usize,
+    address: SocketAddr,
 }
 
 impl Loading {
@@ -206,6 +208,10 @@ impl Loading {
             size.bytes / 1_000_000,
             config.max_seq_len,
             began.elapsed().as_secs_f64()
+        );
+        tracing::info!(
+            r#"try it: curl http://{}/v1/completions -H "Content-Type: application/json" -d '{{"prompt": "Once upon a time"}}'"#,
+            self.address
         );
         let aliases = self.aliases;
         app.serve(Served { id, aliases, config, tokenizer, template, engine, fingerprint, created: now() });
