@@ -65,7 +65,7 @@ macro_rules! metrics {
 metrics! {
     HTTP_REQUESTS, Kind::Counter, "blazr_http_requests_total", "Answers by route, method and status.";
     FINISHED, Kind::Counter, "blazr_finished_total", "Generations that ended, by finish_reason.";
-    CANCELLED, Kind::Counter, "blazr_cancelled_total", "Requests whose client went away, by phase: queued, prefill or decode.";
+    CANCELLED, Kind::Counter, "blazr_cancelled_total", "Requests that were given up before their end, by their client or at a timeout, by phase: queued, prefill or decode.";
     REJECTED, Kind::Counter, "blazr_rejected_total", "Requests that were not taken in, by reason.";
     FAILED, Kind::Counter, "blazr_failed_total", "Requests that failed through no fault of the client, by reason.";
     PROMPT_TOKENS, Kind::Counter, "blazr_prompt_tokens_total", "Prompt tokens of finished generations, by source: computed or cached.";
