@@ -12,6 +12,7 @@ DIR/statistics.json   counts of documents, sentences and n-grams
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from words import HELD_OUT, TRAIN, Words, held_out_words
 
 MODEL = Path(__file__).parents[1] / "model"
 VOCAB_SIZE = 2048
+PIECES = 700  # of the vocabulary, besides the bytes; the rest are whole words
 TOKENIZER_DOCUMENTS = 40_000
 COUNTED_DOCUMENTS = 50_000
 HELD_OUT_TOKENS = 200_000
@@ -38,18 +40,41 @@ def documents(seed: str, words: Words) -> Iterator[str]:
         yield document(rng, words)
 
 
-def train_tokenizer(texts: Iterator[str]) -> Tokenizer:
-    """Byte-level BPE: every text round-trips, and every digit is a token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+def train_tokenizer(texts: list[str]) -> Tokenizer:
+    """Byte-level BPE: every text round-trips, and every digit is a token.
+
+    The pieces of words are learned from the distinct words, each counted once, so that every piece belongs to many words
+    and is copied wherever a new word has it. The commonest words are tokens as they are, and no pieces of others.
+    """
+    pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    tokenizer.decoder = decoders.ByteLevel()
+    decoder = decoders.ByteLevel()
+    words = count_words(texts, pre_tokenizer)
     special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
-    trainer = trainers.BpeTrainer(vocab_size=VOCAB_SIZE, special_tokens=special, show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=len(special) + len(alphabet) + PIECES, special_tokens=special,
+                                  show_progress=False, initial_alphabet=alphabet)  # fmt: skip
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer = pre_tokenizer
+    pieces.train_from_iterator((decoder.decode([word]) for word in words), trainer)
+
+    model = json.loads(pieces.to_str())["model"]
+    vocab = model["vocab"]
+    for word, _ in words.most_common():
+        if len(vocab) < VOCAB_SIZE:
+            vocab.setdefault(word, len(vocab))
+    tokenizer = Tokenizer(models.BPE(vocab, [tuple(pair) for pair in model["merges"]], ignore_merges=True))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizer, decoder
+    tokenizer.add_special_tokens(special)
     return tokenizer
+
+
+def count_words(texts: list[str], pre_tokenizer: pre_tokenizers.PreTokenizer) -> Counter[str]:
+    """How often each word is there, with the space before it, as the tokenizer sees it."""
+    special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+    parts = (part for text in texts for part in special.split(text))
+    return Counter(word for part in parts for word, _ in pre_tokenizer.pre_tokenize_str(part))
 
 
 def write_tokens(path: Path, tokenizer: Tokenizer, texts: Iterator[str], n_tokens: int) -> int:
@@ -103,7 +128,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     if args.train_tokenizer:
-        tokenizer = train_tokenizer(islice(training_documents(args.seed), TOKENIZER_DOCUMENTS))
+        tokenizer = train_tokenizer(list(islice(training_documents(args.seed), TOKENIZER_DOCUMENTS)))
     else:
         tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     tokenizer.save(str(args.out / "tokenizer.json"))

@@ -7,8 +7,8 @@ import people
 import sums
 import talk
 from stories import Question, Story, tell
-from templates import capitalized, expand, phrase, with_article
-from words import Words, invented_word
+from templates import capitalized, expand, has_words, phrase, with_article
+from words import Words
 
 END_OF_TEXT, END, SYSTEM, USER, ASSISTANT = "<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = [END_OF_TEXT, END, SYSTEM, USER, ASSISTANT]
@@ -55,7 +55,7 @@ def request(rng: Random, story: Story) -> str:
 
 def asked_story(rng: Random, words: Words) -> tuple[str, Story]:
     """What a user says to be told a story, and the story."""
-    if rng.random() < 0.25:
+    if rng.random() < 0.35:
         return asked_strange_story(rng, words)
     story = tell(rng, words)
     return request(rng, story), story
@@ -66,7 +66,7 @@ def asked_strange_story(rng: Random, words: Words) -> tuple[str, Story]:
     while True:
         story = tell(rng, words.with_unheard_of(rng, "animals", "objects"))
         asked = request(rng, story)
-        if story.unheard_of and all(word in asked for word in story.unheard_of):
+        if story.unheard_of and all(has_words(asked, word) for word in story.unheard_of):
             return asked, story
 
 
@@ -80,7 +80,7 @@ def topic(rng: Random, story: Story) -> str:
     """Something that the story is about, such that the story has all of it."""
     while True:
         template = rng.choice(TOPICS)
-        if "a_noun" in template and story.slots["noun"] not in story.text:
+        if "a_noun" in template and not has_words(story.text, story.slots["noun"]):
             continue
         if "friend" in template and not introduced(story):
             continue
@@ -89,7 +89,7 @@ def topic(rng: Random, story: Story) -> str:
 
 def introduced(story: Story) -> bool:
     """Whether the story says what the friend is."""
-    return with_article(story.friend.kind) in story.text
+    return has_words(story.text, with_article(story.friend.kind))
 
 
 def asked_after(questions: list[Question], n: int) -> Turns:
@@ -156,7 +156,7 @@ def anything(rng: Random, words: Words) -> str:
         return words.invented_name(rng, rng.random() < 0.5)
     if kind < 0.7:
         return rng.choice(rng.choice([words.girls, words.boys, words.objects, words.animals, sorted(words.places)]))
-    return invented_word(rng) if kind < 0.9 else str(rng.randrange(100))
+    return words.invented_thing(rng) if kind < 0.9 else str(rng.randrange(100))
 
 
 def described_people(rng: Random, words: Words) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 
 from plots import PLOTS, Fact, Plot
-from templates import all_texts, capitalized, expand, parse, with_article
+from templates import all_texts, capitalized, expand, has_words, parse, with_article
 from words import (BUILDS, COLORS, CORNERS, FEARS, HOMES, KNOWN_WORDS, LEAD, LOOKS, PARENTS, PLANTS, RESTS, SHELTERS,
                    SIGNS, SOILS, SPOTS, TOOLS, TRAITS, TRAPS, WEATHERS, Words)  # fmt: skip
 
@@ -69,7 +69,7 @@ class Question:
     key: str
 
     def is_answered_by(self, told: str) -> bool:
-        return self.key.lower() in told.lower()
+        return has_words(told, self.key)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Story:
     def unheard_of(self) -> list[str]:
         """The invented words that it has for its characters' kinds and its thing."""
         kinds = [who.kind for who in (self.hero, self.friend) if who.is_animal]
-        return [word for word in [*kinds, self.slots["noun"]] if word not in KNOWN_WORDS and word in self.text]
+        return [word for word in [*kinds, self.slots["noun"]] if word not in KNOWN_WORDS and has_words(self.text, word)]
 
 
 def character(rng: Random, words: Words) -> Character:

@@ -96,6 +96,11 @@ def expand(rng: Random, template: str, slots: dict[str, str]) -> str:
     return capitalized(phrase(rng, template, slots))
 
 
+def has_words(text: str, words: str) -> bool:
+    """Whether the words stand in the text, in any case, and not as a part of others."""
+    return re.search(rf"\b{re.escape(words)}\b", text, re.IGNORECASE) is not None
+
+
 def with_article(phrase: str) -> str:
     """The phrase behind `a` or `an`."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase

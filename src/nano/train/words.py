@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 
 GIRLS = """Mia Lily Anna Emma Zoe Ruby Clara Nora Ella Rosa Lucy Ivy Maya Sara Tina Alice Daisy Eva Grace Hanna Iris
@@ -104,6 +106,7 @@ VOWELS = "a a e e i i o o u y ai ee ei ia ie oa oo ou ue".split()
 CODAS = "b ck d f g k l ld ll lt m mp n nd ng nt p r rd rk rn rt s sh sk ss st t th tt x z".split() + [""] * 20
 RUDE = re.compile("anus|ass|cock|coon|cum|cunt|damn|dick|fag|fuck|hell|hitl|homo|jap|kik|kill|nazi|nig|pee|peni|piss|poo|"
                   "porn|pus|rape|sex|shit|slut|spic|tit|twat|whor")  # fmt: skip
+GENERATORS = ["words", "plots", "stories", "people", "talk", "sums", "documents"]
 GIRL_ENDINGS = "la na lia ri mi sa belle ta ne tte dy ra thea sha cy lyn".split()
 BOY_ENDINGS = "lo ko mus ren do bert dan rik per nus ton ric fus ley tor vin".split()
 
@@ -114,7 +117,7 @@ def is_held_out(*key: object, share: float = 0.1) -> bool:
 
 
 def invented_word(rng: Random) -> str:
-    """A word of one or two syllables that stands in no list; a few are words all the same, such as `so`."""
+    """A word of one or two syllables."""
     n_syllables = rng.choice([1, 2, 2])
 
     def syllable() -> str:
@@ -130,10 +133,17 @@ def invented_syllables(rng: Random, is_girl: bool) -> str:
 
 
 def decent(draw: Callable[[], str]) -> str:
-    """The first word drawn that stands in no list and has nothing rude in it."""
-    while RUDE.search(word := draw()) or word in KNOWN_WORDS:
+    """The first word drawn that no document has otherwise, and that has nothing rude in it."""
+    while RUDE.search(word := draw()) or word in written_words():
         pass
     return word
+
+
+@cache
+def written_words() -> set[str]:
+    """Every word of every list and template, read off the sources."""
+    sources = (Path(__file__).with_name(f"{name}.py") for name in GENERATORS)
+    return set(re.findall(r"[a-z]+", " ".join(source.read_text() for source in sources).lower()))
 
 
 @dataclass(frozen=True)
