@@ -81,6 +81,9 @@ pub enum Timeout {
     /// That on the whole request.
     #[error("the request took longer than --request-timeout allows: ask for fewer tokens")]
     Request,
+    /// That on taking in an answer as it is generated.
+    #[error("the answer was read too slowly: what was not read of it is lost")]
+    Reader,
 }
 
 /// Why nothing is taken in.

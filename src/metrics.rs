@@ -65,9 +65,9 @@ macro_rules! metrics {
 metrics! {
     HTTP_REQUESTS, Kind::Counter, "blazr_http_requests_total", "Answers by route, method and status.";
     FINISHED, Kind::Counter, "blazr_finished_total", "Generations that ended, by finish_reason.";
-    CANCELLED, Kind::Counter, "blazr_cancelled_total", "Requests that were given up before their end, by their client or at a timeout, by phase: queued, prefill or decode.";
-    REJECTED, Kind::Counter, "blazr_rejected_total", "Requests that were not taken in, by reason.";
-    FAILED, Kind::Counter, "blazr_failed_total", "Requests that failed through no fault of the client, by reason.";
+    CANCELLED, Kind::Counter, "blazr_cancelled_total", "Requests whose client went away before their end, by phase: queued, prefill or decode.";
+    REJECTED, Kind::Counter, "blazr_rejected_total", "Requests that were not taken in or waited too long, by reason.";
+    FAILED, Kind::Counter, "blazr_failed_total", "Requests that were begun and not finished though their client was there, by reason.";
     PROMPT_TOKENS, Kind::Counter, "blazr_prompt_tokens_total", "Prompt tokens of finished generations, by source: computed or cached.";
     GENERATION_TOKENS, Kind::Counter, "blazr_generation_tokens_total", "Generated tokens of finished generations.";
     FIRST_TOKEN_SECONDS, Kind::Histogram(FIRST_TOKEN_BUCKETS), "blazr_time_to_first_token_seconds", "From a request's arrival to its first token.";

@@ -6,9 +6,9 @@ mod support;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use blazr::checkpoint::Checkpoint;
+use blazr::engine::event::{Event, FinishReason, Piece, Told, Usage};
 use blazr::engine::request::{GenerateRequest, Options};
 use blazr::engine::run::generate;
-use blazr::engine::sequence::{Event, FinishReason, Told, Usage};
 use blazr::model::config::ModelConfig;
 use blazr::model::{Model, Step, Wanted};
 use blazr::sampling::Params;
@@ -53,25 +53,33 @@ impl Fixture {
     fn run(&self, prompt: &[u32], options: &Options, patience: usize) -> Answer {
         let cancelled = AtomicBool::new(patience == 0);
         let (mut tokens, mut text, mut end) = (Vec::new(), String::new(), None);
-        let emit = |event| {
+        let (mut generated, mut is_echo) = (0, true);
+        let emit = |_, event| {
             assert!(end.is_none(), "an event after the last one");
-            match event {
-                Event::Prompt(told) => told.iter().for_each(|told| text.push_str(&told.text)),
-                Event::Token(told) => {
-                    assert!(told.logprob.is_some_and(|logprob| logprob <= 0.0 && logprob.is_finite()));
-                    tokens.push(told.token);
-                    text.push_str(&told.text);
-                    cancelled.store(tokens.len() >= patience, Ordering::Relaxed);
+            let piece = match event {
+                Event::Prompt(piece) => piece,
+                Event::Token(piece) => {
+                    (generated, is_echo) = (generated + 1, false);
+                    cancelled.store(generated >= patience, Ordering::Relaxed);
+                    piece
                 }
-                Event::Done { reason, text: rest, usage } => {
-                    text.push_str(&rest);
+                Event::Done { reason, rest, usage } => {
+                    is_echo = false;
                     end = Some((reason, usage));
+                    rest
                 }
+            };
+            text.push_str(&piece.text);
+            if !is_echo {
+                let is_logprob =
+                    |told: &Told| told.logprob.is_some_and(|logprob| logprob <= 0.0 && logprob.is_finite());
+                assert!(piece.told.iter().all(is_logprob));
+                tokens.extend(piece.told.iter().map(|told| told.token));
             }
             Ok(())
         };
         let is_cancelled = || cancelled.load(Ordering::Relaxed);
-        generate(&self.model, &self.tokenizer, self.request(prompt, options), is_cancelled, emit).unwrap();
+        generate(&self.model, &self.tokenizer, &self.request(prompt, options), is_cancelled, emit).unwrap();
         let (reason, usage) = end.expect("the last event is the end");
         Answer { tokens, text, reason, usage }
     }
@@ -159,9 +167,9 @@ fn a_failing_listener_ends_the_generation_with_its_error() {
     let result = generate(
         &fixture.model,
         &fixture.tokenizer,
-        request,
+        &request,
         || false,
-        |_| {
+        |_, _| {
             events += 1;
             Err(blazr::error::Error::Internal("the listener has gone".into()))
         },
@@ -176,13 +184,12 @@ fn told(fixture: &Fixture, prompt: &[u32], options: &Options) -> (Vec<Told>, Vec
     generate(
         &fixture.model,
         &fixture.tokenizer,
-        fixture.request(prompt, options),
+        &fixture.request(prompt, options),
         || false,
-        |event| {
+        |_, event| {
             match event {
-                Event::Prompt(told) => prompts.extend(told),
-                Event::Token(told) => tokens.push(told),
-                Event::Done { .. } => {}
+                Event::Prompt(piece) => prompts.extend(piece.told),
+                Event::Token(piece) | Event::Done { rest: piece, .. } => tokens.extend(piece.told),
             }
             Ok(())
         },
@@ -245,4 +252,50 @@ fn the_model_ends_a_text_no_sooner_than_it_may() {
     assert_eq!(ends(&Options { min_tokens: 4, ..options.clone() }), (5, true, FinishReason::Stop));
     assert_eq!(ends(&Options { min_tokens: 9, ..options.clone() }), (9, false, FinishReason::Length));
     assert_eq!(ends(&Options { ignore_eos: true, ..options }), (9, true, FinishReason::Length));
+}
+
+/// The pieces of every answer, joined.
+fn pieces(fixture: &Fixture, prompt: &[u32], options: &Options) -> Vec<Piece> {
+    let mut answers = vec![Piece::default(); options.n];
+    let request = fixture.request(prompt, options);
+    let emit = |index: usize, event| {
+        let (Event::Prompt(piece) | Event::Token(piece) | Event::Done { rest: piece, .. }) = event;
+        answers[index].text.push_str(&piece.text);
+        answers[index].told.extend(piece.told);
+        Ok(())
+    };
+    generate(&fixture.model, &fixture.tokenizer, &request, || false, emit).unwrap();
+    answers
+}
+
+#[test]
+fn each_of_several_answers_is_the_one_to_a_request_with_its_seed() {
+    let fixture = Fixture::new();
+    let prompt = support::random_tokens(3, 300, 256);
+    for echo in [false, true] {
+        let several = pieces(&fixture, &prompt, &Options { n: 3, echo, top_logprobs: Some(2), ..seeded(5) });
+        for (index, answer) in several.iter().enumerate() {
+            let alone = Options { echo, top_logprobs: Some(2), ..seeded(5 + index as u64) };
+            assert_eq!(*answer, pieces(&fixture, &prompt, &alone).remove(0), "answer {index}, echo {echo}");
+        }
+    }
+}
+
+#[test]
+fn the_bytes_of_the_tokens_are_the_text_also_where_a_stop_string_cuts_it() {
+    let fixture = Fixture::new();
+    for seed in 0..60 {
+        let prompt = support::random_tokens(seed, 3, 256);
+        let whole = fixture.answer(&prompt, &seeded(seed)).text;
+        let stop: String = whole.chars().skip(seed as usize % 9).take(1 + seed as usize % 3).collect();
+        for (stops, echo) in [(vec![], false), (vec![stop.clone()], false), (vec![stop], true)] {
+            let options = Options { stop: stops, echo, top_logprobs: Some(0), ..seeded(seed) };
+            let Piece { text, told } = pieces(&fixture, &prompt, &options).remove(0);
+            let bytes: Vec<u8> = told.iter().flat_map(|told| told.bytes.clone()).collect();
+            assert_eq!(String::from_utf8_lossy(&bytes), text, "seed {seed}");
+            let n_characters = text.chars().count();
+            assert!(told.iter().all(|told| told.offset <= n_characters), "seed {seed}");
+            assert!(told.is_sorted_by_key(|told| told.offset));
+        }
+    }
 }

@@ -8,17 +8,35 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::app::{App, Served};
+use super::aside::with_served;
 use super::error::ApiError;
 use super::extract::Json;
-use super::generate::{Delivery, Head, Piece, Shape, answer, max_tokens, options, requests};
-use super::tokens::with_served;
+use super::generate::{Delivery, Head, Part, Shape, answer, max_tokens, options};
+use super::openapi::{Overloaded, Refused};
 use super::types::{
-    AssistantMessage, ChatChoice, ChatLogprob, ChatLogprobs, ChatRequest, Delta, Message, TokenLogprob, UsageField,
+    Answer, AssistantMessage, ChatChoice, ChatLogprob, ChatLogprobs, ChatRequest, Delta, Message, TokenLogprob,
+    UsageField,
 };
-use crate::engine::sequence::Told;
+use crate::engine::event::Told;
+use crate::engine::request::GenerateRequest;
 use crate::error::Error;
 use crate::text::Tokenizer;
 
+/// Answers a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    request_body = ChatRequest,
+    responses(
+        (
+            status = 200,
+            description = "The answer; with `stream`, chunks as server-sent events",
+            content((Answer<ChatChoice> = "application/json"), (Answer<ChatChoice> = "text/event-stream"))
+        ),
+        Refused,
+        Overloaded
+    )
+)]
 pub(super) async fn complete(State(app): State<App>, Json(request): Json<ChatRequest>) -> Result<Response, ApiError> {
     let served = app.served()?;
     served.check_model(request.model.as_deref())?;
@@ -31,7 +49,7 @@ pub(super) async fn complete(State(app): State<App>, Json(request): Json<ChatReq
     let shape = Turn::new(served, options.top_logprobs);
     let messages = request.messages;
     let requests = with_served(&app, move |served| {
-        requests(vec![encode(&messages, served)?], delivery.n, &options, &served.config)
+        Ok(vec![GenerateRequest::new(encode(&messages, served)?, &options, &served.config)?])
     });
     answer(&app, requests.await?, delivery, shape).await
 }
@@ -91,43 +109,43 @@ impl Turn {
         Self { head: Head::new("chatcmpl", served), tokenizer: Arc::clone(&served.tokenizer), top_logprobs }
     }
 
-    fn logprobs(&self, told: &[Told]) -> Option<ChatLogprobs> {
+    fn logprobs(&self, told: Vec<Told>) -> Option<ChatLogprobs> {
         self.top_logprobs?;
         // What ends a text is no part of it.
-        let is_text = |told: &&Told| !self.tokenizer.end_of_text().contains(&told.token);
-        let content = told.iter().filter(is_text).map(|told| self.logprob(told)).collect();
+        let is_text = |told: &Told| !self.tokenizer.end_of_text().contains(&told.token);
+        let content = told.into_iter().filter(is_text).map(|told| self.logprob(told)).collect();
         Some(ChatLogprobs { content, refusal: None })
     }
 
-    fn logprob(&self, told: &Told) -> ChatLogprob {
+    fn logprob(&self, told: Told) -> ChatLogprob {
         let spelled = |token: u32, logprob: f32| {
             let (token, bytes) = self.tokenizer.spelling_of(token);
             TokenLogprob { token, logprob, bytes }
         };
         let top_logprobs = told.top.iter().map(|(token, logprob)| spelled(*token, *logprob)).collect();
-        ChatLogprob { chosen: spelled(told.token, told.logprob.unwrap_or_default()), top_logprobs }
+        let chosen = spelled(told.token, told.logprob.unwrap_or_default());
+        ChatLogprob { chosen: TokenLogprob { bytes: told.bytes, ..chosen }, top_logprobs }
     }
 }
 
 impl Shape for Turn {
     type Choice = ChatChoice;
 
-    fn opening(&mut self, index: usize) -> Option<ChatChoice> {
+    fn opening(&self, index: usize) -> Option<ChatChoice> {
         let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
         Some(ChatChoice { index, message: None, delta: Some(delta), logprobs: None, finish_reason: None })
     }
 
-    fn delta(&mut self, index: usize, piece: Piece) -> ChatChoice {
-        let Piece { text, told, finish_reason } = piece;
-        let logprobs = if told.is_empty() { None } else { self.logprobs(&told) };
-        let delta = Delta { role: None, content: finish_reason.is_none().then_some(text) };
+    fn delta(&self, index: usize, Part { piece, finish_reason }: Part) -> ChatChoice {
+        let logprobs = if piece.told.is_empty() { None } else { self.logprobs(piece.told) };
+        let delta = Delta { role: None, content: finish_reason.is_none().then_some(piece.text) };
         ChatChoice { index, message: None, delta: Some(delta), logprobs, finish_reason }
     }
 
-    fn whole(&mut self, index: usize, piece: Piece) -> ChatChoice {
-        let Piece { text, told, finish_reason } = piece;
-        let message = AssistantMessage { role: "assistant", content: text, refusal: None };
-        ChatChoice { index, message: Some(message), delta: None, logprobs: self.logprobs(&told), finish_reason }
+    fn whole(&self, index: usize, Part { piece, finish_reason }: Part) -> ChatChoice {
+        let message = AssistantMessage { role: "assistant", content: piece.text, refusal: None };
+        let logprobs = self.logprobs(piece.told);
+        ChatChoice { index, message: Some(message), delta: None, logprobs, finish_reason }
     }
 
     fn body(&self, is_chunk: bool, choices: Vec<ChatChoice>, usage: UsageField) -> impl Serialize {

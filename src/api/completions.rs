@@ -7,18 +7,40 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::app::{App, Served};
+use super::aside::with_served;
 use super::error::ApiError;
 use super::extract::Json;
-use super::generate::{Delivery, Head, Piece, Shape, answer, max_tokens, options, requests};
-use super::tokens::with_served;
-use super::types::{CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt, Ranking, UsageField, Whole};
-use crate::engine::sequence::Told;
+use super::generate::{Delivery, Head, Part, Shape, answer, max_tokens, options};
+use super::openapi::{Overloaded, Refused};
+use super::types::{
+    Answer, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt, Ranking, UsageField, Whole,
+};
+use crate::engine::event::Told;
+use crate::engine::request::GenerateRequest;
 use crate::error::Error;
 use crate::text::Tokenizer;
 
 /// More of the most probable tokens are not told by this endpoint.
 const MOST_LOGPROBS: usize = 5;
 
+/// More prompts at once are refused.
+pub(super) const MOST_PROMPTS: usize = 128;
+
+/// Continues texts.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    request_body = CompletionRequest,
+    responses(
+        (
+            status = 200,
+            description = "The answer; with `stream`, chunks as server-sent events",
+            content((Answer<CompletionChoice> = "application/json"), (Answer<CompletionChoice> = "text/event-stream"))
+        ),
+        Refused,
+        Overloaded
+    )
+)]
 pub(super) async fn complete(
     State(app): State<App>,
     Json(request): Json<CompletionRequest>,
@@ -27,15 +49,17 @@ pub(super) async fn complete(
     served.check_model(request.model.as_deref())?;
     let shared = request.shared();
     let delivery = Delivery::new(&shared)?;
-    refuse_unsupported(&request, delivery.n)?;
     let mut options = options(&shared)?;
+    refuse_unsupported(&request, options.n)?;
     options.max_tokens = max_tokens(request.max_tokens);
     options.echo = request.echo.unwrap_or(false);
     options.top_logprobs = top_logprobs(request.logprobs)?;
-    let shape = Text::new(served, options.top_logprobs.is_some(), delivery.n);
+    let shape = Text::new(served, options.top_logprobs.is_some());
     let prompt = request.prompt;
-    let requests =
-        with_served(&app, move |served| requests(encode(prompt, served)?, delivery.n, &options, &served.config));
+    let requests = with_served(&app, move |served| {
+        let prompts = encode(prompt, served)?.into_iter();
+        prompts.map(|prompt| GenerateRequest::new(prompt, &options, &served.config)).collect()
+    });
     answer(&app, requests.await?, delivery, shape).await
 }
 
@@ -68,8 +92,8 @@ fn encode(prompt: Prompt, served: &Served) -> Result<Vec<Vec<u32>>, Error> {
         Prompt::Tokens(tokens) => vec![ids(tokens)],
         Prompt::TokenLists(lists) => lists.into_iter().map(ids).collect(),
     };
-    if prompts.is_empty() {
-        return Err(Error::invalid("prompt", "expected at least one, found an empty list"));
+    if !(1..=MOST_PROMPTS).contains(&prompts.len()) {
+        return Err(Error::invalid("prompt", format!("expected 1 to {MOST_PROMPTS} of them, found {}", prompts.len())));
     }
     Ok(prompts)
 }
@@ -83,40 +107,25 @@ struct Text {
     head: Head,
     tokenizer: Arc<Tokenizer>,
     tells_logprobs: bool,
-    /// How many characters of each answer came before.
-    offsets: Vec<usize>,
 }
 
 impl Text {
-    fn new(served: &Served, tells_logprobs: bool, n_answers: usize) -> Self {
-        Self {
-            head: Head::new("cmpl", served),
-            tokenizer: Arc::clone(&served.tokenizer),
-            tells_logprobs,
-            offsets: vec![0; n_answers],
-        }
+    fn new(served: &Served, tells_logprobs: bool) -> Self {
+        Self { head: Head::new("cmpl", served), tokenizer: Arc::clone(&served.tokenizer), tells_logprobs }
     }
 
-    fn choice(&mut self, index: usize, piece: Piece) -> CompletionChoice {
-        let Piece { text, told, finish_reason } = piece;
-        let logprobs = (self.tells_logprobs && !told.is_empty()).then(|| self.logprobs(index, told));
-        CompletionChoice { index, text, logprobs, finish_reason }
+    fn choice(&self, index: usize, Part { piece, finish_reason }: Part) -> CompletionChoice {
+        let logprobs = (self.tells_logprobs && !piece.told.is_empty()).then(|| self.logprobs(piece.told));
+        CompletionChoice { index, text: piece.text, logprobs, finish_reason }
     }
 
-    fn logprobs(&mut self, index: usize, told: Vec<Told>) -> CompletionLogprobs {
-        if self.offsets.len() <= index {
-            self.offsets.resize(index + 1, 0);
-        }
+    fn logprobs(&self, told: Vec<Told>) -> CompletionLogprobs {
         let mut logprobs = CompletionLogprobs::default();
-        for Told { token, logprob, top, .. } in told {
-            let (spelled, bytes) = self.tokenizer.spelling_of(token);
-            logprobs.tokens.push(spelled);
+        for Told { token, logprob, top, offset, .. } in told {
+            logprobs.tokens.push(self.tokenizer.spelling_of(token).0);
             logprobs.token_logprobs.push(logprob);
             logprobs.top_logprobs.push(logprob.map(|_| self.ranked(&top)));
-            if let Some(offset) = self.offsets.get_mut(index) {
-                logprobs.text_offset.push(*offset);
-                *offset += n_characters(&bytes);
-            }
+            logprobs.text_offset.push(offset);
         }
         logprobs
     }
@@ -126,25 +135,19 @@ impl Text {
     }
 }
 
-/// How many characters begin in these bytes.
-fn n_characters(bytes: &[u8]) -> usize {
-    const CONTINUATION: u8 = 0b1000_0000;
-    bytes.iter().filter(|byte| *byte & 0b1100_0000 != CONTINUATION).count()
-}
-
 impl Shape for Text {
     type Choice = CompletionChoice;
 
-    fn opening(&mut self, _: usize) -> Option<CompletionChoice> {
+    fn opening(&self, _: usize) -> Option<CompletionChoice> {
         None
     }
 
-    fn delta(&mut self, index: usize, piece: Piece) -> CompletionChoice {
-        self.choice(index, piece)
+    fn delta(&self, index: usize, part: Part) -> CompletionChoice {
+        self.choice(index, part)
     }
 
-    fn whole(&mut self, index: usize, piece: Piece) -> CompletionChoice {
-        self.choice(index, piece)
+    fn whole(&self, index: usize, part: Part) -> CompletionChoice {
+        self.choice(index, part)
     }
 
     fn body(&self, _: bool, choices: Vec<CompletionChoice>, usage: UsageField) -> impl Serialize {

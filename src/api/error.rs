@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::{Error, Timeout, Unavailable};
 
@@ -29,12 +30,12 @@ pub struct ApiError {
 }
 
 /// The body: `{"error": {…}}`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Envelope {
     error: Body,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct Body {
     message: String,
     r#type: &'static str,
@@ -92,6 +93,7 @@ impl From<Error> for ApiError {
             Error::Timeout(Timeout::Request) => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, Some("request_timeout"), message)
             }
+            Error::Timeout(Timeout::Reader) => Self::new(StatusCode::GATEWAY_TIMEOUT, Some("slow_reader"), message),
             Error::Unavailable(Unavailable::Loading) => Self::come_back("model_loading", message),
             Error::Unavailable(Unavailable::Draining | Unavailable::Stalled) => {
                 Self::come_back("shutting_down", message)

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::app::App;
+use super::aside::aside;
 use super::error::ApiError;
 use crate::metrics::IGNORED_FIELDS;
 
@@ -17,13 +18,16 @@ use crate::metrics::IGNORED_FIELDS;
 const MOST_NAMED: usize = 8;
 const LONGEST_NAME: usize = 64;
 
+/// A larger body is read on a thread of its own, so that those that serve connections go on.
+const MOST_BYTES_AT_ONCE: usize = 64 << 10;
+
 /// A body has to be there in this time.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The body of a request, read as JSON. Fields that it does not know are ignored, counted and named in the log.
 pub(super) struct Json<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
@@ -31,7 +35,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         let limit = app.settings().body_limit;
         let read = timeout(BODY_TIMEOUT, read(request.into_body(), limit)).await;
         let bytes = read.unwrap_or_else(|_| Err(too_slow()))?;
-        parse(&bytes).map(Self)
+        aside(bytes.len(), MOST_BYTES_AT_ONCE, move || parse(&bytes)).await?.map(Self)
     }
 }
 

@@ -19,28 +19,24 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::app::{App, Served, now};
+use super::aside::aside;
 use super::error::ApiError;
 use super::sse;
 use super::types::{Answer, OneOrMany, Shared, StreamOptions, Usage, UsageField, Whole};
+use crate::engine::event::{Event, FinishReason, Piece};
 use crate::engine::request::{GenerateRequest, Options};
-use crate::engine::sequence::{Event, FinishReason, Told, Usage as Counted};
-use crate::engine::{Generation, Update};
+use crate::engine::{Generation, GivenUp, Update};
 use crate::error::{Error, Timeout, Unavailable};
 use crate::sampling::Params;
 
-/// More answers to one prompt are refused.
-const MOST_ANSWERS: usize = 16;
-
-/// More prompts and answers together are refused.
-const MOST_CHOICES: usize = 128;
+/// A larger answer is written on a thread of its own, so that those that serve connections go on.
+const MOST_TOLD_AT_ONCE: usize = 256;
 
 /// How the answer is wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Delivery {
-    /// How many answers to each prompt.
-    pub(super) n: usize,
     /// Piece by piece, or whole.
-    pub(super) stream: bool,
+    stream: bool,
     /// A last chunk has the usage.
     include_usage: bool,
     /// Every chunk has the usage so far.
@@ -49,17 +45,13 @@ pub(super) struct Delivery {
 
 impl Delivery {
     pub(super) fn new(shared: &Shared) -> Result<Self, ApiError> {
-        let n = shared.n.map_or(1, |n| n.0);
-        if !(1..=MOST_ANSWERS).contains(&n) {
-            return Err(ApiError::invalid("n", format!("n: expected 1 to {MOST_ANSWERS}, found {n}")));
-        }
         let stream = shared.stream.unwrap_or(false);
         if shared.stream_options.is_some() && !stream {
             return Err(ApiError::invalid("stream_options", "stream_options: only possible with stream: true"));
         }
         let StreamOptions { include_usage, continuous_usage_stats } = shared.stream_options.clone().unwrap_or_default();
         let (include_usage, continuous_usage) = (include_usage == Some(true), continuous_usage_stats == Some(true));
-        Ok(Self { n, stream, include_usage, continuous_usage: include_usage && continuous_usage })
+        Ok(Self { stream, include_usage, continuous_usage: include_usage && continuous_usage })
     }
 }
 
@@ -67,12 +59,13 @@ impl Delivery {
 pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
     let Shared {
         model: _,
+        user: _,
         temperature,
         top_p,
         top_k,
         min_p,
         seed,
-        n: _,
+        n,
         stop,
         frequency_penalty,
         presence_penalty,
@@ -96,6 +89,7 @@ pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
         seed: seed.map(|seed| seed.0 as u64), // negative ones wrap around: each number is its own seed
     };
     Ok(Options {
+        n: n.map_or(usual.n, |n| n.0),
         min_tokens: min_tokens.map_or(usual.min_tokens, |min_tokens| min_tokens.0),
         ignore_eos: ignore_eos.unwrap_or(usual.ignore_eos),
         stop: stop.map(OneOrMany::into_vec).unwrap_or_default(),
@@ -117,61 +111,26 @@ pub(super) fn max_tokens(asked: Option<Whole<usize>>) -> usize {
     asked.map_or(Options::default().max_tokens, |asked| asked.0)
 }
 
-/// One request for each answer to each prompt, in the order of their index. With a seed, each has its own.
-pub(super) fn requests(
-    prompts: Vec<Vec<u32>>,
-    n: usize,
-    options: &Options,
-    model: &crate::model::config::ModelConfig,
-) -> crate::error::Result<Vec<GenerateRequest>> {
-    let count = prompts.len().saturating_mul(n);
-    if count > MOST_CHOICES {
-        let message = format!("{count} answers are asked for at once, at most {MOST_CHOICES} are possible");
-        return Err(Error::invalid("prompt", message));
-    }
-    let mut requests = Vec::with_capacity(count);
-    for prompt in prompts {
-        for answer in 0..n as u64 {
-            let mut options = options.clone();
-            options.sampling.seed = options.sampling.seed.map(|seed| seed.wrapping_add(answer));
-            requests.push(GenerateRequest::new(prompt.clone(), &options, model)?);
-        }
-    }
-    Ok(requests)
-}
-
 /// What was added to one answer.
 #[derive(Debug, Default)]
-pub(super) struct Piece {
-    pub(super) text: String,
-    pub(super) told: Vec<Told>,
+pub(super) struct Part {
+    pub(super) piece: Piece,
     pub(super) finish_reason: Option<&'static str>,
 }
 
-impl Piece {
-    fn of(event: Event) -> (Self, Option<Counted>) {
+impl Part {
+    fn of(event: Event) -> Self {
         match event {
-            Event::Prompt(told) => (Self { text: joined(&told), told, finish_reason: None }, None),
-            Event::Token(told) => (Self { text: told.text.clone(), told: vec![told], finish_reason: None }, None),
-            Event::Done { reason, text, usage } => {
-                (Self { text, told: Vec::new(), finish_reason: Some(spelled(reason)) }, Some(usage))
-            }
+            Event::Prompt(piece) | Event::Token(piece) => Self { piece, finish_reason: None },
+            Event::Done { reason, rest, .. } => Self { piece: rest, finish_reason: Some(spelled(reason)) },
         }
     }
 
     fn join(&mut self, other: Self) {
-        self.text.push_str(&other.text);
-        self.told.extend(other.told);
+        self.piece.text.push_str(&other.piece.text);
+        self.piece.told.extend(other.piece.told);
         self.finish_reason = other.finish_reason;
     }
-
-    fn is_empty(&self) -> bool {
-        self.text.is_empty() && self.told.is_empty() && self.finish_reason.is_none()
-    }
-}
-
-fn joined(told: &[Told]) -> String {
-    told.iter().map(|told| told.text.as_str()).collect()
 }
 
 /// As the API has it: a request that is given up has nobody who reads its reason.
@@ -213,13 +172,13 @@ pub(super) trait Shape: Send + 'static {
     type Choice: Serialize + Send;
 
     /// What a streamed answer begins with.
-    fn opening(&mut self, index: usize) -> Option<Self::Choice>;
+    fn opening(&self, index: usize) -> Option<Self::Choice>;
 
     /// What a chunk adds. Its reason, where it has one, comes after its text, in a chunk of its own.
-    fn delta(&mut self, index: usize, piece: Piece) -> Self::Choice;
+    fn delta(&self, index: usize, part: Part) -> Self::Choice;
 
     /// A whole answer.
-    fn whole(&mut self, index: usize, piece: Piece) -> Self::Choice;
+    fn whole(&self, index: usize, part: Part) -> Self::Choice;
 
     /// A body around choices.
     fn body(&self, is_chunk: bool, choices: Vec<Self::Choice>, usage: UsageField) -> impl Serialize;
@@ -235,27 +194,60 @@ pub(super) async fn answer<S: Shape>(
     delivery: Delivery,
     shape: S,
 ) -> Result<Response, ApiError> {
-    let n_answers = requests.len();
-    let prompt_tokens = requests.iter().step_by(delivery.n).map(GenerateRequest::prompt_tokens).collect();
-    let generation = app.served()?.engine.submit(requests, delivery.n)?;
-    let mut source = Source::new(generation, app);
+    let answers: Vec<Progress> = requests.iter().flat_map(Progress::of_all).collect();
+    let mut source = Source::new(app.served()?.engine.submit(requests)?, app);
     let first = source.first().await?;
-    let usages = vec![None; n_answers];
     if delivery.stream {
-        let chunks = Chunks {
-            shape,
-            source,
-            delivery,
-            usages,
-            opened: vec![false; n_answers],
-            prompt_tokens,
-            generated: vec![0; n_answers],
-            ready: VecDeque::new(),
-            is_over: false,
-        };
+        let chunks = Chunks { shape, source, delivery, answers, ready: VecDeque::new(), is_over: false };
         Ok(chunks.respond(first))
     } else {
-        collect(shape, source, first, usages, delivery.n).await
+        collect(shape, source, first, answers).await
+    }
+}
+
+/// How far one answer is.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// Those that count for this answer: the first one to a prompt counts it.
+    prompt_tokens: usize,
+    has_begun: bool,
+    generated: usize,
+    is_over: bool,
+}
+
+impl Progress {
+    fn of_all(request: &GenerateRequest) -> impl Iterator<Item = Self> {
+        let prompt_tokens = request.prompt_tokens();
+        (0..request.n_answers()).map(move |index| Self {
+            prompt_tokens: if index == 0 { prompt_tokens } else { 0 },
+            has_begun: false,
+            generated: 0,
+            is_over: false,
+        })
+    }
+
+    fn note(&mut self, event: &Event) {
+        self.has_begun = true;
+        match event {
+            Event::Prompt(_) => {}
+            Event::Token(_) => self.generated += 1,
+            Event::Done { .. } => self.is_over = true,
+        }
+    }
+}
+
+/// What the answers have taken up to now.
+fn usage(answers: &[Progress]) -> Usage {
+    let begun = answers.iter().filter(|answer| answer.has_begun);
+    let (prompt_tokens, completion_tokens) =
+        begun.fold((0, 0), |(prompt, generated), answer| (prompt + answer.prompt_tokens, generated + answer.generated));
+    let total_tokens = prompt_tokens + completion_tokens;
+    Usage { prompt_tokens, completion_tokens, total_tokens, ..Usage::default() }
+}
+
+fn note(answers: &mut [Progress], index: usize, event: &Event) {
+    if let Some(answer) = answers.get_mut(index) {
+        answer.note(event);
     }
 }
 
@@ -281,7 +273,7 @@ impl Source {
         let is_queue_first = self.queue_deadline < self.deadline;
         let (deadline, timeout) =
             if is_queue_first { (self.queue_deadline, Timeout::Queue) } else { (self.deadline, Timeout::Request) };
-        match self.update(deadline, timeout).await? {
+        match self.update(deadline, timeout).await {
             Update::Started => self.next().await,
             Update::Event(index, event) => Ok((index, event)),
             Update::Failed(error) => Err(error),
@@ -291,7 +283,7 @@ impl Source {
     /// The next event.
     async fn next(&mut self) -> Result<(usize, Event), Error> {
         loop {
-            match self.update(self.deadline, Timeout::Request).await? {
+            match self.update(self.deadline, Timeout::Request).await {
                 Update::Started => {}
                 Update::Event(index, event) => return Ok((index, event)),
                 Update::Failed(error) => return Err(error),
@@ -299,54 +291,46 @@ impl Source {
         }
     }
 
-    async fn update(&mut self, deadline: Instant, timeout: Timeout) -> Result<Update, Error> {
-        tokio::select! {
+    async fn update(&mut self, deadline: Instant, timeout: Timeout) -> Update {
+        let (reason, error) = tokio::select! {
             update = timeout_at(deadline, self.generation.next()) => match update {
-                Ok(update) => update.ok_or(Error::Unavailable(Unavailable::Stalled)),
-                Err(_) => Err(Error::Timeout(timeout)),
+                Ok(update) => return update,
+                Err(_) => (GivenUp::TimedOut(timeout), Error::Timeout(timeout)),
             },
-            _ = self.cut_off.wait_for(|is_over| *is_over) => Err(Error::Unavailable(Unavailable::Draining)),
-        }
+            _ = self.cut_off.wait_for(|is_over| *is_over) => {
+                (GivenUp::CutOff, Error::Unavailable(Unavailable::Draining))
+            }
+        };
+        self.generation.give_up(reason);
+        Update::Failed(error)
     }
 }
 
 async fn collect<S: Shape>(
-    mut shape: S,
+    shape: S,
     mut source: Source,
     first: (usize, Event),
-    mut usages: Vec<Option<Counted>>,
-    n: usize,
+    mut answers: Vec<Progress>,
 ) -> Result<Response, ApiError> {
-    let mut pieces: Vec<Piece> = usages.iter().map(|_| Piece::default()).collect();
+    let mut parts: Vec<Part> = answers.iter().map(|_| Part::default()).collect();
     let mut next = first;
     loop {
         let (index, event) = next;
-        let (piece, usage) = Piece::of(event);
-        if let Some(whole) = pieces.get_mut(index) {
-            whole.join(piece);
+        note(&mut answers, index, &event);
+        if let Some(whole) = parts.get_mut(index) {
+            whole.join(Part::of(event));
         }
-        note(&mut usages, index, usage);
-        if usages.iter().all(Option::is_some) {
+        if answers.iter().all(|answer| answer.is_over) {
             break;
         }
         next = source.next().await?;
     }
-    let choices = pieces.into_iter().enumerate().map(|(index, piece)| shape.whole(index, piece)).collect();
-    Ok(Json(shape.body(false, choices, UsageField::There(total(&usages, n)))).into_response())
-}
-
-fn note(usages: &mut [Option<Counted>], index: usize, usage: Option<Counted>) {
-    if let (Some(place), Some(usage)) = (usages.get_mut(index), usage) {
-        *place = Some(usage);
-    }
-}
-
-/// What all answers took. A prompt that has `n` answers counts once.
-fn total(usages: &[Option<Counted>], n: usize) -> Usage {
-    let prompt_tokens = usages.iter().step_by(n).flatten().map(|usage| usage.prompt_tokens).sum();
-    let completion_tokens = usages.iter().flatten().map(|usage| usage.completion_tokens).sum();
-    let total_tokens = prompt_tokens + completion_tokens;
-    Usage { prompt_tokens, completion_tokens, total_tokens, ..Usage::default() }
+    let n_told = parts.iter().map(|part| part.piece.told.len()).sum();
+    let write = move || {
+        let choices = parts.into_iter().enumerate().map(|(index, part)| shape.whole(index, part)).collect();
+        Json(shape.body(false, choices, UsageField::There(usage(&answers)))).into_response()
+    };
+    aside(n_told, MOST_TOLD_AT_ONCE, write).await
 }
 
 /// A streamed answer in the making.
@@ -354,13 +338,7 @@ struct Chunks<S: Shape> {
     shape: S,
     source: Source,
     delivery: Delivery,
-    /// Of the answers that are complete.
-    usages: Vec<Option<Counted>>,
-    /// Which answers have begun.
-    opened: Vec<bool>,
-    /// How many tokens each prompt has, and each answer up to now.
-    prompt_tokens: Vec<usize>,
-    generated: Vec<usize>,
+    answers: Vec<Progress>,
     /// Events to be sent.
     ready: VecDeque<Bytes>,
     is_over: bool,
@@ -392,38 +370,31 @@ impl<S: Shape> Chunks<S> {
     }
 
     fn take(&mut self, index: usize, event: Event) {
-        let is_token = matches!(event, Event::Token(_));
-        if let Some(opened) = self.opened.get_mut(index)
-            && !std::mem::replace(opened, true)
-            && let Some(choice) = self.shape.opening(index)
-        {
+        let has_begun = self.answers.get(index).is_some_and(|answer| answer.has_begun);
+        note(&mut self.answers, index, &event);
+        if !has_begun && let Some(choice) = self.shape.opening(index) {
             self.push(choice);
         }
-        let (mut piece, usage) = Piece::of(event);
-        if let Some(generated) = self.generated.get_mut(index) {
-            *generated += piece.told.iter().filter(|_| is_token).count();
-        }
-        let finish_reason = piece.finish_reason.take();
+        let Part { mut piece, finish_reason } = Part::of(event);
         if !self.shape.tells_tokens() {
             piece.told.clear();
         }
-        if !piece.is_empty() {
-            let choice = self.shape.delta(index, piece);
+        if !piece.text.is_empty() || !piece.told.is_empty() {
+            let choice = self.shape.delta(index, Part { piece, finish_reason: None });
             self.push(choice);
         }
-        note(&mut self.usages, index, usage);
         if finish_reason.is_some() {
-            let choice = self.shape.delta(index, Piece { finish_reason, ..Piece::default() });
+            let choice = self.shape.delta(index, Part { piece: Piece::default(), finish_reason });
             self.push(choice);
         }
-        if self.usages.iter().all(Option::is_some) {
+        if self.answers.iter().all(|answer| answer.is_over) {
             self.finish();
         }
     }
 
     fn push(&mut self, choice: S::Choice) {
         let usage = match (self.delivery.include_usage, self.delivery.continuous_usage) {
-            (true, true) => UsageField::There(self.so_far()),
+            (true, true) => UsageField::There(usage(&self.answers)),
             (true, false) => UsageField::Null(None),
             (false, _) => UsageField::Absent,
         };
@@ -431,18 +402,9 @@ impl<S: Shape> Chunks<S> {
         self.ready.push_back(event);
     }
 
-    /// What the answers have taken up to now.
-    fn so_far(&self) -> Usage {
-        let begun = self.opened.iter().step_by(self.delivery.n);
-        let prompts = begun.zip(&self.prompt_tokens).filter(|(has_begun, _)| **has_begun).map(|(_, tokens)| tokens);
-        let (prompt_tokens, completion_tokens) = (prompts.sum(), self.generated.iter().sum());
-        let total_tokens = prompt_tokens + completion_tokens;
-        Usage { prompt_tokens, completion_tokens, total_tokens, ..Usage::default() }
-    }
-
     fn finish(&mut self) {
         if self.delivery.include_usage {
-            let usage = UsageField::There(total(&self.usages, self.delivery.n));
+            let usage = UsageField::There(usage(&self.answers));
             let event = sse::event(&self.shape.body(true, Vec::new(), usage));
             self.ready.push_back(event);
         }

@@ -3,11 +3,12 @@
 //! In reading order: [`types`] is the JSON, [`error`] every failure as an answer, [`app`] what handlers share,
 //! `extract` a request's body, `generate` what both kinds of generation have in common, `completions` and `chat` what
 //! they have not, the other endpoints by name, `middleware` what happens around all of them, and [`serve`] the
-//! connections.
+//! connections. `openapi` describes it all, and `aside` is where slow work is done.
 //!
 //! Absent on purpose: HTTP/2 and TLS, which belong to the proxy in front.
 
 pub mod app;
+mod aside;
 mod chat;
 mod completions;
 pub mod error;
@@ -15,6 +16,7 @@ mod extract;
 mod generate;
 mod middleware;
 mod models;
+mod openapi;
 mod probes;
 pub mod serve;
 mod sse;
@@ -42,6 +44,7 @@ pub fn router(app: App) -> Router {
         .route("/health/live", get(probes::live))
         .route("/health/ready", get(probes::ready))
         .route("/metrics", get(probes::metrics))
+        .route("/openapi.json", get(openapi::show))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method);
     middleware::around(routes, &app).with_state(app)

@@ -6,12 +6,22 @@ use axum::extract::{Path, State};
 
 use super::app::{App, Served};
 use super::error::ApiError;
+use super::openapi::{Common, UnknownModel};
 use super::types::{ModelInfo, ModelList};
 
+/// What is served.
+#[utoipa::path(get, path = "/v1/models", responses((status = 200, body = ModelList), Common))]
 pub(super) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
     Ok(Json(ModelList { object: "list", data: vec![info(app.served()?)] }))
 }
 
+/// A model by its id, which may contain `/`.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    params(("id" = String, Path, description = "The model's id", min_length = 1)),
+    responses((status = 200, body = ModelInfo), UnknownModel, Common)
+)]
 pub(super) async fn show(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,

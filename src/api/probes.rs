@@ -4,11 +4,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 
 use super::app::{App, Status};
+use super::openapi::Common;
+use super::types::Health;
 
 /// Whether requests are answered.
+#[utoipa::path(get, path = "/health", responses((status = 200, body = Health), (status = 503, body = Health)))]
 pub(super) async fn health(State(app): State<App>) -> Response {
     let status = app.status();
     // A queue that is full now says nothing against the server.
@@ -16,17 +18,20 @@ pub(super) async fn health(State(app): State<App>) -> Response {
 }
 
 /// Whether a new request would be taken in.
+#[utoipa::path(get, path = "/health/ready", responses((status = 200, body = Health), (status = 503, body = Health)))]
 pub(super) async fn ready(State(app): State<App>) -> Response {
     let status = app.status();
     answer(status, status == Status::Ready)
 }
 
 /// Whether the process turns.
+#[utoipa::path(get, path = "/health/live", responses((status = 200, body = Health)))]
 pub(super) async fn live() -> Response {
-    Json(json!({"status": "ok"})).into_response()
+    Json(Health { status: "ok" }).into_response()
 }
 
 /// All metrics as Prometheus text.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain"), Common))]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let mut response = app.exposition().render().into_response();
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -44,5 +49,5 @@ fn answer(status: Status, is_good: bool) -> Response {
         Status::Stalled => "stalled",
     };
     let code = if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(json!({"status": name}))).into_response()
+    (code, Json(Health { status: name })).into_response()
 }

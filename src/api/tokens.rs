@@ -2,14 +2,21 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
-use serde_json::{Value, json};
 
-use super::app::{App, Served};
+use super::app::App;
+use super::aside::with_served;
 use super::error::ApiError;
 use super::extract::Json;
-use super::types::{DetokenizeRequest, Detokenized, TokenizeRequest, Tokenized};
-use crate::error::Error;
+use super::openapi::{Common, Refused};
+use super::types::{DetokenizeRequest, Detokenized, TokenizeRequest, Tokenized, TokenizerInfo};
 
+/// Turns text into token ids.
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    request_body = TokenizeRequest,
+    responses((status = 200, body = Tokenized), Refused)
+)]
 pub(super) async fn tokenize(
     State(app): State<App>,
     Json(request): Json<TokenizeRequest>,
@@ -24,6 +31,13 @@ pub(super) async fn tokenize(
     Ok(Answer(Tokenized { count: tokens.len(), tokens, max_model_len }))
 }
 
+/// Turns token ids into text.
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    request_body = DetokenizeRequest,
+    responses((status = 200, body = Detokenized), Refused)
+)]
 pub(super) async fn detokenize(
     State(app): State<App>,
     Json(request): Json<DetokenizeRequest>,
@@ -40,24 +54,15 @@ pub(super) async fn detokenize(
     Ok(Answer(Detokenized { prompt }))
 }
 
-pub(super) async fn info(State(app): State<App>) -> Result<Answer<Value>, ApiError> {
+/// What the tokenizer has.
+#[utoipa::path(get, path = "/tokenizer_info", responses((status = 200, body = TokenizerInfo), Common))]
+pub(super) async fn info(State(app): State<App>) -> Result<Answer<TokenizerInfo>, ApiError> {
     let served = app.served()?;
     let end = served.tokenizer.end_of_text();
-    let spelled = |id: &u32| served.tokenizer.spelling_of(*id).0;
-    Ok(Answer(json!({
-        "eos_token": end.first().map(spelled),
-        "eos_token_ids": end,
-        "vocab_size": served.config.vocab_size,
-        "max_model_len": served.config.max_seq_len,
-    })))
-}
-
-/// Runs `work` where it may take its time: off the threads that answer.
-pub(super) async fn with_served<T: Send + 'static>(
-    app: &App,
-    work: impl FnOnce(&Served) -> Result<T, Error> + Send + 'static,
-) -> Result<T, ApiError> {
-    let app = app.clone();
-    let done = tokio::task::spawn_blocking(move || work(app.served()?).map_err(ApiError::from)).await;
-    done.unwrap_or_else(|_| Err(Error::Internal("a task that reads a prompt panicked".into()).into()))
+    Ok(Answer(TokenizerInfo {
+        eos_token: end.first().map(|id| served.tokenizer.spelling_of(*id).0),
+        eos_token_ids: end.to_vec(),
+        vocab_size: served.config.vocab_size,
+        max_model_len: served.config.max_seq_len,
+    }))
 }

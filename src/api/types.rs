@@ -10,6 +10,9 @@ use std::marker::PhantomData;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::openapi;
 
 // --------------------------------------------------------------------------- what is asked
 
@@ -92,7 +95,7 @@ pub enum Prompt {
 }
 
 /// What a stream has besides its text.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, ToSchema)]
 pub struct StreamOptions {
     /// A last chunk has the usage.
     pub include_usage: Option<bool>,
@@ -100,138 +103,149 @@ pub struct StreamOptions {
     pub continuous_usage_stats: Option<bool>,
 }
 
-/// A request's fields, behind those that all requests for a generation have.
-macro_rules! generation_request {
-    ($(#[$attribute:meta])* $name:ident { $($(#[$field_attribute:meta])* $field:ident: $type:ty,)* }) => {
+/// Requests for a generation: each has its own fields and those that all have. (`#[serde(flatten)]` would lose the paths
+/// of errors and the names of unknown fields.)
+macro_rules! generation_requests {
+    (all have $shared:tt $($(#[$attribute:meta])* $name:ident $own:tt)*) => {
+        $(generation_requests! { @one $(#[$attribute])* $name $own $shared })*
+    };
+    (@one $(#[$attribute:meta])* $name:ident
+        { $($(#[$own_attribute:meta])* $own:ident: $own_type:ty,)* }
+        { $($(#[$shared_attribute:meta])* $shared:ident: $shared_type:ty,)* }
+    ) => {
         $(#[$attribute])*
-        #[derive(Clone, Debug, Deserialize)]
+        #[derive(Clone, Debug, Deserialize, ToSchema)]
         pub struct $name {
-            $($(#[$field_attribute])* pub $field: $type,)*
-            /// The model's id.
-            pub model: Option<String>,
-            /// From 0 to 2; 0 is greedy.
-            pub temperature: Option<f32>,
-            /// From 0 to 1; 1 is off.
-            pub top_p: Option<f32>,
-            /// 0 is off.
-            pub top_k: Option<Whole<usize>>,
-            /// From 0 to 1; 0 is off.
-            pub min_p: Option<f32>,
-            /// The same seed gives the same tokens.
-            pub seed: Option<Whole<i128>>,
-            /// How many answers to each prompt.
-            pub n: Option<Whole<usize>>,
-            /// Up to 16 texts before which the answer ends.
-            pub stop: Option<OneOrMany<String>>,
-            /// From −2 to 2.
-            pub frequency_penalty: Option<f32>,
-            /// From −2 to 2.
-            pub presence_penalty: Option<f32>,
-            /// Above 0; 1 is off.
-            pub repetition_penalty: Option<f32>,
-            /// Token ids as strings, and what to add to their logits.
-            pub logit_bias: Option<BTreeMap<String, f32>>,
-            /// Whether the model can't end the text.
-            pub ignore_eos: Option<bool>,
-            /// So many tokens come before the model may end the text.
-            pub min_tokens: Option<Whole<usize>>,
-            /// The caller's own name for whoever asks; not used.
-            pub user: Option<Value>,
-            /// Whether the answer comes piece by piece.
-            pub stream: Option<bool>,
-            /// What the stream has besides.
-            pub stream_options: Option<StreamOptions>,
+            $($(#[$own_attribute])* pub $own: $own_type,)*
+            $($(#[$shared_attribute])* pub $shared: $shared_type,)*
         }
 
         impl $name {
             /// The fields that all requests have.
             pub fn shared(&self) -> Shared {
-                let this = self.clone();
-                Shared {
-                    model: this.model, temperature: this.temperature, top_p: this.top_p, top_k: this.top_k,
-                    min_p: this.min_p, seed: this.seed, n: this.n, stop: this.stop,
-                    frequency_penalty: this.frequency_penalty, presence_penalty: this.presence_penalty,
-                    repetition_penalty: this.repetition_penalty, logit_bias: this.logit_bias,
-                    ignore_eos: this.ignore_eos, min_tokens: this.min_tokens, stream: this.stream,
-                    stream_options: this.stream_options,
-                }
+                Shared { $($shared: self.$shared.clone(),)* }
             }
         }
     };
 }
 
-/// The fields that all requests for a generation have.
-#[derive(Clone, Debug, Default)]
-#[expect(missing_docs, reason = "documented where they are declared")]
-pub struct Shared {
-    pub model: Option<String>,
-    pub temperature: Option<f32>,
-    pub top_p: Option<f32>,
-    pub top_k: Option<Whole<usize>>,
-    pub min_p: Option<f32>,
-    pub seed: Option<Whole<i128>>,
-    pub n: Option<Whole<usize>>,
-    pub stop: Option<OneOrMany<String>>,
-    pub frequency_penalty: Option<f32>,
-    pub presence_penalty: Option<f32>,
-    pub repetition_penalty: Option<f32>,
-    pub logit_bias: Option<BTreeMap<String, f32>>,
-    pub ignore_eos: Option<bool>,
-    pub min_tokens: Option<Whole<usize>>,
-    pub stream: Option<bool>,
-    pub stream_options: Option<StreamOptions>,
-}
+generation_requests! {
+    all have {
+        /// The model's id.
+        model: Option<String>,
+        /// 0 is greedy.
+        #[schema(minimum = 0, maximum = 2, default = 0.7)]
+        temperature: Option<f32>,
+        /// 1 is off.
+        #[schema(minimum = 0, maximum = 1, default = 0.9)]
+        top_p: Option<f32>,
+        /// 0 is off.
+        #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991u64, default = 40)]
+        top_k: Option<Whole<usize>>,
+        /// 0 is off.
+        #[schema(minimum = 0, maximum = 1, default = 0)]
+        min_p: Option<f32>,
+        /// The same seed gives the same tokens.
+        #[schema(value_type = Option<i64>)]
+        seed: Option<Whole<i128>>,
+        /// How many answers to each prompt.
+        #[schema(value_type = Option<u64>, minimum = 1, maximum = 16, default = 1)]
+        n: Option<Whole<usize>>,
+        /// Up to 16 texts before which the answer ends.
+        #[schema(schema_with = openapi::stop)]
+        stop: Option<OneOrMany<String>>,
+        /// For each time that a token was generated.
+        #[schema(minimum = -2, maximum = 2, default = 0)]
+        frequency_penalty: Option<f32>,
+        /// For tokens that were generated.
+        #[schema(minimum = -2, maximum = 2, default = 0)]
+        presence_penalty: Option<f32>,
+        /// For tokens that are in the prompt or were generated; 1 is off.
+        #[schema(minimum = 1.5e-45, maximum = 10, default = 1)]
+        repetition_penalty: Option<f32>,
+        /// Token ids as strings, and what to add to their logits, from −100 to 100.
+        #[schema(schema_with = openapi::logit_bias)]
+        logit_bias: Option<BTreeMap<String, f32>>,
+        /// Whether the model can't end the text.
+        ignore_eos: Option<bool>,
+        /// So many tokens come before the model may end the text.
+        #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991u64, default = 0)]
+        min_tokens: Option<Whole<usize>>,
+        /// The caller's own name for whoever asks; not used.
+        #[schema(value_type = Option<String>)]
+        user: Option<Value>,
+        /// Whether the answer comes piece by piece.
+        stream: Option<bool>,
+        /// What the stream has besides; only possible with `stream`.
+        stream_options: Option<StreamOptions>,
+    }
 
-generation_request! {
+    /// The fields that all requests for a generation have.
+    Shared {}
+
     /// `POST /v1/completions`.
     CompletionRequest {
         /// What to continue.
+        #[schema(schema_with = openapi::prompt)]
         prompt: Prompt,
         /// At most this many tokens; 0 only with `echo`.
+        #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991u64, default = 100)]
         max_tokens: Option<Whole<usize>>,
-        /// How many of the most probable tokens are told beside each one, up to 5.
+        /// How many of the most probable tokens are told beside each one.
+        #[schema(value_type = Option<u64>, maximum = 5)]
         logprobs: Option<Whole<usize>>,
         /// Whether the answer begins with the prompt.
         echo: Option<bool>,
         /// Only as many as `n`.
+        #[schema(value_type = Option<u64>, minimum = 1, maximum = 16)]
         best_of: Option<Whole<usize>>,
-        /// Not supported.
+        /// Not supported, but for an empty one.
+        #[schema(value_type = Option<String>, max_length = 0)]
         suffix: Option<Value>,
     }
-}
 
-generation_request! {
     /// `POST /v1/chat/completions`.
     ChatRequest {
         /// The conversation so far.
+        #[schema(min_items = 1)]
         messages: Vec<Message>,
         /// At most this many tokens, by its older name.
+        #[schema(value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991u64, default = 100)]
         max_tokens: Option<Whole<usize>>,
         /// At most this many tokens.
+        #[schema(value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991u64, default = 100)]
         max_completion_tokens: Option<Whole<usize>>,
         /// Whether log-probabilities are told.
         logprobs: Option<bool>,
-        /// How many of the most probable tokens are told beside each one, up to 20.
+        /// How many of the most probable tokens are told beside each one; only possible with `logprobs`.
+        #[schema(value_type = Option<u64>, maximum = 20)]
         top_logprobs: Option<Whole<usize>>,
-        /// Not supported yet.
+        /// Not supported yet, but for none.
+        #[schema(value_type = Option<Vec<Value>>, max_items = 0)]
         tools: Option<Value>,
         /// Not supported yet, but for `none` and `auto`.
+        #[schema(value_type = Option<NoTool>)]
         tool_choice: Option<Value>,
-        /// Not supported.
+        /// Not supported, but for none.
+        #[schema(value_type = Option<Vec<Value>>, max_items = 0)]
         functions: Option<Value>,
-        /// Not supported.
+        /// Not supported, but for `none` and `auto`.
+        #[schema(value_type = Option<NoTool>)]
         function_call: Option<Value>,
-        /// Not supported yet, but for `{"type": "text"}`.
+        /// Not supported yet, but for plain text.
+        #[schema(value_type = Option<PlainText>)]
         response_format: Option<Value>,
-        /// Not supported, but for `["text"]`.
+        /// Not supported, but for text alone.
+        #[schema(value_type = Option<Vec<TextOnly>>, min_items = 1, max_items = 1)]
         modalities: Option<Value>,
         /// Not supported.
+        #[schema(schema_with = openapi::null)]
         audio: Option<Value>,
     }
 }
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 pub struct Message {
     /// Who speaks.
     pub role: Role,
@@ -239,11 +253,37 @@ pub struct Message {
     pub content: Option<Content>,
     /// What else the template may look at.
     #[serde(flatten)]
+    #[schema(ignore)]
     pub other: Map<String, Value>,
 }
 
+/// The one format that answers have.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "named as in the API reference")]
+pub struct PlainText {
+    pub r#type: TextOnly,
+}
+
+/// What answers are made of.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the name says it")]
+pub enum TextOnly {
+    Text,
+}
+
+/// What calls of tools may be asked for as long as there are none.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum NoTool {
+    None,
+    Auto,
+}
+
 /// Who speaks.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Role {
@@ -255,7 +295,7 @@ pub enum Role {
 }
 
 /// What is said in a turn.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, ToSchema)]
 #[serde(untagged, expecting = "expected a string or a list of parts {\"type\": \"text\", \"text\": …}")]
 pub enum Content {
     /// As one text.
@@ -265,7 +305,7 @@ pub enum Content {
 }
 
 /// A part of what is said; other kinds than text are not supported.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum TextPart {
     /// A text.
@@ -276,7 +316,7 @@ pub enum TextPart {
 }
 
 /// `POST /tokenize`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct TokenizeRequest {
     /// The text.
     pub prompt: String,
@@ -287,9 +327,10 @@ pub struct TokenizeRequest {
 }
 
 /// `POST /detokenize`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct DetokenizeRequest {
     /// The token ids.
+    #[schema(schema_with = openapi::token_ids)]
     pub tokens: Vec<Whole<u32>>,
     /// The model's id.
     pub model: Option<String>,
@@ -298,7 +339,7 @@ pub struct DetokenizeRequest {
 // --------------------------------------------------------------------------- what is answered
 
 /// The answer to a request for a generation, or a chunk of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct Answer<Choice> {
     pub id: String,
@@ -308,10 +349,11 @@ pub struct Answer<Choice> {
     pub system_fingerprint: String,
     pub choices: Vec<Choice>,
     #[serde(skip_serializing_if = "UsageField::is_absent")]
+    #[schema(value_type = Option<Usage>, required = false)]
     pub usage: UsageField,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct CompletionChoice {
     pub index: usize,
@@ -321,13 +363,14 @@ pub struct CompletionChoice {
 }
 
 /// Parallel arrays, one entry for each token.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
     /// How each token is spelled.
     pub tokens: Vec<String>,
     /// Its log-probability; null for the first token of a prompt.
     pub token_logprobs: Vec<Option<f32>>,
     /// Those of the most probable tokens.
+    #[schema(value_type = Vec<Option<BTreeMap<String, f32>>>)]
     pub top_logprobs: Vec<Option<Ranking>>,
     /// How many characters of the text are before it.
     pub text_offset: Vec<usize>,
@@ -344,7 +387,7 @@ impl Serialize for Ranking {
 }
 
 /// A whole answer, or what a chunk adds to it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct ChatChoice {
     pub index: usize,
@@ -356,7 +399,7 @@ pub struct ChatChoice {
     pub finish_reason: Option<&'static str>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct AssistantMessage {
     pub role: &'static str,
@@ -364,7 +407,7 @@ pub struct AssistantMessage {
     pub refusal: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -373,7 +416,7 @@ pub struct Delta {
     pub content: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct ChatLogprobs {
     pub content: Vec<ChatLogprob>,
@@ -381,7 +424,7 @@ pub struct ChatLogprobs {
 }
 
 /// A token of an answer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct ChatLogprob {
     #[serde(flatten)]
@@ -389,7 +432,7 @@ pub struct ChatLogprob {
     pub top_logprobs: Vec<TokenLogprob>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct TokenLogprob {
     pub token: String,
@@ -398,7 +441,7 @@ pub struct TokenLogprob {
 }
 
 /// What was counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct Usage {
     pub prompt_tokens: usize,
@@ -408,7 +451,7 @@ pub struct Usage {
 }
 
 /// How many of the prompt's tokens were found in a cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct PromptTokensDetails {
     pub cached_tokens: usize,
@@ -430,14 +473,14 @@ impl UsageField {
     }
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct ModelList {
     pub object: &'static str,
     pub data: Vec<ModelInfo>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in the API reference")]
 pub struct ModelInfo {
     pub id: String,
@@ -449,7 +492,7 @@ pub struct ModelInfo {
 }
 
 /// The answer of `POST /tokenize`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in vLLM")]
 pub struct Tokenized {
     pub tokens: Vec<u32>,
@@ -458,10 +501,27 @@ pub struct Tokenized {
 }
 
 /// The answer of `POST /detokenize`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "named as in vLLM")]
 pub struct Detokenized {
     pub prompt: String,
+}
+
+/// The answer of `GET /tokenizer_info`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[expect(missing_docs, reason = "named as in vLLM")]
+pub struct TokenizerInfo {
+    pub eos_token: Option<String>,
+    pub eos_token_ids: Vec<u32>,
+    pub vocab_size: usize,
+    pub max_model_len: usize,
+}
+
+/// The answer of the health routes.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Health {
+    /// `ok`, or why not.
+    pub status: &'static str,
 }
 
 #[cfg(test)]

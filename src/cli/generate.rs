@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::{ModelArgs, print};
+use crate::engine::event::{Event, FinishReason, Piece, Usage};
 use crate::engine::request::{GenerateRequest, Options};
 use crate::engine::run::generate;
-use crate::engine::sequence::{Event, FinishReason, Usage};
 use crate::error::{Error, Result};
 use crate::model::device;
 use crate::sampling::Params;
@@ -106,7 +106,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let shutdown = Shutdown::on_signals()?;
 
     let mut answer = Answer::new(args.json);
-    generate(&model, &tokenizer, request, || shutdown.is_asked(), |event| answer.take(event))?;
+    generate(&model, &tokenizer, &request, || shutdown.is_asked(), |_, event| answer.take(event))?;
     answer.conclude()?;
     Ok(if shutdown.is_asked() { ExitCode::from(shutdown.exit_code()) } else { ExitCode::SUCCESS })
 }
@@ -168,17 +168,21 @@ impl Answer {
     fn take(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Prompt(_) => Ok(()),
-            Event::Token(told) => {
+            Event::Token(piece) => {
                 self.first_token.get_or_insert(self.started.elapsed());
-                self.tokens.push(told.token);
-                self.logprobs.extend(told.logprob);
-                self.show(&told.text)
+                self.add(&piece)
             }
-            Event::Done { reason, text, usage } => {
+            Event::Done { reason, rest, usage } => {
                 self.end = Some((reason, usage));
-                self.show(&text)
+                self.add(&rest)
             }
         }
+    }
+
+    fn add(&mut self, piece: &Piece) -> Result<()> {
+        self.tokens.extend(piece.told.iter().map(|told| told.token));
+        self.logprobs.extend(piece.told.iter().filter_map(|told| told.logprob));
+        self.show(&piece.text)
     }
 
     fn show(&mut self, text: &str) -> Result<()> {
@@ -213,7 +217,7 @@ impl Answer {
 
     fn times(&self) -> Times {
         let total = self.started.elapsed();
-        let decoded = self.tokens.len().saturating_sub(1) as f64;
+        let decoded = self.end.map_or(0, |(_, usage)| usage.completion_tokens.saturating_sub(1)) as f64;
         let seconds = total.saturating_sub(self.first_token.unwrap_or(total)).as_secs_f64();
         Times {
             time_to_first_token_seconds: self.first_token.map(|first| first.as_secs_f64()),

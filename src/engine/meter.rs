@@ -1,17 +1,18 @@
 //! What is counted of one request, from its arrival to its end.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::sequence::{Event, FinishReason, Usage};
-use crate::error::Error;
+use super::GivenUp;
+use super::event::{Event, FinishReason, Usage};
+use crate::error::{Error, Timeout};
 use crate::metrics as m;
 
-/// Measures one request. Where it is dropped before the end, the request counts as cancelled in the phase that it was in.
+/// Measures one request. Where it is dropped before the end, the request was given up, and counts by the reason of that.
 #[derive(Debug)]
 pub(super) struct Meter {
     arrived: Instant,
-    /// So many answers in a row have the same prompt.
-    n: usize,
+    given_up: Arc<OnceLock<GivenUp>>,
     phase: Phase,
 }
 
@@ -31,8 +32,8 @@ enum Phase {
 }
 
 impl Meter {
-    pub(super) fn new(n: usize) -> Self {
-        Self { arrived: Instant::now(), n: n.max(1), phase: Phase::Queued }
+    pub(super) fn new(given_up: Arc<OnceLock<GivenUp>>) -> Self {
+        Self { arrived: Instant::now(), given_up, phase: Phase::Queued }
     }
 
     /// The request was not taken in.
@@ -52,7 +53,7 @@ impl Meter {
         self.phase = Phase::Prefill { started: now };
     }
 
-    /// Something was generated for the answer with this index.
+    /// Something was generated for the answer with this index to a prompt.
     pub(super) fn event(&mut self, index: usize, event: &Event) {
         match event {
             Event::Prompt(_) => {}
@@ -61,7 +62,7 @@ impl Meter {
                 if let Phase::Decode { last, .. } = &mut self.phase {
                     *last = None;
                 }
-                count(*reason, *usage, index.is_multiple_of(self.n));
+                count(*reason, *usage, index == 0);
             }
         }
     }
@@ -114,7 +115,13 @@ impl Drop for Meter {
             Phase::Decode { .. } => "decode",
             Phase::Over => return,
         };
-        m::CANCELLED.add(1, vec![("phase", phase.into())]);
+        match self.given_up.get().unwrap_or(&GivenUp::Gone) {
+            GivenUp::Gone => m::CANCELLED.add(1, vec![("phase", phase.into())]),
+            GivenUp::TimedOut(Timeout::Queue) => m::REJECTED.add(1, vec![("reason", "queue_timeout".into())]),
+            GivenUp::TimedOut(Timeout::Request) => m::FAILED.add(1, vec![("reason", "request_timeout".into())]),
+            GivenUp::TimedOut(Timeout::Reader) => m::FAILED.add(1, vec![("reason", "slow_reader".into())]),
+            GivenUp::CutOff => m::FAILED.add(1, vec![("reason", "drain_timeout".into())]),
+        }
         self.stop(Instant::now());
     }
 }

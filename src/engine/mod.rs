@@ -1,35 +1,39 @@
 //! From a validated request to a stream of events.
 //!
-//! In reading order: [`request`] is what can be asked for and the only place that judges it, [`sequence`] one
-//! generation in progress, chunk by chunk and token by token, and [`run`] the loop that drives it. For a server,
-//! [`queue`] says who waits, [`Engine`] takes work in and tells how things stand, and its one thread does the work.
+//! In reading order: [`request`] is what can be asked for and the only place that judges it, [`event`] what is told.
+//! `prefill` takes a prompt in, chunk by chunk, `answer` generates from it, token by token, `transcript` makes text of the
+//! tokens, and [`run`] is the loop that drives them. For a server, [`queue`] says who waits, [`Engine`] takes work in and
+//! tells how things stand, and its one thread does the work.
 //!
 //! A request belongs to whoever holds its [`Generation`]: when that is dropped the request is given up, be it waiting
 //! (it leaves the queue at once) or running (the loop looks before every chunk and token). The loop never waits for
 //! anybody: a channel has room for all that a request can tell, up to a bound at which its reader is too slow.
 
+mod answer;
+pub mod event;
 mod meter;
+mod prefill;
 pub mod queue;
 pub mod request;
 pub mod run;
-pub mod sequence;
+mod transcript;
 mod worker;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::error::{Error, Result, Unavailable};
+use crate::error::{Error, Result, Timeout, Unavailable};
 use crate::metrics as m;
 use crate::model::Model;
 use crate::text::Tokenizer;
+use event::Event;
 use meter::Meter;
 use queue::{Full, Limits, Queue};
 use request::GenerateRequest;
-use sequence::Event;
 
 /// A reader that is this many events behind is too slow.
 const MOST_EVENTS_BEHIND: usize = 8192;
@@ -61,7 +65,18 @@ pub enum Health {
 #[derive(Debug)]
 pub struct Generation {
     updates: mpsc::Receiver<Update>,
-    _ticket: Ticket,
+    ticket: Ticket,
+}
+
+/// Why a request is given up before its end. What comes first counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenUp {
+    /// Whoever asked has gone.
+    Gone,
+    /// It takes longer than it may.
+    TimedOut(Timeout),
+    /// The server ends.
+    CutOff,
 }
 
 /// What a request's loop tells its holder.
@@ -69,7 +84,7 @@ pub struct Generation {
 pub enum Update {
     /// It waits no longer.
     Started,
-    /// Of the request with this index among those submitted together.
+    /// Of the answer with this index among all that were submitted together.
     Event(usize, Event),
     /// There will be no more.
     Failed(Error),
@@ -79,7 +94,7 @@ pub enum Update {
 #[derive(Debug)]
 struct Ticket {
     id: u64,
-    is_cancelled: Arc<AtomicBool>,
+    given_up: Arc<OnceLock<GivenUp>>,
     shared: Arc<Shared>,
 }
 
@@ -88,7 +103,7 @@ struct Ticket {
 struct Job {
     requests: Vec<GenerateRequest>,
     updates: mpsc::Sender<Update>,
-    is_cancelled: Arc<AtomicBool>,
+    given_up: Arc<OnceLock<GivenUp>>,
     meter: Meter,
 }
 
@@ -142,20 +157,20 @@ impl Engine {
         Ok((Self(shared), thread))
     }
 
-    /// Puts requests that belong together at the end of the queue, as one entry. Of each `n` in a row, which have the
-    /// same prompt, only the first counts its tokens.
+    /// Puts requests that belong together at the end of the queue, as one entry.
     ///
     /// # Errors
     /// [`Error::Overloaded`] where there is no room, [`Error::Unavailable`] where nothing is taken in any more.
-    pub fn submit(&self, requests: Vec<GenerateRequest>, n: usize) -> Result<Generation> {
-        let tokens = requests.iter().step_by(n.max(1)).map(GenerateRequest::prompt_tokens).sum();
+    pub fn submit(&self, requests: Vec<GenerateRequest>) -> Result<Generation> {
+        let tokens = requests.iter().map(GenerateRequest::prompt_tokens).sum();
         let most_events = requests.iter().map(GenerateRequest::most_events).sum::<usize>() + 1;
         let (sender, updates) = mpsc::channel(most_events.clamp(1, MOST_EVENTS_BEHIND));
-        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let given_up = Arc::new(OnceLock::new());
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let job = Job { requests, updates: sender, is_cancelled: Arc::clone(&is_cancelled), meter: Meter::new(n) };
+        let meter = Meter::new(Arc::clone(&given_up));
+        let job = Job { requests, updates: sender, given_up: Arc::clone(&given_up), meter };
         self.0.push(id, tokens, job)?;
-        Ok(Generation { updates, _ticket: Ticket { id, is_cancelled, shared: Arc::clone(&self.0) } })
+        Ok(Generation { updates, ticket: Ticket { id, given_up, shared: Arc::clone(&self.0) } })
     }
 
     /// From now on nothing is taken in; what waits is still worked on, then the thread ends.
@@ -185,15 +200,28 @@ impl Engine {
 }
 
 impl Generation {
-    /// What comes next; none after the end.
-    pub async fn next(&mut self) -> Option<Update> {
-        self.updates.recv().await
+    /// What comes next.
+    pub async fn next(&mut self) -> Update {
+        self.updates.recv().await.unwrap_or_else(|| Update::Failed(self.broken_off()))
+    }
+
+    /// Gives the request up for a reason other than that nobody waits for it.
+    pub fn give_up(&self, reason: GivenUp) {
+        let _ = self.ticket.given_up.set(reason);
+    }
+
+    /// Why there is nothing more to come.
+    fn broken_off(&self) -> Error {
+        match self.ticket.given_up.get() {
+            Some(GivenUp::TimedOut(timeout)) => Error::Timeout(*timeout),
+            _ => Error::Unavailable(Unavailable::Stalled),
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.is_cancelled.store(true, Ordering::Relaxed);
+        let _ = self.given_up.set(GivenUp::Gone);
         let removed = {
             let mut waiting = self.shared.lock();
             let removed = waiting.queue.remove(self.id);

@@ -10,8 +10,11 @@ use crate::text::StopMatcher;
 /// At most this many tokens of a prompt are taken in at a time, so that a cancellation is seen soon.
 pub(super) const PREFILL_CHUNK: usize = 256;
 
-/// A longer stop string is refused, in bytes: each answer keeps a table of it.
+/// A longer stop string is refused, in characters: each answer keeps a table of it.
 const LONGEST_STOP: usize = 1024;
+
+/// More answers to one prompt are refused.
+pub const MOST_ANSWERS: usize = 16;
 
 /// More of the most probable tokens are not told beside one.
 pub const MOST_TOP_LOGPROBS: usize = 20;
@@ -19,9 +22,11 @@ pub const MOST_TOP_LOGPROBS: usize = 20;
 /// What a caller may choose besides the prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
+    /// How many answers are generated. With a seed, each has its own: the seed, and its index added.
+    pub n: usize,
     /// At most this many tokens are generated. None at all only with `echo`.
     pub max_tokens: usize,
-    /// So many tokens are generated before the model may end the text.
+    /// So many tokens are generated before the model may end the text: with `max_tokens` or more, it can't.
     pub min_tokens: usize,
     /// The model can't end the text: its end-of-text tokens are tokens like others.
     pub ignore_eos: bool,
@@ -39,6 +44,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            n: 1,
             max_tokens: 100,
             min_tokens: 0,
             ignore_eos: false,
@@ -54,13 +60,15 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct GenerateRequest {
     pub(super) prompt: Vec<u32>,
+    pub(super) n: usize,
     pub(super) max_tokens: usize,
     pub(super) min_tokens: usize,
     pub(super) ignore_eos: bool,
     pub(super) echo: bool,
     pub(super) top_logprobs: Option<usize>,
-    pub(super) sampler: Sampler,
     pub(super) stops: StopMatcher,
+    sampling: Params,
+    vocab_size: usize,
 }
 
 impl GenerateRequest {
@@ -70,7 +78,7 @@ impl GenerateRequest {
     /// # Errors
     /// The prompt is empty, too long or has a token that the model doesn't know; an option is out of range.
     pub fn new(prompt: Vec<u32>, options: &Options, model: &ModelConfig) -> Result<Self> {
-        let Options { max_tokens, min_tokens, ignore_eos, echo, top_logprobs, ref sampling, ref stop } = *options;
+        let Options { n, max_tokens, min_tokens, ignore_eos, echo, top_logprobs, ref sampling, ref stop } = *options;
         let ModelConfig { vocab_size, max_seq_len, .. } = *model;
         if prompt.is_empty() {
             return Err(Error::invalid("prompt", "expected at least one token, found none"));
@@ -85,18 +93,23 @@ impl GenerateRequest {
         if max_tokens == 0 && !echo {
             return Err(Error::invalid("max_tokens", "expected at least 1, found 0"));
         }
-        let longest_stop = stop.iter().map(String::len).max().unwrap_or(0);
-        ensure_at_most("stop", longest_stop, "this many bytes long:", LONGEST_STOP)?;
-        ensure_at_most("min_tokens", min_tokens, "max_tokens", max_tokens)?;
+        if !(1..=MOST_ANSWERS).contains(&n) {
+            return Err(Error::invalid("n", format!("expected 1 to {MOST_ANSWERS}, found {n}")));
+        }
+        let longest_stop = stop.iter().map(|stop| stop.chars().count()).max().unwrap_or(0);
+        ensure_at_most("stop", longest_stop, "this many characters long:", LONGEST_STOP)?;
+        sampling.validate(vocab_size)?;
         ensure_at_most("top_logprobs", top_logprobs.unwrap_or(0), "the most that are told,", MOST_TOP_LOGPROBS)?;
         Ok(Self {
+            n,
             max_tokens: max_tokens.min(room),
             min_tokens,
             ignore_eos,
             echo,
             top_logprobs,
-            sampler: Sampler::new(sampling, vocab_size, &prompt)?,
             stops: StopMatcher::new(stop)?,
+            sampling: sampling.clone(),
+            vocab_size,
             prompt,
         })
     }
@@ -106,9 +119,20 @@ impl GenerateRequest {
         self.prompt.len()
     }
 
+    /// How many answers it has.
+    pub fn n_answers(&self) -> usize {
+        self.n
+    }
+
+    /// What draws the tokens of the answer with this index.
+    pub(super) fn sampler(&self, index: usize) -> Result<Sampler> {
+        let seed = self.sampling.seed.map(|seed| seed.wrapping_add(index as u64));
+        Sampler::new(&Params { seed, ..self.sampling.clone() }, self.vocab_size, &self.prompt)
+    }
+
     /// The most events that it will make.
     pub(super) fn most_events(&self) -> usize {
-        self.prompt.len().div_ceil(PREFILL_CHUNK) + self.max_tokens + 1
+        self.prompt.len().div_ceil(PREFILL_CHUNK) + self.n * (self.max_tokens + 2)
     }
 }
 

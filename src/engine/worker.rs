@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::event::{Event, FinishReason};
 use super::run::generate;
-use super::sequence::{Event, FinishReason};
-use super::{Job, Shared, Update};
-use crate::error::{Error, Result};
+use super::{GivenUp, Job, Shared, Update};
+use crate::error::{Error, Result, Timeout};
 use crate::model::Model;
 use crate::text::Tokenizer;
 
@@ -68,7 +68,7 @@ impl Worker<'_> {
             Ok(Ok(true)) => job.meter.finish(),
             Ok(Ok(false)) => {}
             Ok(Err(Failure::SlowReader)) => {
-                job.meter.fail("slow_reader");
+                let _ = job.given_up.set(GivenUp::TimedOut(Timeout::Reader));
                 tracing::warn!("a client that reads too slowly was dropped");
             }
             Ok(Err(Failure::Of(error))) => job.fail("error", error),
@@ -78,16 +78,18 @@ impl Worker<'_> {
 
     /// Whether all requests came to their end: false where they were given up.
     fn generate_all(&self, job: &mut Job) -> Result<bool, Failure> {
-        for (index, request) in std::mem::take(&mut job.requests).into_iter().enumerate() {
-            let is_cancelled = Arc::clone(&job.is_cancelled);
+        let mut first = 0;
+        for request in std::mem::take(&mut job.requests) {
+            let given_up = Arc::clone(&job.given_up);
             let is_given_up = || {
                 self.shared.pulse.beat();
-                is_cancelled.load(Ordering::Relaxed)
+                given_up.get().is_some()
             };
             let (mut reader, mut is_complete) = (Ok(()), false);
-            let generated = generate(self.model, self.tokenizer, request, is_given_up, |event| {
+            let generated = generate(self.model, self.tokenizer, &request, is_given_up, |index, event| {
                 is_complete = matches!(&event, Event::Done { reason, .. } if *reason != FinishReason::Cancelled);
-                reader = job.tell(index, event);
+                job.meter.event(index, &event);
+                reader = job.tell(first + index, event);
                 if reader.is_err() { Err(Error::Internal("nobody reads".into())) } else { Ok(()) }
             });
             reader?;
@@ -95,6 +97,7 @@ impl Worker<'_> {
             if !is_complete {
                 return Ok(false);
             }
+            first += request.n_answers();
         }
         Ok(true)
     }
@@ -108,11 +111,10 @@ enum Failure {
 
 impl Job {
     fn is_given_up(&self) -> bool {
-        self.is_cancelled.load(Ordering::Relaxed) || self.updates.is_closed()
+        self.given_up.get().is_some() || self.updates.is_closed()
     }
 
-    fn tell(&mut self, index: usize, event: Event) -> Result<(), Failure> {
-        self.meter.event(index, &event);
+    fn tell(&self, index: usize, event: Event) -> Result<(), Failure> {
         match self.updates.try_send(Update::Event(index, event)) {
             Err(TrySendError::Full(_)) => Err(Failure::SlowReader),
             Ok(()) | Err(TrySendError::Closed(_)) => Ok(()), // closed: seen before the next step

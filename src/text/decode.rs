@@ -26,8 +26,10 @@ const MAX_CHAR_LEN: usize = 4;
 /// The joined text of all pushes and of [`finish`](Self::finish) is that of all the ids at once. A character is held
 /// back until its last byte has come, and nothing else is; bytes that can't become a character give U+FFFD, as in
 /// [`String::from_utf8_lossy`]. Special tokens and ids without a token give no text.
+#[derive(Clone)]
 pub struct Decoder(Mode);
 
+#[derive(Clone)]
 enum Mode {
     Bytes(Bytes),
     Window(Window),
@@ -49,6 +51,14 @@ impl Decoder {
         }
     }
 
+    /// Whether a character lacks bytes.
+    pub fn holds_back(&self) -> bool {
+        match &self.0 {
+            Mode::Bytes(bytes) => !bytes.held.is_empty(),
+            Mode::Window(window) => window.ids.len() > window.n_context,
+        }
+    }
+
     /// The ids have ended: appends what was held back to `out`.
     pub fn finish(&mut self, out: &mut String) {
         match &mut self.0 {
@@ -59,6 +69,7 @@ impl Decoder {
 }
 
 /// Decoding by the table.
+#[derive(Clone)]
 struct Bytes {
     table: Arc<ByteTable>,
     /// The beginning of a character whose other bytes have not come: at most three bytes.
@@ -120,6 +131,7 @@ fn append_lossy(bytes: &[u8], out: &mut String) -> usize {
 }
 
 /// Decoding by the library, each token behind those before it that it may depend on.
+#[derive(Clone)]
 struct Window {
     library: Arc<tokenizers::Tokenizer>,
     /// First the `n_anchor` ids that gave text last: without them the next token would count as the first of the text.

@@ -1,6 +1,7 @@
 """Starts blazr on a free port and runs a client against it: `python server.py BLAZR CLIENT [ARGUMENT …]`.
 
-The client finds the address in BLAZR_URL. Its exit code is this program's, unless blazr does not end cleanly.
+The client finds the address in BLAZR_URL, and in BLAZR the program, of which it may start others with `serve`. Its exit
+code is this program's, unless blazr does not end cleanly.
 """
 
 import os
@@ -8,9 +9,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 LOADING_SECONDS = 30
 
@@ -25,25 +30,38 @@ def wait_until_ready(url: str) -> None:
     raise SystemExit(f"{url}/health is not ready after {LOADING_SECONDS} s")
 
 
+def address(server: subprocess.Popen, log: Path) -> str:
+    while server.poll() is None:
+        listening = re.search(r"listening on (http://\S+?),", log.read_text())
+        if listening:
+            return listening[1]
+        time.sleep(0.05)
+    raise SystemExit(log.read_text())
+
+
+@contextmanager
+def serve(blazr: str, *flags: str) -> Iterator[str]:
+    """The address of a blazr that is ready, and that must end cleanly when it is left."""
+    with tempfile.TemporaryDirectory() as place:
+        log = Path(place, "log")
+        with log.open("w") as file:
+            server = subprocess.Popen([blazr, "serve", "--port", "0", *flags], stderr=file)
+        try:
+            url = address(server, log)
+            wait_until_ready(url)
+            yield url
+        finally:
+            server.send_signal(signal.SIGTERM)
+            ended = server.wait(60)
+    if ended:
+        raise SystemExit(f"blazr {' '.join(flags)} ended with {ended}")
+
+
 def main() -> None:
     blazr, *client = sys.argv[1:]
-    log = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"blazr-acceptance-{os.getpid()}.log")
-    with open(log, "w") as file:
-        server = subprocess.Popen([blazr, "serve", "--port", "0", "--max-queue", "4"], stderr=file)
-    try:
-        listening = None
-        while listening is None and server.poll() is None:
-            time.sleep(0.05)
-            listening = re.search(r"listening on (http://\S+?),", open(log).read())
-        if listening is None:
-            raise SystemExit(open(log).read())
-        wait_until_ready(listening[1])
-        code = subprocess.run(client, env={**os.environ, "BLAZR_URL": listening[1]}).returncode
-    finally:
-        server.send_signal(signal.SIGTERM)
-        ended = server.wait(60)
-        os.unlink(log)
-    sys.exit(code or ended)
+    with serve(blazr, "--max-queue", "4") as url:
+        code = subprocess.run(client, env={**os.environ, "BLAZR": blazr, "BLAZR_URL": url}).returncode
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+//! Taking in a prompt, chunk by chunk.
+
+use super::answer::Answer;
+use super::event::{Event, FinishReason, Piece, Usage};
+use super::request::{GenerateRequest, PREFILL_CHUNK};
+use super::transcript::Transcript;
+use crate::error::{Error, Result};
+use crate::model::state::State;
+use crate::model::{Model, Step, Wanted};
+use crate::sampling::rank;
+use crate::text::Tokenizer;
+
+/// So many logits are taken at once at most where a prompt's log-probabilities are asked for: 32 MiB.
+const MOST_LOGITS: usize = 8 << 20;
+
+/// A prompt that is being taken in, once for all its answers.
+pub(super) struct Prefill<'a> {
+    model: &'a Model,
+    tokenizer: &'a Tokenizer,
+    request: &'a GenerateRequest,
+    transcript: Transcript<'a>,
+    state: State,
+    /// How many tokens were taken in.
+    n_done: usize,
+    /// Those after the whole prompt. [vocab]
+    logits: Vec<f32>,
+    /// The prompt as it is echoed.
+    echoed: Piece,
+}
+
+impl<'a> Prefill<'a> {
+    pub(super) fn new(model: &'a Model, tokenizer: &'a Tokenizer, request: &'a GenerateRequest) -> Result<Self> {
+        let transcript = Transcript::new(tokenizer, request.stops.clone(), request.top_logprobs.is_some());
+        let (state, echoed) = (model.new_state()?, Piece::default());
+        Ok(Self { model, tokenizer, request, transcript, state, n_done: 0, logits: Vec::new(), echoed })
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.n_done == self.request.prompt.len()
+    }
+
+    /// Takes in the next chunk. With `echo`, it is told.
+    pub(super) fn advance(&mut self) -> Result<Option<Event>> {
+        let is_scored = self.request.echo && self.request.top_logprobs.is_some();
+        let longest = if is_scored { self.scored_chunk() } else { PREFILL_CHUNK };
+        let rest = self.request.prompt.get(self.n_done..).unwrap_or_default();
+        let tokens = rest.get(..longest).unwrap_or(rest);
+        let (start, end, is_last) = (self.n_done, self.n_done + tokens.len(), tokens.len() == rest.len());
+        let wanted = match (is_scored, is_last) {
+            (true, _) => Wanted::All,
+            (false, true) => Wanted::Last,
+            (false, false) => Wanted::None,
+        };
+        let logits = self.model.forward(&mut [Step { tokens, state: &mut self.state, wanted }])?;
+        let no_logits = || Error::Internal("a forward pass gave no logits".into());
+        let rows = logits.first().ok_or_else(no_logits)?.to_vec2::<f32>()?;
+        self.n_done = end;
+        let event = self.request.echo.then(|| Event::Prompt(self.echo(start, end, &rows)));
+        if is_last {
+            self.logits = rows.into_iter().next_back().ok_or_else(no_logits)?;
+        }
+        Ok(event)
+    }
+
+    /// How many tokens are taken in at once where each has logits.
+    fn scored_chunk(&self) -> usize {
+        (MOST_LOGITS / self.model.config().vocab_size).clamp(1, PREFILL_CHUNK)
+    }
+
+    /// Tells the prompt's tokens up to `end` that were not told with the chunk before: as each row of logits judges the
+    /// next token, the chunk from `start` tells one more than it has, but for the last.
+    fn echo(&mut self, start: usize, end: usize, rows: &[Vec<f32>]) -> Piece {
+        let prompt = &self.request.prompt;
+        let first = if start == 0 { prompt.first().map(|token| (*token, None)) } else { None };
+        let told: Vec<_> = match self.request.top_logprobs {
+            Some(n_top) => {
+                let judged = prompt.iter().skip(start + 1).zip(rows);
+                let judged = judged.map(|(token, logits)| (*token, Some(rank(logits, *token, n_top))));
+                first.into_iter().chain(judged).collect()
+            }
+            None => {
+                let unjudged = prompt.iter().take(end).skip(start.max(1)).map(|token| (*token, None));
+                first.into_iter().chain(unjudged).collect()
+            }
+        };
+        let mut piece = Piece::default();
+        for (token, ranked) in told {
+            self.transcript.echo(token, ranked, &mut piece);
+        }
+        if self.request.n > 1 {
+            self.echoed.text.push_str(&piece.text);
+            self.echoed.told.extend_from_slice(&piece.told);
+        }
+        piece
+    }
+
+    /// What an answer after the first begins with: the whole prompt, with `echo`.
+    pub(super) fn echoed(&self) -> Option<Event> {
+        self.request.echo.then(|| Event::Prompt(self.echoed.clone()))
+    }
+
+    /// The answer with this index, once the prompt is complete. The last one takes the state over.
+    pub(super) fn answer(&mut self, index: usize) -> Result<Answer<'a>> {
+        let is_last = index + 1 == self.request.n;
+        let state = if is_last {
+            std::mem::replace(&mut self.state, self.model.new_state()?)
+        } else {
+            self.state.snapshot()?
+        };
+        let sampler = self.request.sampler(index)?;
+        let (logits, transcript) = (self.logits.clone(), self.transcript.clone());
+        Ok(Answer::new(self.model, self.tokenizer, self.request, transcript, state, logits, sampler))
+    }
+
+    /// Bytes that the state has in use.
+    pub(super) fn state_bytes(&self) -> usize {
+        self.state.bytes()
+    }
+
+    /// The last event of a prompt that is given up.
+    pub(super) fn cancel(&self) -> Event {
+        let usage = Usage::new(self.request.prompt.len(), 0);
+        Event::Done { reason: FinishReason::Cancelled, rest: Piece::default(), usage }
+    }
+}
