@@ -565,3 +565,76 @@ async fn requests_on_one_connection_are_answered_in_order() {
     let statuses: Vec<&str> = answers.matches("HTTP/1.1 200").chain(answers.matches("HTTP/1.1 404")).collect();
     assert_eq!(statuses, ["HTTP/1.1 200", "HTTP/1.1 200", "HTTP/1.1 404"]);
 }
+
+#[tokio::test]
+async fn the_api_describes_itself() {
+    let server = Server::start().await;
+    let (_, document) = json_of(server.get("/openapi.json").send().await.unwrap()).await;
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().unwrap();
+    for (path, methods) in paths {
+        let method = methods.as_object().unwrap().keys().next().unwrap().to_uppercase();
+        let request = server.client.request(method.parse().unwrap(), server.url(path));
+        let status = request.send().await.unwrap().status().as_u16();
+        assert!(methods[&method.to_lowercase()]["responses"].get(status.to_string()).is_some(), "{path}: {status}");
+        assert!(methods[&method.to_lowercase()]["responses"].get("401").is_none());
+    }
+    let schema = &document["components"]["schemas"]["CompletionRequest"]["properties"];
+    assert_eq!(schema["prompt"]["anyOf"][2]["items"]["maximum"], 2047);
+    let settings = Settings { api_keys: vec![ApiKey::new("key").unwrap()], ..Setup::default().settings };
+    let server = Setup { settings, ..Setup::default() }.start().await;
+    let request = server.get("/openapi.json").header("authorization", "Bearer key");
+    let (_, document) = json_of(request.send().await.unwrap()).await;
+    assert!(document["paths"]["/v1/models"]["get"]["responses"].get("401").is_some());
+    assert_eq!(document["components"]["securitySchemes"]["key"]["scheme"], "bearer");
+    assert!(document["paths"]["/health"]["get"].get("security").is_none());
+}
+
+#[tokio::test]
+async fn metrics_may_have_a_port_of_their_own() {
+    let settings =
+        Settings { api_keys: vec![ApiKey::new("key").unwrap()], has_metrics_port: true, ..Setup::default().settings };
+    let server = Setup { settings, ..Setup::default() }.start().await;
+    let on_metrics_port = async |path: &str| {
+        let url = format!("http://{}{path}", server.metrics_address.unwrap());
+        server.client.get(url).send().await.unwrap()
+    };
+    assert!(on_metrics_port("/metrics").await.text().await.unwrap().contains("blazr_build_info"));
+    let (status, answer) = json_of(on_metrics_port("/v1/models").await).await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (404, &json!("not_found")));
+    let status = server.get("/metrics").header("authorization", "Bearer key").send().await.unwrap().status();
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn a_stop_string_cuts_log_probabilities_with_the_text() {
+    let server = Server::start().await;
+    let base = json!({"prompt": "Once upon a time", "seed": 4, "max_tokens": 40});
+    let whole = text(&server.ask(COMPLETIONS, &base).await).to_owned();
+    for at in [1, 5, 20, 33] {
+        let mut body = base.clone();
+        body["stop"] = json!(whole.chars().skip(at).take(4).collect::<String>());
+        body["logprobs"] = json!(0);
+        let answer = server.ask(COMPLETIONS, &body).await;
+        let n_characters = text(&answer).chars().count() as u64;
+        let offsets = answer["choices"][0]["logprobs"]["text_offset"].as_array().unwrap().clone();
+        assert!(offsets.iter().all(|offset| offset.as_u64().unwrap() < n_characters), "{answer}");
+        assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() as usize >= offsets.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_answers_take_their_prompt_in_once() {
+    let server = Server::start().await;
+    let prompt: Vec<u32> = (0..3000).map(|at| 5 + at % 1000).collect();
+    let seconds = async |n: usize| {
+        let began = std::time::Instant::now();
+        let body = json!({"prompt": prompt, "n": n, "max_tokens": 1, "ignore_eos": true, "seed": 1});
+        let answer = server.ask(COMPLETIONS, &body).await;
+        assert_eq!(answer["usage"]["prompt_tokens"], 3000);
+        assert_eq!(answer["usage"]["completion_tokens"].as_u64(), Some(n as u64));
+        began.elapsed().as_secs_f64()
+    };
+    let (one, sixteen) = (seconds(1).await, seconds(16).await);
+    assert!(sixteen < 8.0 * one, "{sixteen} s for 16 answers, {one} s for one");
+}

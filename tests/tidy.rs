@@ -162,7 +162,7 @@ fn the_readme_has_every_route() {
         assert!(known.contains(&format!("{method} {path}")), "{method} {path} is not in the README");
         routes += 1;
     }
-    assert_eq!(routes, 11);
+    assert_eq!(routes, 12);
 }
 
 #[test]

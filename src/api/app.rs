@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
 use super::error::ApiError;
+use super::extract::Named;
 use crate::engine::{Engine, Health};
 use crate::error::{Error, Unavailable};
 use crate::metrics::Exposition;
@@ -22,6 +23,10 @@ pub struct Settings {
     pub api_keys: Vec<ApiKey>,
     /// Pages from these origins may ask; `*` means any.
     pub cors_origins: Vec<HeaderValue>,
+    /// Metrics are served on a port of their own.
+    pub has_metrics_port: bool,
+    /// The log has what is asked, which it has not otherwise.
+    pub logs_prompts: bool,
     /// A larger body is refused.
     pub body_limit: usize,
     /// How long a request may wait for those before it.
@@ -63,6 +68,7 @@ struct Inner {
     exposition: Exposition,
     served: OnceLock<Served>,
     is_draining: AtomicBool,
+    named: Named,
     /// Set when whatever still runs is to end at once.
     cut_off: watch::Sender<bool>,
 }
@@ -86,7 +92,8 @@ impl App {
     /// One that says that its model is loading.
     pub fn new(settings: Settings, exposition: Exposition) -> Self {
         let (served, is_draining) = (OnceLock::new(), AtomicBool::new(false));
-        Self(Arc::new(Inner { settings, exposition, served, is_draining, cut_off: watch::Sender::new(false) }))
+        let (named, cut_off) = (Named::default(), watch::Sender::new(false));
+        Self(Arc::new(Inner { settings, exposition, served, is_draining, named, cut_off }))
     }
 
     /// From now on requests are answered. What was served before stays.
@@ -115,6 +122,11 @@ impl App {
     /// How the server behaves.
     pub fn settings(&self) -> &Settings {
         &self.0.settings
+    }
+
+    /// Which unknown fields were named in the log.
+    pub(super) fn named(&self) -> &Named {
+        &self.0.named
     }
 
     /// All metrics.

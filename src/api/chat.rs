@@ -48,6 +48,9 @@ pub(super) async fn complete(State(app): State<App>, Json(request): Json<ChatReq
     options.top_logprobs = top_logprobs(&request)?;
     let shape = Turn::new(served, options.top_logprobs);
     let messages = request.messages;
+    if app.settings().logs_prompts {
+        tracing::info!(?messages, "asked");
+    }
     let requests = with_served(&app, move |served| {
         Ok(vec![GenerateRequest::new(encode(&messages, served)?, &options, &served.config)?])
     });

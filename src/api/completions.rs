@@ -56,6 +56,9 @@ pub(super) async fn complete(
     options.top_logprobs = top_logprobs(request.logprobs)?;
     let shape = Text::new(served, options.top_logprobs.is_some());
     let prompt = request.prompt;
+    if app.settings().logs_prompts {
+        tracing::info!(?prompt, "asked");
+    }
     let requests = with_served(&app, move |served| {
         let prompts = encode(prompt, served)?.into_iter();
         prompts.map(|prompt| GenerateRequest::new(prompt, &options, &served.config)).collect()

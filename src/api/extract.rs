@@ -1,5 +1,7 @@
 //! A request's body: JSON of a known shape, within a bound of bytes and time.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -14,8 +16,8 @@ use super::aside::aside;
 use super::error::ApiError;
 use crate::metrics::IGNORED_FIELDS;
 
-/// So many fields that are not known are named in the log, and so many characters of each.
-const MOST_NAMED: usize = 8;
+/// So many fields that are not known are named in the log, each once, and so many characters of each.
+const MOST_NAMED: usize = 256;
 const LONGEST_NAME: usize = 64;
 
 /// A larger body is read on a thread of its own, so that those that serve connections go on.
@@ -24,7 +26,24 @@ const MOST_BYTES_AT_ONCE: usize = 64 << 10;
 /// A body has to be there in this time.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The body of a request, read as JSON. Fields that it does not know are ignored, counted and named in the log.
+/// Which unknown fields were named in the log.
+#[derive(Debug, Default)]
+pub(super) struct Named(Mutex<HashSet<String>>);
+
+impl Named {
+    /// Names those that were not named before.
+    fn name(&self, fields: &[String]) {
+        let mut named = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for field in fields {
+            let field: String = field.chars().take(LONGEST_NAME).collect();
+            if named.len() < MOST_NAMED && named.insert(field.clone()) {
+                tracing::info!(field, "requests have a field that is not known: it is ignored");
+            }
+        }
+    }
+}
+
+/// The body of a request, read as JSON. Fields that it does not know are ignored, counted and named in the log once.
 pub(super) struct Json<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
@@ -35,7 +54,12 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
         let limit = app.settings().body_limit;
         let read = timeout(BODY_TIMEOUT, read(request.into_body(), limit)).await;
         let bytes = read.unwrap_or_else(|_| Err(too_slow()))?;
-        aside(bytes.len(), MOST_BYTES_AT_ONCE, move || parse(&bytes)).await?.map(Self)
+        let (value, ignored) = aside(bytes.len(), MOST_BYTES_AT_ONCE, move || parse(&bytes)).await??;
+        if !ignored.is_empty() {
+            IGNORED_FIELDS.add(ignored.len() as u64, Vec::new());
+            app.named().name(&ignored);
+        }
+        Ok(Self(value))
     }
 }
 
@@ -65,8 +89,8 @@ fn too_slow() -> ApiError {
     ApiError::new(StatusCode::REQUEST_TIMEOUT, Some("request_timeout"), message)
 }
 
-/// The value in `bytes`. An error names the field.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+/// The value in `bytes`, and the fields that it does not know. An error names the field.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError> {
     let mut ignored = Vec::new();
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let mut track = serde_path_to_error::Track::new();
@@ -85,13 +109,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     json.end().map_err(|error| {
         ApiError::new(StatusCode::BAD_REQUEST, None, format!("the body goes on behind its JSON: {error}"))
     })?;
-    if !ignored.is_empty() {
-        IGNORED_FIELDS.add(ignored.len() as u64, Vec::new());
-        let named: Vec<String> =
-            ignored.iter().take(MOST_NAMED).map(|name| name.chars().take(LONGEST_NAME).collect()).collect();
-        tracing::info!(fields = ?named, "ignored fields that are not known");
-    }
-    Ok(value)
+    Ok((value, ignored))
 }
 
 /// The parameter that a path such as `messages[0].role` begins with.

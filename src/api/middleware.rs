@@ -2,6 +2,7 @@
 //! a 500; pages from elsewhere are let in or not; and whoever has no key is turned away.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use super::app::{App, Settings};
 use super::error::{ApiError, SHOULD_RETRY};
+use super::owed::Connection;
 use crate::metrics::HTTP_REQUESTS;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,6 +33,11 @@ pub(super) fn around(routes: Router<App>, app: &App) -> Router<App> {
         Some(cors) => routes.layer(cors),
         None => routes,
     };
+    observed(routes)
+}
+
+/// The routes with every request counted and logged.
+pub(super) fn observed(routes: Router<App>) -> Router<App> {
     routes.layer(from_fn(observe))
 }
 
@@ -42,7 +49,11 @@ async fn observe(request: Request, next: Next) -> Response {
     let method = known(request.method());
     let parent = request.headers().get(TRACE_PARENT).and_then(|value| value.to_str().ok());
     let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default(), traceparent = parent);
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let owes = |is_owing| connection.iter().for_each(|connection| connection.set_owing(is_owing));
+    owes(false);
     let mut response = next.run(request).instrument(span.clone()).await;
+    owes(true);
     let status = response.status().as_u16();
     HTTP_REQUESTS.add(1, vec![("route", route.clone()), ("method", method.into()), ("status", status.to_string())]);
     let seconds = began.elapsed().as_secs_f64();

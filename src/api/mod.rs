@@ -17,6 +17,7 @@ mod generate;
 mod middleware;
 mod models;
 mod openapi;
+mod owed;
 mod probes;
 pub mod serve;
 mod sse;
@@ -30,8 +31,8 @@ use axum::routing::{get, post};
 use app::App;
 use error::ApiError;
 
-/// Every route.
-pub fn router(app: App) -> Router {
+/// Every route; `/metrics` only where it has no port of its own.
+fn router(app: App) -> Router {
     let routes = Router::new()
         .route("/v1/completions", post(completions::complete))
         .route("/v1/chat/completions", post(chat::complete))
@@ -43,11 +44,22 @@ pub fn router(app: App) -> Router {
         .route("/health", get(probes::health))
         .route("/health/live", get(probes::live))
         .route("/health/ready", get(probes::ready))
-        .route("/metrics", get(probes::metrics))
-        .route("/openapi.json", get(openapi::show))
-        .fallback(unknown_route)
-        .method_not_allowed_fallback(wrong_method);
-    middleware::around(routes, &app).with_state(app)
+        .route("/openapi.json", get(openapi::show));
+    let routes = if app.settings().has_metrics_port { routes } else { routes.merge(metrics()) };
+    middleware::around(with_fallbacks(routes), &app).with_state(app)
+}
+
+/// The routes of the port for metrics, which asks for no key.
+fn metrics_router(app: App) -> Router {
+    middleware::observed(with_fallbacks(metrics())).with_state(app)
+}
+
+fn metrics() -> Router<App> {
+    Router::new().route("/metrics", get(probes::metrics))
+}
+
+fn with_fallbacks(routes: Router<App>) -> Router<App> {
+    routes.fallback(unknown_route).method_not_allowed_fallback(wrong_method)
 }
 
 async fn unknown_route() -> ApiError {

@@ -47,7 +47,11 @@ pub(super) async fn show(State(app): State<App>) -> Json<Value> {
 
 fn document(app: &App) -> Value {
     let has_keys = !app.settings().api_keys.is_empty();
-    let mut document = serde_json::to_value(described(has_keys)).unwrap_or_default();
+    let mut described = described(has_keys);
+    if app.settings().has_metrics_port {
+        described.paths.paths.shift_remove("/metrics");
+    }
+    let mut document = serde_json::to_value(described).unwrap_or_default();
     for (request, conditions) in conditions() {
         if let Some(schema) = document.pointer_mut(&format!("/components/schemas/{request}")) {
             schema["allOf"] = conditions;

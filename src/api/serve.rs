@@ -11,11 +11,14 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_io_timeout::TimeoutStream;
+use tower_http::add_extension::AddExtension;
 
 use super::app::App;
-use super::router;
+use super::owed::Owed;
+use super::{metrics_router, router};
 
 /// A request's headers have to be there in this time, and a connection may be silent between requests for as long.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,7 +29,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an accept that failed, as it does where there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Answers that are complete, or were cut off, have this long to reach their clients.
+/// Answers that were cut off have this long to reach their clients, and so have those who are asking for one.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether a drain is complete.
@@ -35,32 +38,48 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Metrics that nobody scrapes are tidied up so often.
 const TIDY_UP_EVERY: Duration = Duration::from_secs(5);
 
-/// Serves `app` on `listener` until `shutdown`; then finishes what was taken in, within `drain_timeout`.
+/// Where requests come in.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For all of them.
+    pub api: TcpListener,
+    /// For metrics alone, if they have a port of their own.
+    pub metrics: Option<TcpListener>,
+}
+
+/// Serves `app` on `listeners` until `shutdown`; then finishes what was taken in, within `drain_timeout`.
 ///
-/// Returns whether everything was finished.
+/// Returns whether everything was finished and delivered.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Listeners,
     app: App,
     shutdown: impl Future<Output = ()>,
     drain_timeout: Duration,
 ) -> bool {
-    let connections = GracefulShutdown::new();
-    let tidying = tokio::spawn(tidy_up(app.clone()));
+    let Listeners { api, metrics } = listeners;
+    let background = [Some(tokio::spawn(tidy_up(app.clone()))), metrics.map(|listener| serve_metrics(listener, &app))];
+    let (connections, owed) = (GracefulShutdown::new(), Owed::default());
     let routes = router(app.clone());
     tokio::select! {
-        () = accept(&listener, &routes, &connections) => {}
+        () = accept(&api, &routes, &connections, &owed) => {}
         () = shutdown => {}
     }
     app.drain();
-    let is_clean = drain(listener, &app, routes, connections, drain_timeout).await;
-    tidying.abort();
+    let is_clean = drain(api, &app, routes, connections, &owed, Instant::now() + drain_timeout).await;
+    background.iter().flatten().for_each(JoinHandle::abort);
     is_clean
 }
 
-async fn accept(listener: &TcpListener, routes: &Router, connections: &GracefulShutdown) {
+/// Metrics are told to the very end.
+fn serve_metrics(listener: TcpListener, app: &App) -> JoinHandle<()> {
+    let routes = metrics_router(app.clone());
+    tokio::spawn(async move { accept(&listener, &routes, &GracefulShutdown::new(), &Owed::default()).await })
+}
+
+async fn accept(listener: &TcpListener, routes: &Router, connections: &GracefulShutdown, owed: &Owed) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => open(stream, routes, connections),
+            Ok((stream, _)) => open(stream, routes, connections, owed),
             Err(error) if is_of_one_connection(error.kind()) => {}
             Err(error) => {
                 tracing::warn!("no connection can be taken: {error}");
@@ -74,12 +93,12 @@ fn is_of_one_connection(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
 }
 
-fn open(stream: TcpStream, routes: &Router, connections: &GracefulShutdown) {
+fn open(stream: TcpStream, routes: &Router, connections: &GracefulShutdown, owed: &Owed) {
     let _ = stream.set_nodelay(true); // each token goes out at once
     let Ok((stream, twin)) = twins(stream) else { return }; // no file descriptor is left
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    let service = TowerToHyperService::new(routes.clone());
+    let service = TowerToHyperService::new(AddExtension::new(routes.clone(), owed.connection()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -123,7 +142,8 @@ async fn drain(
     app: &App,
     routes: Router,
     connections: GracefulShutdown,
-    limit: Duration,
+    owed: &Owed,
+    deadline: Instant,
 ) -> bool {
     let late = GracefulShutdown::new();
     let is_idle = async {
@@ -132,17 +152,28 @@ async fn drain(
         }
     };
     tokio::select! {
-        () = accept(&listener, &routes, &late) => {}
-        _ = timeout(limit, is_idle) => {}
+        () = accept(&listener, &routes, &late, owed) => {}
+        _ = timeout_at(deadline, is_idle) => {}
     }
     drop(listener);
-    let is_clean = app.is_idle();
-    if !is_clean {
+    let is_finished = app.is_idle();
+    if !is_finished {
         app.cut_off();
     }
     let all = async { tokio::join!(connections.shutdown(), late.shutdown()) };
-    let _ = timeout(LAST_WORDS, all).await; // whoever is still sending a request has nothing that could be lost
-    is_clean
+    tokio::select! {
+        _ = all => {}
+        () = deliver(owed, deadline) => {}
+    }
+    is_finished && !owed.is_any()
+}
+
+/// Waits until nothing is left that could be lost: whoever is still sending a request has nothing.
+async fn deliver(owed: &Owed, deadline: Instant) {
+    sleep(LAST_WORDS).await;
+    while owed.is_any() && Instant::now() < deadline {
+        sleep(DRAIN_POLL).await;
+    }
 }
 
 async fn tidy_up(app: App) {

@@ -102,7 +102,12 @@ impl Checkpoint {
 
     /// Reads the weights onto `device`, in the types that they are stored in, and lets go of the files.
     pub fn load(self, device: &Device) -> Result<Model> {
-        Model::load(&self.config, &Weights::new(&self.tensors, device))
+        self.load_telling(device, &|_| {})
+    }
+
+    /// The same, telling of each tensor how many bytes it had in its file.
+    pub fn load_telling(self, device: &Device, loaded: &dyn Fn(usize)) -> Result<Model> {
+        Model::load(&self.config, &Weights::new(&self.tensors.telling(loaded), device))
     }
 
     /// The tokenizer: what the key `tokenizer` names beside the checkpoint, else `tokenizer.json`.

@@ -125,6 +125,11 @@ impl Tensors {
         Shapes(self)
     }
 
+    /// The same tensors, with `loaded` told the stored bytes of each one that is read.
+    pub fn telling<'a>(&'a self, loaded: &'a dyn Fn(usize)) -> Telling<'a> {
+        Telling { tensors: self, loaded }
+    }
+
     fn check_index(&self, index: &Index) -> Result<()> {
         for (name, file) in &index.weight_map {
             let entry = self.by_name.get(native_name(name));
@@ -177,6 +182,26 @@ impl TensorSource for Tensors {
 
     fn missing(&self, name: &str, shape: &[usize]) -> Error {
         Error::checkpoint(&self.origin, format!("tensor {name} is missing; expected it with shape {shape:?}"))
+    }
+}
+
+/// A source that tells of every tensor that it gives.
+pub struct Telling<'a> {
+    tensors: &'a Tensors,
+    loaded: &'a dyn Fn(usize),
+}
+
+impl TensorSource for Telling<'_> {
+    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
+        let tensor = self.tensors.tensor(name, shape, device)?;
+        if let (Some(_), Some(entry)) = (&tensor, self.tensors.by_name.get(name)) {
+            (self.loaded)(entry.tensor.bytes.len());
+        }
+        Ok(tensor)
+    }
+
+    fn missing(&self, name: &str, shape: &[usize]) -> Error {
+        self.tensors.missing(name, shape)
     }
 }
 

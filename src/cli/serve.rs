@@ -1,6 +1,6 @@
 //! `blazr serve`: the model behind the HTTP API.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use axum::http::HeaderValue;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
+use indicatif::{ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
 use super::ModelArgs;
 use crate::api::app::{ApiKey, App, Served, Settings, now};
-use crate::api::serve::serve;
+use crate::api::serve::{Listeners, serve};
 use crate::engine::Engine;
 use crate::engine::queue::Limits;
 use crate::error::{Error, Result};
@@ -42,6 +43,9 @@ pub(super) struct ServeArgs {
     /// The port to listen on; 0 takes one that is free.
     #[arg(long, default_value_t = 8080)]
     port: u16,
+    /// Serve /metrics on this port instead, to whoever can reach it.
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<u16>,
     /// At most this many requests wait.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one())]
     max_queue: usize,
@@ -75,6 +79,9 @@ pub(super) struct ServeArgs {
     /// Write conversations as this Jinja template says, instead of the checkpoint's.
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
+    /// Write what is asked into the log.
+    #[arg(long)]
+    log_prompts: bool,
 }
 
 fn at_least_one() -> RangedU64ValueParser<usize> {
@@ -89,8 +96,13 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
     let app = App::new(args.settings()?, Exposition::install()?);
     let runtime = start_runtime()?;
-    let (listener, address) = runtime.block_on(args.listen())?;
+    let (api, address) = runtime.block_on(args.listen(args.port))?;
     tracing::info!("listening on http://{address}, the model is loading");
+    let metrics = args.metrics_port.map(|port| runtime.block_on(args.listen(port))).transpose()?;
+    if let Some((_, address)) = &metrics {
+        tracing::info!("metrics are on http://{address}/metrics");
+    }
+    let listeners = Listeners { api, metrics: metrics.map(|(listener, _)| listener) };
     let shutdown = Shutdown::on_signals()?;
     let loading = runtime.spawn_blocking({
         let (app, args) = (app.clone(), args.loading(threads, address));
@@ -119,7 +131,7 @@ pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
     let until = async {
         let _ = told.send(stop.await);
     };
-    let is_clean = runtime.block_on(serve(listener, app, until, args.drain_timeout));
+    let is_clean = runtime.block_on(serve(listeners, app, until, args.drain_timeout));
     runtime.shutdown_background();
     match failure.try_recv() {
         Ok(Some(error)) => Err(error),
@@ -144,16 +156,18 @@ impl ServeArgs {
         Ok(Settings {
             api_keys: [keys, in_file].concat(),
             cors_origins: self.cors_origin.clone(),
+            has_metrics_port: self.metrics_port.is_some(),
+            logs_prompts: self.log_prompts,
             body_limit: self.body_limit,
             queue_timeout: self.queue_timeout,
             request_timeout: self.request_timeout,
         })
     }
 
-    async fn listen(&self) -> Result<(TcpListener, SocketAddr)> {
-        let asked = format!("{}:{}", self.host, self.port);
+    async fn listen(&self, port: u16) -> Result<(TcpListener, SocketAddr)> {
+        let asked = format!("{}:{port}", self.host);
         let failed = |error: io::Error| Error::io(Path::new(&asked), error);
-        let listener = TcpListener::bind((self.host.as_str(), self.port)).await.map_err(failed)?;
+        let listener = TcpListener::bind((self.host.as_str(), port)).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok((listener, address))
     }
@@ -199,22 +213,43 @@ impl Loading {
         let tokenizer = Arc::new(checkpoint.tokenizer()?);
         let template = checkpoint.chat_template(self.chat_template.as_deref(), &tokenizer)?;
         let fingerprint = format!("blazr-{}-{}", env!("CARGO_PKG_VERSION"), size.parameters);
-        let model = checkpoint.load(&device::choose(self.model.cpu))?;
+        let device = device::choose(self.model.cpu);
+        tracing::info!("loading {id}: {} MB of weights", megabytes(size.bytes));
+        let progress = progress_bar(size.bytes);
+        let model = checkpoint.load_telling(&device, &|bytes| progress.inc(bytes as u64))?;
+        progress.finish_and_clear();
         let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), self.limits, self.threads)?;
         MODEL_INFO.set(1.0, vec![("model", id.clone())]);
+        let sequence = config.state_bytes() + config.cache_bytes_per_token().saturating_mul(config.max_seq_len);
         tracing::info!(
-            "serving {id}: {} parameters, {} MB of weights, a context of {} tokens, loaded in {:.3} s",
+            "serving {id} on http://{} after {:.3} s: {} parameters, a context of {} tokens, {} MB of weights and at most \
+             {} MB of state; try: curl http://{}/v1/completions -H 'Content-Type: application/json' -d '{}'",
+            self.address,
+            began.elapsed().as_secs_f64(),
             size.parameters,
-            size.bytes / 1_000_000,
             config.max_seq_len,
-            began.elapsed().as_secs_f64()
-        );
-        tracing::info!(
-            r#"try it: curl http://{}/v1/completions -H "Content-Type: application/json" -d '{{"prompt": "Once upon a time"}}'"#,
-            self.address
+            megabytes(size.bytes),
+            megabytes(sequence),
+            self.address,
+            r#"{"prompt": "Once upon a time"}"#
         );
         let aliases = self.aliases;
         app.serve(Served { id, aliases, config, tokenizer, template, engine, fingerprint, created: now() });
         Ok(())
     }
+}
+
+/// Rounded up.
+fn megabytes(bytes: usize) -> usize {
+    bytes.div_ceil(1_000_000)
+}
+
+/// Shows on a terminal how many of the bytes are loaded, and nothing elsewhere.
+fn progress_bar(bytes: usize) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(bytes as u64);
+    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left");
+    style.map_or_else(|_| ProgressBar::hidden(), |style| bar.with_style(style))
 }

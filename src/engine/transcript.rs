@@ -90,8 +90,11 @@ impl<'a> Transcript<'a> {
         let mut text = String::new();
         self.decoder.push(token, &mut text);
         let bytes = if self.spells { self.spell(token, &text, was_complete) } else { Vec::new() };
-        let told = self.told(token, ranked, bytes);
-        let start = self.decoded;
+        // Bytes before it that became no character are not its own.
+        let n_broken = usize::from(!was_complete && text.starts_with(char::REPLACEMENT_CHARACTER));
+        let mut told = self.told(token, ranked, bytes);
+        told.offset += n_broken;
+        let start = self.decoded + n_broken * char::REPLACEMENT_CHARACTER.len_utf8();
         self.decoded += text.len();
         self.characters += text.chars().count();
         (Held { told, start, end: self.decoded }, text)

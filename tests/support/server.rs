@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blazr::api::app::{App, Served, Settings, now};
-use blazr::api::serve::serve;
+use blazr::api::serve::{Listeners, serve};
 use blazr::checkpoint::Checkpoint;
 use blazr::engine::Engine;
 use blazr::engine::queue::Limits;
@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 
 pub struct Server {
     pub address: SocketAddr,
+    pub metrics_address: Option<SocketAddr>,
     pub app: App,
     pub client: Client,
     stop: Option<oneshot::Sender<()>>,
@@ -41,6 +42,8 @@ impl Default for Setup {
         let settings = Settings {
             api_keys: Vec::new(),
             cors_origins: Vec::new(),
+            has_metrics_port: false,
+            logs_prompts: false,
             body_limit: 1 << 20,
             queue_timeout: Duration::from_secs(60),
             request_timeout: Duration::from_secs(60),
@@ -52,18 +55,26 @@ impl Default for Setup {
 
 impl Setup {
     pub async fn start(self) -> Server {
+        let has_metrics_port = self.settings.has_metrics_port;
         let app = App::new(self.settings, Exposition::install().unwrap());
         if self.is_loaded {
             app.serve(served(self.limits, self.has_template));
         }
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = api.local_addr().unwrap();
+        let (metrics, metrics_address) = if has_metrics_port {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            (Some(listener), Some(address))
+        } else {
+            (None, None)
+        };
         let (stop, stopped) = oneshot::channel();
         let until = async {
             let _ = stopped.await;
         };
-        let running = tokio::spawn(serve(listener, app.clone(), until, self.drain_timeout));
-        Server { address, app, client: Client::new(), stop: Some(stop), running }
+        let running = tokio::spawn(serve(Listeners { api, metrics }, app.clone(), until, self.drain_timeout));
+        Server { address, metrics_address, app, client: Client::new(), stop: Some(stop), running }
     }
 }
 
