@@ -18,7 +18,7 @@ pub enum Error {
     },
     /// A prompt leaves no room in the model's context.
     #[error(
-        "prompt: {prompt_tokens} tokens leave no room in the model's max_seq_len of {max_seq_len}: shorten the prompt"
+        "prompt: this model's maximum context length is {max_seq_len} tokens, and the prompt has {prompt_tokens}: shorten it"
     )]
     ContextLength {
         /// The prompt's tokens.

@@ -437,7 +437,7 @@ fn requests_that_can_not_be_done() {
         (&["--prompt", ""][..], &["prompt", "found none"][..]),
         (&["--prompt", &long], &["prompt", "600", "512"]),
         (&["--prompt", &long.repeat(20)], &["prompt", "12000 bytes are 923 tokens or more", "512"]),
-        (&["--prompt", &long[..512]], &["prompt", "512 tokens leave no room"]),
+        (&["--prompt", &long[..512]], &["prompt", "the prompt has 512"]),
         (&["--prompt", "x", "--temperature", "9"], &["temperature", "9", "2"]),
         (&["--prompt", "x", "--temperature", "-1"], &["temperature", "-1"]),
         (&["--prompt", "x", "--temperature", "nan"], &["temperature", "NaN"]),

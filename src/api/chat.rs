@@ -14,8 +14,8 @@ use super::extract::Json;
 use super::generate::{Delivery, Head, Part, Shape, answer, max_tokens, options};
 use super::openapi::{Overloaded, Refused};
 use super::types::{
-    Answer, AssistantMessage, ChatChoice, ChatLogprob, ChatLogprobs, ChatRequest, Delta, Message, TokenLogprob,
-    UsageField,
+    Answer, AssistantMessage, ChatChoice, ChatLogprob, ChatLogprobs, ChatRequest, Delta, Message, ServerSentEvent,
+    TokenLogprob, UsageField,
 };
 use crate::engine::event::Told;
 use crate::engine::request::GenerateRequest;
@@ -31,7 +31,7 @@ use crate::text::Tokenizer;
         (
             status = 200,
             description = "The answer; with `stream`, chunks as server-sent events",
-            content((Answer<ChatChoice> = "application/json"), (Answer<ChatChoice> = "text/event-stream"))
+            content((Answer<ChatChoice> = "application/json"), (ServerSentEvent = "text/event-stream"))
         ),
         Refused,
         Overloaded

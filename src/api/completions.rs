@@ -13,7 +13,8 @@ use super::extract::Json;
 use super::generate::{Delivery, Head, Part, Shape, answer, max_tokens, options};
 use super::openapi::{Overloaded, Refused};
 use super::types::{
-    Answer, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt, Ranking, UsageField, Whole,
+    Answer, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt, Ranking, ServerSentEvent, UsageField,
+    Whole,
 };
 use crate::engine::event::Told;
 use crate::engine::request::GenerateRequest;
@@ -35,7 +36,7 @@ pub(super) const MOST_PROMPTS: usize = 128;
         (
             status = 200,
             description = "The answer; with `stream`, chunks as server-sent events",
-            content((Answer<CompletionChoice> = "application/json"), (Answer<CompletionChoice> = "text/event-stream"))
+            content((Answer<CompletionChoice> = "application/json"), (ServerSentEvent = "text/event-stream"))
         ),
         Refused,
         Overloaded

@@ -32,11 +32,11 @@ pub struct ApiError {
 /// The body: `{"error": {…}}`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Envelope {
-    error: Body,
+    error: ErrorBody,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
-struct Body {
+pub(super) struct ErrorBody {
     message: String,
     r#type: &'static str,
     param: Option<String>,
@@ -72,7 +72,7 @@ impl ApiError {
     /// The body.
     pub fn envelope(&self) -> Envelope {
         let Self { message, param, code, .. } = self.clone();
-        Envelope { error: Body { message, r#type: self.kind(), param, code } }
+        Envelope { error: ErrorBody { message, r#type: self.kind(), param, code } }
     }
 }
 

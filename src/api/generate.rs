@@ -99,9 +99,10 @@ pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
 }
 
 fn bias(biases: impl IntoIterator<Item = (String, f32)>) -> Result<Vec<(u32, f32)>, ApiError> {
+    let is_number = |token: &str| token.bytes().all(|byte| byte.is_ascii_digit()); // `parse` would take a sign too
     let parse = |(token, bias): (String, f32)| match token.parse() {
-        Ok(id) => Ok((id, bias)),
-        Err(_) => Err(ApiError::invalid("logit_bias", format!("logit_bias: {token:?} is not a token id"))),
+        Ok(id) if is_number(&token) => Ok((id, bias)),
+        _ => Err(ApiError::invalid("logit_bias", format!("logit_bias: {token:?} is not a token id"))),
     };
     biases.into_iter().map(parse).collect()
 }

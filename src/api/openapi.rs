@@ -8,13 +8,12 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, SchemaFormat, SchemaType, Type};
-use utoipa::openapi::{ContentBuilder, OpenApi as Document, RefOr, Response, ResponseBuilder, Schema};
-use utoipa::{IntoResponses, OpenApi, PartialSchema};
+use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, Response, ResponseBuilder, Schema};
+use utoipa::{IntoResponses, OpenApi, ToSchema};
 
 use super::app::App;
-use super::error::Envelope;
+use super::error::{Envelope, ErrorBody};
 use super::{chat, completions, models, probes, tokens};
-use crate::engine::request::MOST_ANSWERS;
 
 /// Marks the numbers that have to be below the vocabulary's size.
 const TOKEN_ID: &str = "token-id";
@@ -35,7 +34,8 @@ const TOKEN_ID: &str = "token-id";
         probes::ready,
         probes::metrics,
         show
-    )
+    ),
+    components(schemas(Envelope, ErrorBody))
 )]
 struct Routes;
 
@@ -88,7 +88,7 @@ fn described(has_keys: bool) -> Document {
 fn conditions() -> [(&'static str, Value); 2] {
     let stream_options = needs("stream_options", &json!({"type": "null"}), "stream");
     let top_logprobs = needs("top_logprobs", &json!({"type": "null"}), "logprobs");
-    let max_tokens = needs("max_tokens", &json!({"not": {"const": 0}}), "echo");
+    let max_tokens = needs("max_tokens", &json!({"type": ["integer", "null"], "minimum": 1}), "echo");
     let completion = json!([stream_options, max_tokens, {"anyOf": best_of()}]);
     [("CompletionRequest", completion), ("ChatRequest", json!([stream_options, top_logprobs]))]
 }
@@ -99,26 +99,42 @@ fn needs(field: &str, harmless: &Value, other: &str) -> Value {
     json!({"anyOf": [{"properties": {field: harmless}}, is_true]})
 }
 
-/// Schemas: `best_of` is null, or as much as `n`.
-fn best_of() -> Vec<Value> {
+/// Schemas: `best_of` is null, or 1 as `n` is. (That it may be any other `n` too, generators of cases can't make use of.)
+fn best_of() -> Value {
     let is_null = json!({"properties": {"best_of": {"type": "null"}}});
-    let is_one = json!({"properties": {"best_of": {"const": 1}, "n": {"type": "null"}}});
-    let both = |n| json!({"required": ["n"], "properties": {"best_of": {"const": n}, "n": {"const": n}}});
-    [is_null, is_one].into_iter().chain((1..=MOST_ANSWERS).map(both)).collect()
+    json!([is_null, {"properties": {"best_of": {"const": 1}, "n": {"enum": [1, null]}}}])
 }
 
-/// Bounds every token id.
+/// Bounds every token id, be it a number or the name of a key.
 fn bound_token_ids(schema: &mut Value, vocab_size: usize) {
+    let most = vocab_size.saturating_sub(1);
     match schema {
         Value::Object(keys) => {
             if keys.get("format").is_some_and(|format| format == TOKEN_ID) {
-                keys.insert("maximum".into(), json!(vocab_size.saturating_sub(1)));
+                if keys.get("type").is_some_and(|kind| kind == "string") {
+                    keys.insert("pattern".into(), json!(at_most(most)));
+                } else {
+                    keys.insert("maximum".into(), json!(most));
+                }
             }
             keys.values_mut().for_each(|value| bound_token_ids(value, vocab_size));
         }
         Value::Array(values) => values.iter_mut().for_each(|value| bound_token_ids(value, vocab_size)),
         _ => {}
     }
+}
+
+/// A regular expression for the whole numbers from 0 to `most`.
+fn at_most(most: usize) -> String {
+    let digits = most.to_string();
+    let smaller_at = |at: usize, digit: char| {
+        let smaller = char::from_digit(digit.to_digit(10)?.checked_sub(1)?, 10)?;
+        Some(format!("{}[0-{smaller}][0-9]{{{}}}", digits.get(..at)?, digits.len() - at - 1))
+    };
+    let same_length = digits.char_indices().filter_map(|(at, digit)| smaller_at(at, digit));
+    let shorter = (digits.len() > 1).then(|| format!("[0-9]{{1,{}}}", digits.len() - 1));
+    let all: Vec<String> = std::iter::once(digits.clone()).chain(shorter).chain(same_length).collect();
+    format!("^0*({})$", all.join("|"))
 }
 
 // --------------------------------------------------------------------------- schemas by hand
@@ -159,7 +175,7 @@ pub(super) fn stop() -> Schema {
 /// Token ids and what to add to their logits.
 pub(super) fn logit_bias() -> Schema {
     let bias = ObjectBuilder::new().schema_type(Type::Number).minimum(Some(-100)).maximum(Some(100));
-    let key = text(1, None).pattern(Some("^[0-9]{1,2}$"));
+    let key = text(1, None).pattern(Some("^[0-9]+$")).format(Some(SchemaFormat::Custom(TOKEN_ID.into())));
     let object = ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
         .property_names(Some(Schema::from(key)))
@@ -220,8 +236,20 @@ impl IntoResponses for Overloaded {
 
 fn failures(statuses: &[(&str, &str)]) -> BTreeMap<String, RefOr<Response>> {
     let failure = |description: &str| {
-        let content = ContentBuilder::new().schema(Some(Envelope::schema())).build();
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(Envelope::name()))).build();
         RefOr::T(ResponseBuilder::new().description(description).content("application/json", content).build())
     };
     statuses.iter().map(|(status, description)| ((*status).to_owned(), failure(description))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_are_bounded_by_a_pattern() {
+        assert_eq!(at_most(2047), "^0*(2047|[0-9]{1,3}|[0-1][0-9]{3}|20[0-3][0-9]{1}|204[0-6][0-9]{0})$");
+        assert_eq!(at_most(0), "^0*(0)$");
+        assert_eq!(at_most(100), "^0*(100|[0-9]{1,2}|[0-0][0-9]{2})$");
+    }
 }

@@ -140,7 +140,7 @@ generation_requests! {
         #[schema(minimum = 0, maximum = 1, default = 0.9)]
         top_p: Option<f32>,
         /// 0 is off.
-        #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991u64, default = 40)]
+        #[schema(value_type = Option<u64>, maximum = 18_446_744_073_709_551_615u64, default = 40)]
         top_k: Option<Whole<usize>>,
         /// 0 is off.
         #[schema(minimum = 0, maximum = 1, default = 0)]
@@ -169,11 +169,10 @@ generation_requests! {
         /// Whether the model can't end the text.
         ignore_eos: Option<bool>,
         /// So many tokens come before the model may end the text.
-        #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991u64, default = 0)]
+        #[schema(value_type = Option<u64>, maximum = 18_446_744_073_709_551_615u64, default = 0)]
         min_tokens: Option<Whole<usize>>,
         /// The caller's own name for whoever asks; not used.
-        #[schema(value_type = Option<String>)]
-        user: Option<Value>,
+        user: Option<String>,
         /// Whether the answer comes piece by piece.
         stream: Option<bool>,
         /// What the stream has besides; only possible with `stream`.
@@ -189,7 +188,7 @@ generation_requests! {
         #[schema(schema_with = openapi::prompt)]
         prompt: Prompt,
         /// At most this many tokens; 0 only with `echo`.
-        #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991u64, default = 100)]
+        #[schema(value_type = Option<u64>, maximum = 18_446_744_073_709_551_615u64, default = 100)]
         max_tokens: Option<Whole<usize>>,
         /// How many of the most probable tokens are told beside each one.
         #[schema(value_type = Option<u64>, maximum = 5)]
@@ -210,10 +209,10 @@ generation_requests! {
         #[schema(min_items = 1)]
         messages: Vec<Message>,
         /// At most this many tokens, by its older name.
-        #[schema(value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991u64, default = 100)]
+        #[schema(value_type = Option<u64>, minimum = 1, maximum = 18_446_744_073_709_551_615u64, default = 100)]
         max_tokens: Option<Whole<usize>>,
         /// At most this many tokens.
-        #[schema(value_type = Option<u64>, minimum = 1, maximum = 9_007_199_254_740_991u64, default = 100)]
+        #[schema(value_type = Option<u64>, minimum = 1, maximum = 18_446_744_073_709_551_615u64, default = 100)]
         max_completion_tokens: Option<Whole<usize>>,
         /// Whether log-probabilities are told.
         logprobs: Option<bool>,
@@ -265,9 +264,9 @@ pub struct PlainText {
     pub r#type: TextOnly,
 }
 
-/// What answers are made of.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
+/// The one kind of content.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, ToSchema)]
+#[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the name says it")]
 pub enum TextOnly {
     Text,
@@ -306,13 +305,11 @@ pub enum Content {
 
 /// A part of what is said; other kinds than text are not supported.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum TextPart {
-    /// A text.
-    Text {
-        /// The text.
-        text: String,
-    },
+pub struct TextPart {
+    /// Its kind.
+    pub r#type: TextOnly,
+    /// The text.
+    pub text: String,
 }
 
 /// `POST /tokenize`.
@@ -337,6 +334,13 @@ pub struct DetokenizeRequest {
 }
 
 // --------------------------------------------------------------------------- what is answered
+
+/// A server-sent event: a chunk of the answer as JSON, or `[DONE]`.
+#[derive(ToSchema)]
+#[expect(missing_docs, reason = "named as in the standard")]
+pub struct ServerSentEvent {
+    pub data: String,
+}
 
 /// The answer to a request for a generation, or a chunk of it.
 #[derive(Clone, Debug, Serialize, ToSchema)]

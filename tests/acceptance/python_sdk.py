@@ -112,10 +112,10 @@ def events(stream: bytes) -> list[str]:
     return data
 
 
-def refused(kind: type[openai.APIError], ask: Callable[[], object], **expected: object) -> openai.APIError:
+def refused(kind: type[openai.APIError], request: Callable[[], object], **expected: object) -> openai.APIError:
     """The error that is raised, which is of this very class and has these attributes."""
     try:
-        ask()
+        request()
     except openai.APIError as error:
         found = {name: getattr(error, name) for name in expected}
         assert type(error) is kind and found == expected, (type(error), error, found)
@@ -145,12 +145,18 @@ def not_found() -> None:
 
 
 def statuses_without_a_class() -> None:
-    status = openai.APIStatusError
-    refused(status, lambda: client.get("/completions", cast_to=object), status_code=405, code="method_not_allowed")
-    large = {**LONG, "prompt": "a" * 5_000_000}
-    refused(status, lambda: client.completions.create(**large), status_code=413, code="request_too_large")
-    plain = {"Content-Type": "text/plain"}
-    refused(status, lambda: client.completions.create(**LONG, extra_headers=plain), status_code=415)
+    """Whether the body was read or not, the next request gets through."""
+    large, plain = {**LONG, "prompt": "a" * 5_000_000}, {**LONG, "extra_headers": {"Content-Type": "text/plain"}}
+    bad: list[tuple[Callable[[], object], int, str]] = [
+        (lambda: client.get("/completions", cast_to=object), 405, "method_not_allowed"),
+        (lambda: client.put("/completions", cast_to=object, body={"prompt": "Once"}), 405, "method_not_allowed"),
+        (lambda: client.completions.create(**large), 413, "request_too_large"),
+        (lambda: client.completions.create(**plain), 415, "unsupported_media_type"),
+    ]
+    for create, status, code in bad:
+        for _ in range(5):
+            refused(openai.APIStatusError, create, status_code=status, code=code)
+            ask(client)
 
 
 def authentication() -> None:
@@ -189,7 +195,7 @@ def broken_stream() -> None:
     with situations.impatient() as url:
         stream = client_of(url).completions.create(**LONG, stream=True)
         refused(openai.APIError, lambda: pieces.extend(piece.choices[0].text for piece in stream), type="server_error")
-    assert len(pieces) > 10, pieces
+    assert pieces
 
 
 def unreachable() -> None:

@@ -1,13 +1,28 @@
 #!/usr/bin/env bash
-# Runs the official clients against a built blazr: `bash tests/acceptance/run.sh target/debug/blazr`.
+# Runs the official clients, and tools that build on them, against a built blazr:
+# `bash tests/acceptance/run.sh target/debug/blazr`.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 blazr=$(realpath "$1")
 place=$here/../../target/acceptance
-[ -x "$place/bin/python" ] || python3 -m venv "$place"
-"$place/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+
+# A virtual environment with what the file of requirements names.
+environment() {
+  [ -x "$1/bin/python" ] || python3 -m venv "$1"
+  "$1/bin/pip" install --quiet --disable-pip-version-check -r "$2"
+}
+
+run() {
+  echo "== ${*: -1}"
+  "$place/bin/python" "$here/server.py" "$blazr" "$@"
+}
+
+environment "$place" "$here/requirements.txt"
+environment "$place/litellm" "$here/requirements-litellm.txt"
 cp "$here/package.json" "$here/node_sdk.mjs" "$place/"
 (cd "$place" && npm install --silent --no-audit --no-fund)
-"$place/bin/python" "$here/server.py" "$blazr" "$place/bin/python" "$here/python_sdk.py"
-"$place/bin/python" "$here/server.py" "$blazr" node "$place/node_sdk.mjs"
-"$place/bin/python" "$here/server.py" "$blazr" "$place/bin/python" "$here/scraped.py"
+run node "$place/node_sdk.mjs"
+run "$place/litellm/bin/python" "$here/litellm_client.py"
+for client in python_sdk langchain_client lm_eval_harness scraped schema; do
+  run "$place/bin/python" "$here/$client.py"
+done

@@ -54,8 +54,8 @@ def full() -> Iterator[tuple[str, Callable[[], None]]]:
 
 @contextmanager
 def impatient() -> Iterator[str]:
-    """The address of a server that gives up what isn't done after half a second."""
-    with serve(BLAZR, "--request-timeout", "0.5") as url:
+    """The address of a server that gives up what isn't done after a second."""
+    with serve(BLAZR, "--request-timeout", "1") as url:
         yield url
 
 

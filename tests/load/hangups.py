@@ -164,7 +164,8 @@ def check_counts(report: Report, clients: Clients) -> None:
     found = cancelled(clients.server.metrics())
     for phase, gone in clients.gone.items():
         most = gone + clients.gone_in_storms
-        report.check(f"counted as cancelled in {phase}", found[phase], gone <= found[phase] <= most, f"{gone} to {most}")
+        holds = gone <= found[phase] <= most
+        report.check(f"counted as cancelled in {phase}", found[phase], holds, f"{gone} to {most}")
     report.equal("counted as cancelled", found.total(), clients.gone.total() + clients.gone_in_storms)
 
 
@@ -190,7 +191,8 @@ def main() -> None:
             clients.round()
             if clients.n_rounds * TENTHS // n_rounds > len(course):
                 course.append(server.footprint().rss_kib)
-        print(f"{n_rounds * PER_ROUND} hang-ups, the last nine tenths of them in {time.monotonic() - began:.0f} s", flush=True)
+        seconds = time.monotonic() - began
+        print(f"{n_rounds * PER_ROUND} hang-ups, the last nine tenths of them in {seconds:.0f} s", flush=True)
         print(f"RSS after each tenth, in MiB: {', '.join(str(kib // 1024) for kib in course)}", flush=True)
         report.growth(warm, server.footprint_at_rest())
         check_times(report, clients)

@@ -130,7 +130,8 @@ class Answer:
 
     def events(self) -> list[str]:
         """The data of each server-sent event."""
-        return [event.removeprefix("data: ") for event in self.body.decode().split("\n\n") if event.startswith("data: ")]
+        events = self.body.decode().split("\n\n")
+        return [event.removeprefix("data: ") for event in events if event.startswith("data: ")]
 
 
 class Connection:
@@ -198,8 +199,8 @@ def get(path: str) -> bytes:
 
 
 def post(path: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: blazr\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST {path} HTTP/1.1\r\nHost: blazr\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def completion(**fields: object) -> bytes:
@@ -224,8 +225,8 @@ def ask(address: Address, request: bytes, timeout: float = 60) -> Answer:
 
 
 class Prober:
-    """Asks for /health every 10 ms, each time on a fresh connection, while its `with` block runs. It is a process of its
-    own, with priority over all others where the system lets it, so that what it waits for is the server."""
+    """Asks for /health every 10 ms, each time on a fresh connection, while its `with` block runs. It is a process of
+    its own, with priority over all others where the system lets it, so that what it waits for is the server."""
 
     def __init__(self, address: Address) -> None:
         self._stop = multiprocessing.Event()

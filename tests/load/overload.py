@@ -4,11 +4,10 @@ where it was after the first round, and who came first is served first."""
 import json
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from harness import Address, Answer, Report, Server, arguments, ask, completion
+from harness import Address, Answer, Connection, Report, Server, arguments, completion
 
 MAX_QUEUE = 4
 TOKENS = 60
@@ -25,7 +24,6 @@ class Outcome:
     """What became of one client."""
 
     client: int
-    is_streamed: bool
     ended: float
     answer: Answer | None
 
@@ -40,7 +38,7 @@ class Outcome:
             return wrong_refusal(self.answer)
         if self.answer.status != 200:
             return f"status {self.answer.status}"
-        return wrong_stream(self.answer) if self.is_streamed else wrong_whole(self.answer)
+        return wrong_stream(self.answer) if is_streamed(self.client) else wrong_whole(self.answer)
 
 
 def wrong_refusal(answer: Answer) -> str | None:
@@ -65,34 +63,51 @@ def wrong_stream(answer: Answer) -> str | None:
     return None if found == (["length"], TOKENS, "[DONE]") else f"ended with {found}"
 
 
-def request(is_streamed: bool) -> bytes:
-    streamed = {"stream": True, "stream_options": {"include_usage": True}} if is_streamed else {}
+def is_streamed(client: int) -> bool:
+    return client % 2 == 0
+
+
+def request(client: int) -> bytes:
+    streamed = {"stream": True, "stream_options": {"include_usage": True}} if is_streamed(client) else {}
     return completion(prompt="Once upon a time", max_tokens=TOKENS, ignore_eos=True, **streamed)
 
 
-def run(address: Address, client: int, wait: Callable[[], object]) -> Outcome:
+def start(address: Address, client: int) -> Connection:
     """One client; every second one reads a stream."""
-    is_streamed = client % 2 == 0
-    wait()
+    return Connection(address, TIMEOUT_SECONDS).send(request(client))
+
+
+def end(connection: Connection, client: int) -> Outcome:
     try:
-        answer = ask(address, request(is_streamed), TIMEOUT_SECONDS)
+        answer = connection.answer()
     except OSError:
         answer = None
-    return Outcome(client, is_streamed, time.monotonic(), answer)
+    ended = time.monotonic()
+    connection.close()
+    return Outcome(client, ended, answer)
 
 
 def at_once(pool: ThreadPoolExecutor, address: Address, n_clients: int) -> list[Outcome]:
     barrier = threading.Barrier(n_clients)
-    return list(pool.map(lambda client: run(address, client, barrier.wait), range(n_clients)))
+
+    def run(client: int) -> Outcome:
+        barrier.wait()
+        try:
+            connection = start(address, client)
+        except OSError:
+            return Outcome(client, time.monotonic(), None)
+        return end(connection, client)
+
+    return list(pool.map(run, range(n_clients)))
 
 
 def one_by_one(pool: ThreadPoolExecutor, address: Address) -> list[Outcome]:
-    began = time.monotonic()
-
-    def arrive(client: int) -> None:
-        time.sleep(max(0.0, began + client * ARRIVE_EVERY_SECONDS - time.monotonic()))
-
-    return list(pool.map(lambda client: run(address, client, lambda: arrive(client)), range(ORDERED_CLIENTS)))
+    """Each has sent its request before the pause begins after which the next one comes."""
+    outcomes = []
+    for client in range(ORDERED_CLIENTS):
+        outcomes.append(pool.submit(end, start(address, client), client))
+        time.sleep(ARRIVE_EVERY_SECONDS)
+    return [outcome.result() for outcome in outcomes]
 
 
 def check_rounds(report: Report, blazr: str, n_clients: int, n_rounds: int) -> None:
