@@ -18,7 +18,7 @@ pub enum Error {
     },
     /// A prompt leaves no room in the model's context.
     #[error(
-        "prompt: this model's maximum context length is {max_seq_len} tokens, and the prompt has {prompt_tokens}: shorten it"
+        "prompt is too long: this model's maximum context length is {max_seq_len} tokens, and the prompt has {prompt_tokens}"
     )]
     ContextLength {
         /// The prompt's tokens.

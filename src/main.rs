@@ -9,6 +9,10 @@ use tracing_subscriber::EnvFilter;
 /// What is logged unless RUST_LOG says otherwise.
 const DEFAULT_LOG: &str = "blazr=info";
 
+/// Gives memory back soon, and threads that come and go don't each keep some.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = blazr::cli::Cli::parse();
     limit_candle(cli.threads());

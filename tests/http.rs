@@ -185,6 +185,11 @@ async fn bad_input_is_a_400_that_names_the_parameter() {
         (COMPLETIONS, json!({"prompt": "a", "suffix": "b"}), "suffix"),
         (COMPLETIONS, json!({"prompt": "a", "logprobs": 6}), "logprobs"),
         (COMPLETIONS, json!({"prompt": "a", "logit_bias": {"x": 1}}), "logit_bias"),
+        (COMPLETIONS, json!({"prompt": "a", "logit_bias": {"+5": 1}}), "logit_bias"),
+        (COMPLETIONS, json!({"prompt": "a", "user": 5}), "user"),
+        (COMPLETIONS, json!({"prompt": "a", "stream": true, "stream_options": [true, false]}), "stream_options"),
+        (CHAT, json!({"messages": [{"role": "user", "content": [["text", "a"]]}]}), "messages"),
+        (CHAT, json!({"messages": [{"role": "user", "content": [{"type": 0, "text": "a"}]}]}), "messages"),
         (COMPLETIONS, json!({"prompt": "a", "logit_bias": {"99999": 1}}), "logit_bias"),
         (COMPLETIONS, json!({"prompt": "a", "stop": vec!["a"; 17]}), "stop"),
         (COMPLETIONS, json!({"prompt": "a", "stream_options": {"include_usage": true}}), "stream_options"),
@@ -637,4 +642,35 @@ async fn several_answers_take_their_prompt_in_once() {
     };
     let (one, sixteen) = (seconds(1).await, seconds(16).await);
     assert!(sixteen < 8.0 * one, "{sixteen} s for 16 answers, {one} s for one");
+}
+
+#[tokio::test]
+async fn a_connection_whose_body_was_not_read_says_that_it_ends() {
+    let keys = Settings { api_keys: vec![ApiKey::new("key").unwrap()], ..Setup::default().settings };
+    let locked = Setup { settings: keys, ..Setup::default() }.start().await;
+    let open = Server::start().await;
+    let body = json!({"prompt": "a"});
+    let asks = [
+        (locked.post(COMPLETIONS, &body), 401, true),
+        (open.post("/nowhere", &body), 404, true),
+        (open.client.put(open.url(COMPLETIONS)).json(&body), 405, true),
+        (open.client.post(open.url(COMPLETIONS)).body("text"), 415, true),
+        (open.client.post(open.url(COMPLETIONS)).json(&"x".repeat(2 << 20)), 413, true),
+        (open.post(COMPLETIONS, &json!({"prompt": 5})), 400, false),
+        (open.get("/nowhere"), 404, false),
+    ];
+    for (request, status, is_closed) in asks {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers().get("connection").is_some_and(|value| value == "close"), is_closed, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_there_before_the_first_request() {
+    let server = Server::start().await;
+    let metrics = server.metrics().await;
+    for gauge in ["blazr_running_requests ", "blazr_queue_requests ", "blazr_queue_tokens ", "blazr_state_bytes "] {
+        assert!(metrics.contains(gauge), "{gauge}");
+    }
 }

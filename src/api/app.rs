@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderValue;
 use subtle::ConstantTimeEq;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::error::ApiError;
 use super::extract::Named;
@@ -69,6 +69,9 @@ struct Inner {
     served: OnceLock<Served>,
     is_draining: AtomicBool,
     named: Named,
+    /// Held by whoever is on the way into the queue, and by whoever has a text tokenized for itself.
+    admission: Mutex<()>,
+    tokenizing: Mutex<()>,
     /// Set when whatever still runs is to end at once.
     cut_off: watch::Sender<bool>,
 }
@@ -93,7 +96,8 @@ impl App {
     pub fn new(settings: Settings, exposition: Exposition) -> Self {
         let (served, is_draining) = (OnceLock::new(), AtomicBool::new(false));
         let (named, cut_off) = (Named::default(), watch::Sender::new(false));
-        Self(Arc::new(Inner { settings, exposition, served, is_draining, named, cut_off }))
+        let (admission, tokenizing) = (Mutex::new(()), Mutex::new(()));
+        Self(Arc::new(Inner { settings, exposition, served, is_draining, named, admission, tokenizing, cut_off }))
     }
 
     /// From now on requests are answered. What was served before stays.
@@ -122,6 +126,16 @@ impl App {
     /// How the server behaves.
     pub fn settings(&self) -> &Settings {
         &self.0.settings
+    }
+
+    /// Requests go one by one from here into the queue, so that none overtakes another while its prompt is read.
+    pub(super) fn admission(&self) -> &Mutex<()> {
+        &self.0.admission
+    }
+
+    /// Texts that are to be tokenized for themselves go one by one: a large one takes much memory for a moment.
+    pub(super) fn tokenizing(&self) -> &Mutex<()> {
+        &self.0.tokenizing
     }
 
     /// Which unknown fields were named in the log.

@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::app::{App, Served};
-use super::aside::with_served;
 use super::error::ApiError;
 use super::extract::Json;
 use super::generate::{Delivery, Head, Part, Shape, answer, max_tokens, options};
@@ -51,10 +50,9 @@ pub(super) async fn complete(State(app): State<App>, Json(request): Json<ChatReq
     if app.settings().logs_prompts {
         tracing::info!(?messages, "asked");
     }
-    let requests = with_served(&app, move |served| {
-        Ok(vec![GenerateRequest::new(encode(&messages, served)?, &options, &served.config)?])
-    });
-    answer(&app, requests.await?, delivery, shape).await
+    let read =
+        move |served: &Served| Ok(vec![GenerateRequest::new(encode(&messages, served)?, &options, &served.config)?]);
+    answer(&app, read, delivery, shape).await
 }
 
 /// Parameters that are known and can't be honoured.

@@ -7,7 +7,6 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::app::{App, Served};
-use super::aside::with_served;
 use super::error::ApiError;
 use super::extract::Json;
 use super::generate::{Delivery, Head, Part, Shape, answer, max_tokens, options};
@@ -60,11 +59,11 @@ pub(super) async fn complete(
     if app.settings().logs_prompts {
         tracing::info!(?prompt, "asked");
     }
-    let requests = with_served(&app, move |served| {
+    let read = move |served: &Served| {
         let prompts = encode(prompt, served)?.into_iter();
         prompts.map(|prompt| GenerateRequest::new(prompt, &options, &served.config)).collect()
-    });
-    answer(&app, requests.await?, delivery, shape).await
+    };
+    answer(&app, read, delivery, shape).await
 }
 
 fn refuse_unsupported(request: &CompletionRequest, n: usize) -> Result<(), ApiError> {
@@ -89,17 +88,21 @@ fn top_logprobs(asked: Option<Whole<usize>>) -> Result<Option<usize>, ApiError> 
 
 /// The token ids of every prompt.
 fn encode(prompt: Prompt, served: &Served) -> Result<Vec<Vec<u32>>, Error> {
+    let n_prompts = match &prompt {
+        Prompt::Text(_) | Prompt::Tokens(_) => 1,
+        Prompt::Texts(texts) => texts.len(),
+        Prompt::TokenLists(lists) => lists.len(),
+    };
+    if !(1..=MOST_PROMPTS).contains(&n_prompts) {
+        return Err(Error::invalid("prompt", format!("expected 1 to {MOST_PROMPTS} of them, found {n_prompts}")));
+    }
     let encode = |text: &String| served.tokenizer.encode_prompt(text, served.config.max_seq_len);
-    let prompts = match prompt {
+    Ok(match prompt {
         Prompt::Text(text) => vec![encode(&text)?],
         Prompt::Texts(texts) => texts.iter().map(encode).collect::<Result<_, _>>()?,
         Prompt::Tokens(tokens) => vec![ids(tokens)],
         Prompt::TokenLists(lists) => lists.into_iter().map(ids).collect(),
-    };
-    if !(1..=MOST_PROMPTS).contains(&prompts.len()) {
-        return Err(Error::invalid("prompt", format!("expected 1 to {MOST_PROMPTS} of them, found {}", prompts.len())));
-    }
-    Ok(prompts)
+    })
 }
 
 fn ids(tokens: Vec<Whole<u32>>) -> Vec<u32> {
@@ -128,13 +131,17 @@ impl Text {
         for Told { token, logprob, top, offset, .. } in told {
             logprobs.tokens.push(self.tokenizer.spelling_of(token).0);
             logprobs.token_logprobs.push(logprob);
-            logprobs.top_logprobs.push(logprob.map(|_| self.ranked(&top)));
+            logprobs.top_logprobs.push(logprob.map(|logprob| self.ranked(top, (token, logprob))));
             logprobs.text_offset.push(offset);
         }
         logprobs
     }
 
-    fn ranked(&self, top: &[(u32, f32)]) -> Ranking {
+    /// The most probable tokens, the chosen one always among them.
+    fn ranked(&self, mut top: Vec<(u32, f32)>, chosen: (u32, f32)) -> Ranking {
+        if top.is_empty() {
+            top.push(chosen);
+        }
         Ranking(top.iter().map(|(token, logprob)| (self.tokenizer.spelling_of(*token).0, *logprob)).collect())
     }
 }

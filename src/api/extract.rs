@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::app::App;
 use super::aside::aside;
 use super::error::ApiError;
+use super::types::Object;
 use crate::metrics::IGNORED_FIELDS;
 
 /// So many fields that are not known are named in the log, each once, and so many characters of each.
@@ -96,7 +97,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Vec<String>), ApiError
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
     let parsed = serde_ignored::deserialize(tracked, |path| ignored.push(path.to_string()));
-    let value = parsed.map_err(|error: serde_json::Error| {
+    let Object(value) = parsed.map_err(|error: serde_json::Error| {
         let path = track.path().to_string();
         let message = format!("the body is not what is expected here: {error}");
         match error.classify() {

@@ -19,10 +19,10 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::app::{App, Served, now};
-use super::aside::aside;
+use super::aside::{aside, with_served};
 use super::error::ApiError;
 use super::sse;
-use super::types::{Answer, OneOrMany, Shared, StreamOptions, Usage, UsageField, Whole};
+use super::types::{Answer, Object, OneOrMany, Shared, StreamOptions, Usage, UsageField, Whole};
 use crate::engine::event::{Event, FinishReason, Piece};
 use crate::engine::request::{GenerateRequest, Options};
 use crate::engine::{Generation, GivenUp, Update};
@@ -49,7 +49,8 @@ impl Delivery {
         if shared.stream_options.is_some() && !stream {
             return Err(ApiError::invalid("stream_options", "stream_options: only possible with stream: true"));
         }
-        let StreamOptions { include_usage, continuous_usage_stats } = shared.stream_options.clone().unwrap_or_default();
+        let Object(StreamOptions { include_usage, continuous_usage_stats }) =
+            shared.stream_options.clone().unwrap_or_default();
         let (include_usage, continuous_usage) = (include_usage == Some(true), continuous_usage_stats == Some(true));
         Ok(Self { stream, include_usage, continuous_usage: include_usage && continuous_usage })
     }
@@ -99,9 +100,8 @@ pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
 }
 
 fn bias(biases: impl IntoIterator<Item = (String, f32)>) -> Result<Vec<(u32, f32)>, ApiError> {
-    let is_number = |token: &str| token.bytes().all(|byte| byte.is_ascii_digit()); // `parse` would take a sign too
-    let parse = |(token, bias): (String, f32)| match token.parse() {
-        Ok(id) if is_number(&token) => Ok((id, bias)),
+    let parse = |(token, bias): (String, f32)| match token.parse::<u32>() {
+        Ok(id) if id.to_string() == token => Ok((id, bias)),
         _ => Err(ApiError::invalid("logit_bias", format!("logit_bias: {token:?} is not a token id"))),
     };
     biases.into_iter().map(parse).collect()
@@ -188,15 +188,20 @@ pub(super) trait Shape: Send + 'static {
     fn tells_tokens(&self) -> bool;
 }
 
-/// Takes the requests in, and answers with what comes of them.
+/// Takes the requests in that `read` makes of a body, and answers with what comes of them.
 pub(super) async fn answer<S: Shape>(
     app: &App,
-    requests: Vec<GenerateRequest>,
+    read: impl FnOnce(&Served) -> Result<Vec<GenerateRequest>, Error> + Send + 'static,
     delivery: Delivery,
     shape: S,
 ) -> Result<Response, ApiError> {
-    let answers: Vec<Progress> = requests.iter().flat_map(Progress::of_all).collect();
-    let mut source = Source::new(app.served()?.engine.submit(requests)?, app);
+    let (answers, generation) = {
+        let _turn = app.admission().lock().await;
+        let requests = with_served(app, read).await?;
+        let answers: Vec<Progress> = requests.iter().flat_map(Progress::of_all).collect();
+        (answers, app.served()?.engine.submit(requests)?)
+    };
+    let mut source = Source::new(generation, app);
     let first = source.first().await?;
     if delivery.stream {
         let chunks = Chunks { shape, source, delivery, answers, ready: VecDeque::new(), is_over: false };

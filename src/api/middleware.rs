@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -22,6 +23,9 @@ use crate::metrics::HTTP_REQUESTS;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Answers that go out before the body was read: the connection can't be used again, and the client has to know.
+const LEAVES_BODY: [u16; 6] = [401, 404, 405, 408, 413, 415];
 
 /// A longer id of a caller's is not taken over.
 const LONGEST_ID: usize = 128;
@@ -51,6 +55,7 @@ async fn observe(request: Request, next: Next) -> Response {
     let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default(), traceparent = parent);
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let owes = |is_owing| connection.iter().for_each(|connection| connection.set_owing(is_owing));
+    let has_body = !request.body().is_end_stream();
     owes(false);
     let mut response = next.run(request).instrument(span.clone()).await;
     owes(true);
@@ -58,7 +63,11 @@ async fn observe(request: Request, next: Next) -> Response {
     HTTP_REQUESTS.add(1, vec![("route", route.clone()), ("method", method.into()), ("status", status.to_string())]);
     let seconds = began.elapsed().as_secs_f64();
     span.in_scope(|| tracing::info!(method, route, status, seconds, "answered"));
-    response.headers_mut().insert(REQUEST_ID, id);
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    if has_body && LEAVES_BODY.contains(&status) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

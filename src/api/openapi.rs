@@ -128,13 +128,14 @@ fn bound_token_ids(schema: &mut Value, vocab_size: usize) {
 fn at_most(most: usize) -> String {
     let digits = most.to_string();
     let smaller_at = |at: usize, digit: char| {
-        let smaller = char::from_digit(digit.to_digit(10)?.checked_sub(1)?, 10)?;
-        Some(format!("{}[0-{smaller}][0-9]{{{}}}", digits.get(..at)?, digits.len() - at - 1))
+        let (least, smaller) = (u32::from(at == 0), digit.to_digit(10)?.checked_sub(1)?);
+        (smaller >= least).then_some(())?;
+        Some(format!("{}[{least}-{smaller}][0-9]{{{}}}", digits.get(..at)?, digits.len() - at - 1))
     };
     let same_length = digits.char_indices().filter_map(|(at, digit)| smaller_at(at, digit));
-    let shorter = (digits.len() > 1).then(|| format!("[0-9]{{1,{}}}", digits.len() - 1));
+    let shorter = (digits.len() > 1).then(|| format!("0|[1-9][0-9]{{0,{}}}", digits.len() - 2));
     let all: Vec<String> = std::iter::once(digits.clone()).chain(shorter).chain(same_length).collect();
-    format!("^0*({})$", all.join("|"))
+    format!("^({})$", all.join("|"))
 }
 
 // --------------------------------------------------------------------------- schemas by hand
@@ -248,8 +249,8 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_bounded_by_a_pattern() {
-        assert_eq!(at_most(2047), "^0*(2047|[0-9]{1,3}|[0-1][0-9]{3}|20[0-3][0-9]{1}|204[0-6][0-9]{0})$");
-        assert_eq!(at_most(0), "^0*(0)$");
-        assert_eq!(at_most(100), "^0*(100|[0-9]{1,2}|[0-0][0-9]{2})$");
+        assert_eq!(at_most(2047), "^(2047|0|[1-9][0-9]{0,2}|[1-1][0-9]{3}|20[0-3][0-9]{1}|204[0-6][0-9]{0})$");
+        assert_eq!(at_most(0), "^(0)$");
+        assert_eq!(at_most(100), "^(100|0|[1-9][0-9]{0,1})$");
     }
 }

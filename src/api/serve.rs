@@ -95,7 +95,10 @@ fn is_of_one_connection(kind: ErrorKind) -> bool {
 
 fn open(stream: TcpStream, routes: &Router, connections: &GracefulShutdown, owed: &Owed) {
     let _ = stream.set_nodelay(true); // each token goes out at once
-    let Ok((stream, twin)) = twins(stream) else { return }; // no file descriptor is left
+    let (stream, twin) = match twins(stream) {
+        Ok(twins) => twins,
+        Err(error) => return tracing::warn!("a connection is dropped: {error}"), // no file descriptor is left
+    };
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let service = TowerToHyperService::new(AddExtension::new(routes.clone(), owed.connection()));

@@ -2,6 +2,7 @@
 
 use axum::Json as Answer;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 
 use super::app::App;
 use super::aside::with_served;
@@ -20,15 +21,16 @@ use super::types::{DetokenizeRequest, Detokenized, TokenizeRequest, Tokenized, T
 pub(super) async fn tokenize(
     State(app): State<App>,
     Json(request): Json<TokenizeRequest>,
-) -> Result<Answer<Tokenized>, ApiError> {
+) -> Result<Response, ApiError> {
     let TokenizeRequest { prompt, add_special_tokens, model } = request;
     app.served()?.check_model(model.as_deref())?;
-    let (tokens, max_model_len) = with_served(&app, move |served| {
+    let _turn = app.tokenizing().lock().await;
+    with_served(&app, move |served| {
         let tokens = served.tokenizer.encode(&prompt, add_special_tokens.unwrap_or(true))?;
-        Ok((tokens, served.config.max_seq_len))
+        let (count, max_model_len) = (tokens.len(), served.config.max_seq_len);
+        Ok(Answer(Tokenized { tokens, count, max_model_len }).into_response()) // written here: it may be large
     })
-    .await?;
-    Ok(Answer(Tokenized { count: tokens.len(), tokens, max_model_len }))
+    .await
 }
 
 /// Turns token ids into text.
@@ -41,7 +43,7 @@ pub(super) async fn tokenize(
 pub(super) async fn detokenize(
     State(app): State<App>,
     Json(request): Json<DetokenizeRequest>,
-) -> Result<Answer<Detokenized>, ApiError> {
+) -> Result<Response, ApiError> {
     let DetokenizeRequest { tokens, model } = request;
     let tokens: Vec<u32> = tokens.into_iter().map(|token| token.0).collect();
     let served = app.served()?;
@@ -50,8 +52,12 @@ pub(super) async fn detokenize(
         let size = served.config.vocab_size;
         return Err(ApiError::invalid("tokens", format!("tokens: {token} is not below the vocabulary's size {size}")));
     }
-    let prompt = with_served(&app, move |served| Ok(served.tokenizer.decode(&tokens))).await?;
-    Ok(Answer(Detokenized { prompt }))
+    let _turn = app.tokenizing().lock().await;
+    with_served(
+        &app,
+        move |served| Ok(Answer(Detokenized { prompt: served.tokenizer.decode(&tokens) }).into_response()),
+    )
+    .await
 }
 
 /// What the tokenizer has.

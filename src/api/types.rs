@@ -10,7 +10,8 @@ use std::marker::PhantomData;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::openapi;
 
@@ -57,6 +58,48 @@ impl<T: TryFrom<i128>> Visitor<'_> for WholeVisitor<T> {
         } else {
             Err(E::invalid_value(found, &self))
         }
+    }
+}
+
+/// An object: serde takes a list for a struct too.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+impl<T: ToSchema> PartialSchema for Object<T> {
+    fn schema() -> RefOr<Schema> {
+        T::schema()
+    }
+}
+
+impl<T: ToSchema> ToSchema for Object<T> {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        T::schemas(schemas);
+    }
+}
+
+impl<T: Serialize> Serialize for Object<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(de::value::MapAccessDeserializer::new(map)).map(Object)
     }
 }
 
@@ -176,7 +219,8 @@ generation_requests! {
         /// Whether the answer comes piece by piece.
         stream: Option<bool>,
         /// What the stream has besides; only possible with `stream`.
-        stream_options: Option<StreamOptions>,
+        #[schema(value_type = Option<StreamOptions>)]
+        stream_options: Option<Object<StreamOptions>>,
     }
 
     /// The fields that all requests for a generation have.
@@ -300,7 +344,7 @@ pub enum Content {
     /// As one text.
     Text(String),
     /// In parts.
-    Parts(Vec<TextPart>),
+    Parts(#[schema(inline)] Vec<Object<TextPart>>),
 }
 
 /// A part of what is said; other kinds than text are not supported.

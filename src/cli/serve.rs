@@ -11,7 +11,7 @@ use axum::http::HeaderValue;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 
 use super::ModelArgs;
@@ -30,8 +30,11 @@ const SIGNAL_POLL: Duration = Duration::from_millis(20);
 /// Connections need little: what computes has threads of its own.
 const CONNECTION_THREADS: usize = 2;
 
-/// More prompts are not tokenized at once.
-const TOKENIZING_THREADS: usize = 4;
+/// What takes its time, such as tokenizing and large bodies, is not done more often at once.
+const SIDE_THREADS: usize = 4;
+
+/// So many connections may come at once before the first of them is taken.
+const BACKLOG: u32 = 4096;
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -94,6 +97,8 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
+    // A connection takes two file descriptors. Where no more can be had, there are fewer connections.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let app = App::new(args.settings()?, Exposition::install()?);
     let runtime = start_runtime()?;
     let (api, address) = runtime.block_on(args.listen(args.port))?;
@@ -145,7 +150,7 @@ pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
 
 fn start_runtime() -> Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
-    let builder = builder.worker_threads(CONNECTION_THREADS).max_blocking_threads(TOKENIZING_THREADS).enable_all();
+    let builder = builder.worker_threads(CONNECTION_THREADS).max_blocking_threads(SIDE_THREADS).enable_all();
     builder.build().map_err(|error| Error::Unsupported(format!("can't start threads for connections: {error}")))
 }
 
@@ -167,7 +172,7 @@ impl ServeArgs {
     async fn listen(&self, port: u16) -> Result<(TcpListener, SocketAddr)> {
         let asked = format!("{}:{port}", self.host);
         let failed = |error: io::Error| Error::io(Path::new(&asked), error);
-        let listener = TcpListener::bind((self.host.as_str(), port)).await.map_err(failed)?;
+        let listener = bind(&self.host, port).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok((listener, address))
     }
@@ -182,6 +187,20 @@ impl ServeArgs {
             address,
         }
     }
+}
+
+/// Listens on the first of the host's addresses that can be had.
+async fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in tokio::net::lookup_host((host, port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// The keys in a file, one a line.

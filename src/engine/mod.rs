@@ -147,6 +147,8 @@ impl Engine {
     ) -> Result<(Self, JoinHandle<()>)> {
         let waiting =
             Waiting { queue: Queue::new(limits), is_open: true, is_running: false, seconds_per_request: None };
+        waiting.publish();
+        m::STATE_BYTES.set(0.0, Vec::new());
         let shared = Arc::new(Shared {
             waiting: Mutex::new(waiting),
             arrival: Condvar::new(),
