@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::app::{App, Served, now};
+use super::app::{App, Served, Settings, now};
 use super::aside::{aside, with_served};
 use super::error::ApiError;
 use super::sse;
@@ -195,13 +195,10 @@ pub(super) async fn answer<S: Shape>(
     delivery: Delivery,
     shape: S,
 ) -> Result<Response, ApiError> {
-    let (answers, generation) = {
-        let _turn = app.admission().lock().await;
-        let requests = with_served(app, read).await?;
-        let answers: Vec<Progress> = requests.iter().flat_map(Progress::of_all).collect();
-        (answers, app.served()?.engine.submit(requests)?)
-    };
-    let mut source = Source::new(generation, app);
+    let bounds = Bounds::new(app.settings());
+    let (answers, generation) =
+        timeout_at(bounds.first().0, admit(app, read)).await.map_err(|_| Error::Timeout(bounds.first().1))??;
+    let mut source = Source { generation, bounds, cut_off: app.watch_cut_off() };
     let first = source.first().await?;
     if delivery.stream {
         let chunks = Chunks { shape, source, delivery, answers, ready: VecDeque::new(), is_over: false };
@@ -209,6 +206,17 @@ pub(super) async fn answer<S: Shape>(
     } else {
         collect(shape, source, first, answers).await
     }
+}
+
+/// Puts the requests into the queue, in the order in which their bodies came.
+async fn admit(
+    app: &App,
+    read: impl FnOnce(&Served) -> Result<Vec<GenerateRequest>, Error> + Send + 'static,
+) -> Result<(Vec<Progress>, Generation), ApiError> {
+    let _turn = app.admission().lock().await;
+    let requests = with_served(app, read).await?;
+    let answers = requests.iter().flat_map(Progress::of_all).collect();
+    Ok((answers, app.served()?.engine.submit(requests)?))
 }
 
 /// How far one answer is.
@@ -257,28 +265,37 @@ fn note(answers: &mut [Progress], index: usize, event: &Event) {
     }
 }
 
-/// A generation with its bounds of time.
+/// How long a request may wait, and how long it may take, both from its arrival.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    queue: Instant,
+    request: Instant,
+}
+
+impl Bounds {
+    fn new(settings: &Settings) -> Self {
+        let now = Instant::now();
+        let after = |limit: Duration| now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(1 << 30));
+        Self { queue: after(settings.queue_timeout), request: after(settings.request_timeout) }
+    }
+
+    /// The one that comes first.
+    fn first(&self) -> (Instant, Timeout) {
+        if self.queue < self.request { (self.queue, Timeout::Queue) } else { (self.request, Timeout::Request) }
+    }
+}
+
+/// A generation within its bounds of time.
 struct Source {
     generation: Generation,
-    queue_deadline: Instant,
-    deadline: Instant,
+    bounds: Bounds,
     cut_off: watch::Receiver<bool>,
 }
 
 impl Source {
-    fn new(generation: Generation, app: &App) -> Self {
-        let settings = app.settings();
-        let now = Instant::now();
-        let after = |limit: Duration| now.checked_add(limit).unwrap_or_else(|| now + Duration::from_secs(1 << 30));
-        let (queue_deadline, deadline) = (after(settings.queue_timeout), after(settings.request_timeout));
-        Self { generation, queue_deadline, deadline, cut_off: app.watch_cut_off() }
-    }
-
     /// The first event, after its time in the queue.
     async fn first(&mut self) -> Result<(usize, Event), Error> {
-        let is_queue_first = self.queue_deadline < self.deadline;
-        let (deadline, timeout) =
-            if is_queue_first { (self.queue_deadline, Timeout::Queue) } else { (self.deadline, Timeout::Request) };
+        let (deadline, timeout) = self.bounds.first();
         match self.update(deadline, timeout).await {
             Update::Started => self.next().await,
             Update::Event(index, event) => Ok((index, event)),
@@ -289,7 +306,7 @@ impl Source {
     /// The next event.
     async fn next(&mut self) -> Result<(usize, Event), Error> {
         loop {
-            match self.update(self.deadline, Timeout::Request).await {
+            match self.update(self.bounds.request, Timeout::Request).await {
                 Update::Started => {}
                 Update::Event(index, event) => return Ok((index, event)),
                 Update::Failed(error) => return Err(error),
