@@ -14,7 +14,7 @@ use super::generate::{Delivery, Head, Part, Shape, answer, max_tokens, options};
 use super::openapi::{Overloaded, Refused};
 use super::types::{
     Answer, AssistantMessage, ChatChoice, ChatLogprob, ChatLogprobs, ChatRequest, Delta, Message, ServerSentEvent,
-    TokenLogprob, UsageField,
+    TokenLogprob, UsageField, Whole,
 };
 use crate::engine::event::Told;
 use crate::engine::request::GenerateRequest;
@@ -43,7 +43,7 @@ pub(super) async fn complete(State(app): State<App>, Json(request): Json<ChatReq
     let delivery = Delivery::new(&shared)?;
     refuse_unsupported(&request)?;
     let mut options = options(&shared)?;
-    options.max_tokens = max_tokens(request.max_completion_tokens.or(request.max_tokens));
+    options.max_tokens = max_tokens(max_completion_tokens(&request)?);
     options.top_logprobs = top_logprobs(&request)?;
     let shape = Turn::new(served, options.top_logprobs);
     let messages = request.messages;
@@ -75,6 +75,15 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
     match unsupported.into_iter().find(|(_, is_set)| *is_set) {
         Some((param, _)) => Err(ApiError::invalid(param, format!("{param}: this is not supported: leave it out"))),
         None => Ok(()),
+    }
+}
+
+/// The newer of the two names comes first.
+fn max_completion_tokens(request: &ChatRequest) -> Result<Option<Whole<usize>>, ApiError> {
+    let both = [("max_completion_tokens", request.max_completion_tokens), ("max_tokens", request.max_tokens)];
+    match both.iter().find(|(_, asked)| *asked == Some(Whole(0))) {
+        Some((param, _)) => Err(ApiError::invalid(*param, format!("{param}: expected at least 1, found 0"))),
+        None => Ok(request.max_completion_tokens.or(request.max_tokens)),
     }
 }
 

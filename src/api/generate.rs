@@ -22,7 +22,7 @@ use super::app::{App, Served, Settings, now};
 use super::aside::{aside, with_served};
 use super::error::ApiError;
 use super::sse;
-use super::types::{Answer, Object, OneOrMany, Shared, StreamOptions, Usage, UsageField, Whole};
+use super::types::{Answer, Object, OneOrMany, Real, Shared, StreamOptions, Usage, UsageField, Whole};
 use crate::engine::event::{Event, FinishReason, Piece};
 use crate::engine::request::{GenerateRequest, Options};
 use crate::engine::{Generation, GivenUp, Update};
@@ -79,13 +79,15 @@ pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
     } = shared.clone();
     let (usual, defaults) = (Options::default(), Params::default());
     let sampling = Params {
-        temperature: temperature.unwrap_or(defaults.temperature),
+        temperature: temperature.map_or(defaults.temperature, |temperature| temperature.0),
         top_k: top_k.map_or(defaults.top_k, |top_k| top_k.0),
-        top_p: top_p.unwrap_or(defaults.top_p),
-        min_p: min_p.unwrap_or(defaults.min_p),
-        repetition_penalty: repetition_penalty.unwrap_or(defaults.repetition_penalty),
-        frequency_penalty: frequency_penalty.unwrap_or(defaults.frequency_penalty),
-        presence_penalty: presence_penalty.unwrap_or(defaults.presence_penalty),
+        top_p: top_p.map_or(defaults.top_p, |top_p| top_p.0),
+        min_p: min_p.map_or(defaults.min_p, |min_p| min_p.0),
+        repetition_penalty: repetition_penalty
+            .map_or(defaults.repetition_penalty, |repetition_penalty| repetition_penalty.0),
+        frequency_penalty: frequency_penalty
+            .map_or(defaults.frequency_penalty, |frequency_penalty| frequency_penalty.0),
+        presence_penalty: presence_penalty.map_or(defaults.presence_penalty, |presence_penalty| presence_penalty.0),
         logit_bias: bias(logit_bias.unwrap_or_default())?,
         seed: seed.map(|seed| seed.0 as u64), // negative ones wrap around: each number is its own seed
     };
@@ -99,8 +101,8 @@ pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
     })
 }
 
-fn bias(biases: impl IntoIterator<Item = (String, f32)>) -> Result<Vec<(u32, f32)>, ApiError> {
-    let parse = |(token, bias): (String, f32)| match token.parse::<u32>() {
+fn bias(biases: impl IntoIterator<Item = (String, Real)>) -> Result<Vec<(u32, f32)>, ApiError> {
+    let parse = |(token, Real(bias)): (String, Real)| match token.parse::<u32>() {
         Ok(id) if id.to_string() == token => Ok((id, bias)),
         _ => Err(ApiError::invalid("logit_bias", format!("logit_bias: {token:?} is not a token id"))),
     };

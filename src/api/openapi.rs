@@ -13,6 +13,7 @@ use utoipa::{IntoResponses, OpenApi, ToSchema};
 
 use super::app::App;
 use super::error::{Envelope, ErrorBody};
+use super::types::TextPart;
 use super::{chat, completions, models, probes, tokens};
 
 /// Marks the numbers that have to be below the vocabulary's size.
@@ -35,7 +36,7 @@ const TOKEN_ID: &str = "token-id";
         probes::metrics,
         show
     ),
-    components(schemas(Envelope, ErrorBody))
+    components(schemas(Envelope, ErrorBody, TextPart))
 )]
 struct Routes;
 
@@ -164,6 +165,12 @@ pub(super) fn prompt() -> Schema {
     let ids = || ArrayBuilder::new().items(token_id()).min_items(Some(1));
     let forms = AnyOfBuilder::new().item(text(1, None)).item(several(text(1, None), completions::MOST_PROMPTS));
     forms.item(ids()).item(several(Schema::from(ids()), completions::MOST_PROMPTS)).into()
+}
+
+/// What is said in a turn.
+pub(super) fn content() -> Schema {
+    let parts = ArrayBuilder::new().items(Ref::from_schema_name(TextPart::name()));
+    AnyOfBuilder::new().item(text(0, None)).item(parts).item(null()).into()
 }
 
 /// Up to 16 texts before which an answer ends.

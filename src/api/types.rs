@@ -3,6 +3,7 @@
 //! Every optional field may be `null`, and whole numbers may be written as floats. Fields are named as in the
 //! [API reference](https://platform.openai.com/docs/api-reference), those that it lacks as in vLLM.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,8 +11,7 @@ use std::marker::PhantomData;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
-use utoipa::openapi::{RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
 use super::openapi;
 
@@ -61,6 +61,23 @@ impl<T: TryFrom<i128>> Visitor<'_> for WholeVisitor<T> {
     }
 }
 
+/// A number, rounded such that it stays on its side of every whole one, as the bounds of parameters are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Real(pub f32);
+
+impl<'de> Deserialize<'de> for Real {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let exact = f64::deserialize(deserializer)?;
+        let nearest = exact as f32;
+        let is_made_whole = nearest.fract() == 0.0 && exact.fract() != 0.0;
+        Ok(Self(match f64::from(nearest).total_cmp(&exact) {
+            Ordering::Less if is_made_whole => nearest.next_up(),
+            Ordering::Greater if is_made_whole => nearest.next_down(),
+            _ => nearest,
+        }))
+    }
+}
+
 /// An object: serde takes a list for a struct too.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Object<T>(pub T);
@@ -68,18 +85,6 @@ pub struct Object<T>(pub T);
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(ObjectVisitor(PhantomData))
-    }
-}
-
-impl<T: ToSchema> PartialSchema for Object<T> {
-    fn schema() -> RefOr<Schema> {
-        T::schema()
-    }
-}
-
-impl<T: ToSchema> ToSchema for Object<T> {
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        T::schemas(schemas);
     }
 }
 
@@ -177,20 +182,20 @@ generation_requests! {
         /// The model's id.
         model: Option<String>,
         /// 0 is greedy.
-        #[schema(minimum = 0, maximum = 2, default = 0.7)]
-        temperature: Option<f32>,
+        #[schema(value_type = Option<f32>, minimum = 0, maximum = 2, default = 0.7)]
+        temperature: Option<Real>,
         /// 1 is off.
-        #[schema(minimum = 0, maximum = 1, default = 0.9)]
-        top_p: Option<f32>,
+        #[schema(value_type = Option<f32>, minimum = 0, maximum = 1, default = 0.9)]
+        top_p: Option<Real>,
         /// 0 is off.
         #[schema(value_type = Option<u64>, maximum = 18_446_744_073_709_551_615u64, default = 40)]
         top_k: Option<Whole<usize>>,
         /// 0 is off.
-        #[schema(minimum = 0, maximum = 1, default = 0)]
-        min_p: Option<f32>,
+        #[schema(value_type = Option<f32>, minimum = 0, maximum = 1, default = 0)]
+        min_p: Option<Real>,
         /// The same seed gives the same tokens.
         #[schema(value_type = Option<i64>)]
-        seed: Option<Whole<i128>>,
+        seed: Option<Whole<i64>>,
         /// How many answers to each prompt.
         #[schema(value_type = Option<u64>, minimum = 1, maximum = 16, default = 1)]
         n: Option<Whole<usize>>,
@@ -198,17 +203,17 @@ generation_requests! {
         #[schema(schema_with = openapi::stop)]
         stop: Option<OneOrMany<String>>,
         /// For each time that a token was generated.
-        #[schema(minimum = -2, maximum = 2, default = 0)]
-        frequency_penalty: Option<f32>,
+        #[schema(value_type = Option<f32>, minimum = -2, maximum = 2, default = 0)]
+        frequency_penalty: Option<Real>,
         /// For tokens that were generated.
-        #[schema(minimum = -2, maximum = 2, default = 0)]
-        presence_penalty: Option<f32>,
+        #[schema(value_type = Option<f32>, minimum = -2, maximum = 2, default = 0)]
+        presence_penalty: Option<Real>,
         /// For tokens that are in the prompt or were generated; 1 is off.
-        #[schema(minimum = 1.5e-45, maximum = 10, default = 1)]
-        repetition_penalty: Option<f32>,
+        #[schema(value_type = Option<f32>, minimum = 1.5e-45, maximum = 10, default = 1)]
+        repetition_penalty: Option<Real>,
         /// Token ids as strings, and what to add to their logits, from −100 to 100.
         #[schema(schema_with = openapi::logit_bias)]
-        logit_bias: Option<BTreeMap<String, f32>>,
+        logit_bias: Option<BTreeMap<String, Real>>,
         /// Whether the model can't end the text.
         ignore_eos: Option<bool>,
         /// So many tokens come before the model may end the text.
@@ -293,6 +298,7 @@ pub struct Message {
     /// Who speaks.
     pub role: Role,
     /// What is said.
+    #[schema(schema_with = openapi::content)]
     pub content: Option<Content>,
     /// What else the template may look at.
     #[serde(flatten)]
@@ -338,13 +344,13 @@ pub enum Role {
 }
 
 /// What is said in a turn.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, ToSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(untagged, expecting = "expected a string or a list of parts {\"type\": \"text\", \"text\": …}")]
 pub enum Content {
     /// As one text.
     Text(String),
     /// In parts.
-    Parts(#[schema(inline)] Vec<Object<TextPart>>),
+    Parts(Vec<Object<TextPart>>),
 }
 
 /// A part of what is said; other kinds than text are not supported.
@@ -589,6 +595,14 @@ mod tests {
             let message = read(wrong.clone()).unwrap_err();
             assert!(message.ends_with("expected a whole number of 0 or more"), "{wrong}: {message}");
         }
+    }
+
+    #[test]
+    fn numbers_stay_on_their_side_of_whole_ones() {
+        let read = |json: &str| serde_json::from_str::<Real>(json).unwrap().0;
+        assert_eq!((read("0.7"), read("1"), read("2.0")), (0.7, 1.0, 2.0));
+        assert!(read("1.0000000001") > 1.0 && read("0.9999999999") < 1.0);
+        assert!(read("-2.0000000001") < -2.0 && read("-1e-60") < 0.0);
     }
 
     #[test]
