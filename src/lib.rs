@@ -19,7 +19,7 @@
 //!
 //! The path of a prompt: `cli` -> [`text::Tokenizer::encode`] -> [`engine::request::GenerateRequest::new`] (the only
 //! validator) -> [`engine::run::generate`] -> [`model::Model::forward`] -> [`sampling::Sampler::next`] ->
-//! [`text::Decoder::push`] -> [`engine::sequence::Event`] -> standard output. Over HTTP `api` stands before and behind: it
+//! [`text::Decoder::push`] -> [`engine::event::Event`] -> standard output. Over HTTP `api` stands before and behind: it
 //! renders conversations with [`text::ChatTemplate`], and [`engine::Engine::submit`] puts the request into the queue of the
 //! one thread that generates.
 //!
