@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use blazr::api::app::{ApiKey, Settings};
 use blazr::engine::queue::Limits;
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use server::{Server, Setup, chunks, json_of, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -363,6 +364,40 @@ async fn a_model_without_a_template_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn messages_have_five_roles_and_three_forms_of_content() {
+    let server = Server::start().await;
+    let messages = json!([
+        {"role": "system", "content": "be kind."},
+        {"role": "developer", "content": "be helpful."},
+        {"role": "user", "content": [{"type": "text", "text": "what is 2 "}, {"type": "text", "text": "plus 3?"}]},
+        {"role": "assistant", "content": null},
+        {"role": "tool", "content": "5", "tool_call_id": "call-1"},
+        {"role": "user", "content": "what is 2 plus 3?", "name": "Mia"},
+    ]);
+    let answer = server.ask(CHAT, &json!({"messages": messages, "max_tokens": 1})).await;
+    assert_eq!(answer["usage"]["completion_tokens"], 1);
+    let ask = async |content: Value| {
+        let messages = json!([{"role": "user", "content": content}]);
+        server.ask(CHAT, &json!({"messages": messages, "temperature": 0})).await["choices"].clone()
+    };
+    let text = "what is 2 plus 3?";
+    assert_eq!(ask(json!([{"type": "text", "text": text}])).await, ask(json!(text)).await);
+}
+
+#[tokio::test]
+async fn the_same_request_gives_the_same_answer_whatever_comes_between() {
+    let server = Server::start().await;
+    let body = json!({"prompt": "Once upon a time", "seed": 11, "max_tokens": 40, "logprobs": 2, "min_p": 0.01});
+    let first = server.ask(COMPLETIONS, &body).await;
+    server.ask(COMPLETIONS, &json!({"prompt": "Tom", "seed": 11, "n": 2, "presence_penalty": 1.5})).await;
+    server.ask(CHAT, &json!({"messages": user("hello"), "temperature": 2})).await;
+    let again = server.ask(COMPLETIONS, &body).await;
+    let other = server.ask(COMPLETIONS, &json!({"prompt": "Once upon a time", "seed": 12, "max_tokens": 40})).await;
+    assert_eq!((&first["choices"], &first["system_fingerprint"]), (&again["choices"], &again["system_fingerprint"]));
+    assert_ne!(text(&first), text(&other));
+}
+
+#[tokio::test]
 async fn control_tokens_in_what_a_user_says_are_text() {
     let server = Server::start().await;
     let usage = async |text: &str| {
@@ -419,6 +454,39 @@ async fn a_full_queue_turns_away_and_every_other_request_is_served() {
     }
     assert!(n_served >= 5, "{n_served}");
     assert!(server.metrics().await.contains("blazr_rejected_total{reason=\"queue_full\"}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_not_ready_but_in_good_health() {
+    let limits = Limits { requests: 1, tokens: 100_000 };
+    let server = Setup { limits, ..Setup::default() }.start().await;
+    let status = async |path: &str| json_of(server.get(path).send().await.unwrap()).await;
+    assert_eq!(status("/health/ready").await.0, 200);
+    let _two = [0; 2].map(|_| tokio::spawn(server.post(COMPLETIONS, &endless(false)).send()));
+    while server.get("/health/ready").send().await.unwrap().status() == 200 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(status("/health/ready").await.1["status"], "busy");
+    assert_eq!(status("/health").await, (StatusCode::OK, json!({"status": "ok"})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tokens_that_wait_are_bounded_too() {
+    let limits = Limits { requests: 64, tokens: 10 };
+    let server = Setup { limits, ..Setup::default() }.start().await;
+    let _running = tokio::spawn(server.post(COMPLETIONS, &endless(false)).send());
+    while server.app.is_idle() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let _waiting = tokio::spawn(server.post(COMPLETIONS, &json!({"prompt": vec![7; 8]})).send());
+    let (status, error) = loop {
+        let answer = server.post(COMPLETIONS, &json!({"prompt": vec![7; 8], "stream": true})).send();
+        if let Ok(answer) = tokio::time::timeout(Duration::from_millis(100), answer).await {
+            break json_of(answer.unwrap()).await;
+        }
+    };
+    assert_eq!((status.as_u16(), &error["error"]["code"]), (429, &json!("queue_full")));
+    assert!(error["error"]["message"].as_str().unwrap().contains("of at most 10 prompt tokens"), "{error}");
 }
 
 /// Waits until nothing waits and nothing runs.

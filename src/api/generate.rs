@@ -6,7 +6,6 @@
 //! request.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
@@ -372,10 +371,7 @@ struct Chunks<S: Shape> {
 impl<S: Shape> Chunks<S> {
     fn respond(mut self, (index, event): (usize, Event)) -> Response {
         self.take(index, event);
-        sse::response(stream::unfold(self, |mut chunks| async move {
-            let bytes = chunks.next().await?;
-            Some((Ok::<_, Infallible>(bytes), chunks))
-        }))
+        sse::response(stream::unfold(self, |mut chunks| async { Some((chunks.next().await?, chunks)) }))
     }
 
     async fn next(&mut self) -> Option<Bytes> {
@@ -386,10 +382,9 @@ impl<S: Shape> Chunks<S> {
             if self.is_over {
                 return None;
             }
-            match tokio::time::timeout(sse::KEEP_ALIVE, self.source.next()).await {
-                Err(_) => return Some(sse::COMMENT),
-                Ok(Ok((index, event))) => self.take(index, event),
-                Ok(Err(error)) => self.fail(error),
+            match self.source.next().await {
+                Ok((index, event)) => self.take(index, event),
+                Err(error) => self.fail(error),
             }
         }
     }

@@ -32,7 +32,7 @@ const LONGEST_ID: usize = 128;
 
 /// The routes with everything around them.
 pub(super) fn around(routes: Router<App>, app: &App) -> Router<App> {
-    let routes = routes.layer(from_fn_with_state(app.clone(), authenticate)).layer(CatchPanicLayer::custom(panicked));
+    let routes = caught(routes.layer(from_fn_with_state(app.clone(), authenticate)));
     let routes = match cors(app.settings()) {
         Some(cors) => routes.layer(cors),
         None => routes,
@@ -41,8 +41,13 @@ pub(super) fn around(routes: Router<App>, app: &App) -> Router<App> {
 }
 
 /// The routes with every request counted and logged.
-pub(super) fn observed(routes: Router<App>) -> Router<App> {
+pub(super) fn observed<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
     routes.layer(from_fn(observe))
+}
+
+/// The routes with panics as answers.
+fn caught<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes.layer(CatchPanicLayer::custom(panicked))
 }
 
 /// Gives the request an id, counts it, and logs one line without any of its text.
@@ -129,4 +134,36 @@ fn has_key(settings: &Settings, request: &Request) -> bool {
     // Every key is looked at, so that the time does not tell which one was nearly right.
     scheme.eq_ignore_ascii_case(b"bearer ")
         && settings.api_keys.iter().fold(false, |found, known| found | known.is(key.trim_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn broken() -> &'static str {
+        panic!("for this test")
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_that_is_not_to_be_repeated() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let routes = observed(caught(Router::new().route("/", get(broken))));
+        tokio::spawn(async { axum::serve(listener, routes).await });
+        for _ in 0..2 {
+            let response = reqwest::get(&url).await.unwrap();
+            assert_eq!(response.status().as_u16(), 500);
+            assert_eq!(response.headers()[SHOULD_RETRY.as_str()], "false");
+            assert!(response.headers().contains_key(REQUEST_ID.as_str()));
+            let Value::Object(envelope) = response.json().await.unwrap() else { panic!("no envelope") };
+            let error = &envelope["error"];
+            let parts = (&error["type"], &error["param"], &error["code"]);
+            assert_eq!(parts, (&json!("server_error"), &Value::Null, &Value::Null));
+            assert!(error["message"].is_string());
+        }
+    }
 }

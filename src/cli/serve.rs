@@ -240,22 +240,29 @@ impl Loading {
         let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), self.limits, self.threads)?;
         MODEL_INFO.set(1.0, vec![("model", id.clone())]);
         let sequence = config.state_bytes() + config.cache_bytes_per_token().saturating_mul(config.max_seq_len);
-        tracing::info!(
+        let ready = format!(
             "serving {id} on http://{} after {:.3} s: {} parameters, a context of {} tokens, {} MB of weights and at most \
-             {} MB of state; try: curl http://{}/v1/completions -H 'Content-Type: application/json' -d '{}'",
+             {} MB of state; try: {}",
             self.address,
             began.elapsed().as_secs_f64(),
             size.parameters,
             config.max_seq_len,
             megabytes(size.bytes),
             megabytes(sequence),
-            self.address,
-            r#"{"prompt": "Once upon a time"}"#
+            command_to_try(self.address, !app.settings().api_keys.is_empty()),
         );
         let aliases = self.aliases;
         app.serve(Served { id, aliases, config, tokenizer, template, engine, fingerprint, created: now() });
+        tracing::info!("{ready}");
         Ok(())
     }
+}
+
+/// A request that works when it is pasted into a shell, which has the key where one is asked for.
+fn command_to_try(address: SocketAddr, asks_for_key: bool) -> String {
+    let key = if asks_for_key { r#" -H "Authorization: Bearer $BLAZR_API_KEY""# } else { "" };
+    let body = r#"{"prompt": "Once upon a time"}"#;
+    format!("curl http://{address}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'")
 }
 
 /// Rounded up.

@@ -339,3 +339,22 @@ impl Pulse {
         hangs || self.is_dead.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_takes_no_step_for_long_or_has_died_is_stalled() {
+        let long_ago = Instant::now() - STALLED_AFTER - Duration::from_secs(1);
+        let pulse = Pulse { began: long_ago, ..Pulse::new() };
+        assert!(!pulse.is_stalled());
+        pulse.last_step.store(0, Ordering::Relaxed);
+        assert!(pulse.is_stalled());
+        pulse.beat();
+        assert!(!pulse.is_stalled());
+        pulse.rest();
+        pulse.is_dead.store(true, Ordering::Relaxed);
+        assert!(pulse.is_stalled());
+    }
+}

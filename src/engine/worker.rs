@@ -56,7 +56,6 @@ impl Worker<'_> {
         }
     }
 
-    /// Works on one job. Whatever goes wrong, even a panic, is its own.
     fn work(&self, mut job: Job) {
         if job.is_given_up() {
             return;
@@ -64,16 +63,7 @@ impl Worker<'_> {
         self.shared.pulse.beat();
         job.meter.start();
         let _ = job.updates.try_send(Update::Started);
-        match catch_unwind(AssertUnwindSafe(|| self.generate_all(&mut job))) {
-            Ok(Ok(true)) => job.meter.finish(),
-            Ok(Ok(false)) => {}
-            Ok(Err(Failure::SlowReader)) => {
-                let _ = job.given_up.set(GivenUp::TimedOut(Timeout::Reader));
-                tracing::warn!("a client that reads too slowly was dropped");
-            }
-            Ok(Err(Failure::Of(error))) => job.fail("error", error),
-            Err(_) => job.fail("panic", Error::Internal("the inference loop panicked on this request".into())),
-        }
+        job.settle(|job| self.generate_all(job));
     }
 
     /// Whether all requests came to their end: false where they were given up.
@@ -121,9 +111,42 @@ impl Job {
         }
     }
 
+    /// Ends with what comes of `work`. Whatever goes wrong in it, even a panic, is this job's own.
+    fn settle(mut self, work: impl FnOnce(&mut Self) -> Result<bool, Failure>) {
+        match catch_unwind(AssertUnwindSafe(|| work(&mut self))) {
+            Ok(Ok(true)) => self.meter.finish(),
+            Ok(Ok(false)) => {}
+            Ok(Err(Failure::SlowReader)) => {
+                let _ = self.given_up.set(GivenUp::TimedOut(Timeout::Reader));
+                tracing::warn!("a client that reads too slowly was dropped");
+            }
+            Ok(Err(Failure::Of(error))) => self.fail("error", error),
+            Err(_) => self.fail("panic", Error::Internal("the inference loop panicked on this request".into())),
+        }
+    }
+
     fn fail(mut self, reason: &'static str, error: Error) {
         self.meter.fail(reason);
         tracing::error!("a request failed: {error}");
         let _ = self.updates.try_send(Update::Failed(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::engine::meter::Meter;
+
+    #[test]
+    fn a_panic_fails_its_own_request_alone() {
+        let (updates, mut told) = mpsc::channel(4);
+        let given_up = Arc::new(OnceLock::new());
+        let meter = Meter::new(Arc::clone(&given_up));
+        Job { requests: Vec::new(), updates, given_up, meter }.settle(|_| panic!("for this test"));
+        assert!(matches!(told.try_recv(), Ok(Update::Failed(Error::Internal(_)))));
     }
 }

@@ -1,0 +1,98 @@
+//! `blazr serve` as its users run it: what it prints, and how it ends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
+
+struct Serve {
+    process: Child,
+    log: BufReader<ChildStderr>,
+    /// The line that says that it is ready.
+    ready: String,
+}
+
+impl Serve {
+    /// Starts it on the embedded model and waits until it is ready.
+    fn start(flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_blazr"));
+        let command = command.args(["serve", "--port", "0"]).args(flags).env("NO_COLOR", "1").stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap());
+        let mut serve = Self { process, log, ready: String::new() };
+        serve.ready = serve.line_with("serving nano on ");
+        serve
+    }
+
+    /// The next line of the log that has this text.
+    fn line_with(&mut self, text: &str) -> String {
+        let mut line = String::new();
+        while self.log.read_line(&mut line).unwrap() > 0 {
+            if line.contains(text) {
+                return line;
+            }
+            line.clear();
+        }
+        panic!("the log ends without {text:?}");
+    }
+
+    fn complete(&self, body: &Value) -> RequestBuilder {
+        let url = self.ready.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
+        reqwest::Client::new().post(format!("{url}/v1/completions")).json(body)
+    }
+
+    /// Asks it to stop, and gives its exit code and the rest of the log.
+    fn stop(mut self) -> (Option<i32>, String) {
+        Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status().unwrap();
+        let rest = std::io::read_to_string(&mut self.log).unwrap();
+        (self.process.wait().unwrap().code(), rest)
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+    }
+}
+
+#[tokio::test]
+async fn each_request_is_logged_in_one_line_without_its_text() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut server = Serve::start(&[]);
+    for id in ["first", "second"] {
+        let request = server.complete(&json!({"prompt": "my secret", "max_tokens": 1, "no_such_field": 1}));
+        let answer = request.header("x-request-id", id).header("traceparent", PARENT).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    let line = server.line_with("answered");
+    for part in ["id=first", PARENT, "method=\"POST\"", "route=\"/v1/completions\"", "status=200", "seconds="] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let (code, rest) = server.stop();
+    assert_eq!(code, Some(0), "{rest}");
+    assert_eq!(rest.matches("answered").count(), 1, "{rest}");
+    assert!(!rest.contains("no_such_field"), "an unknown field is named once: {rest}");
+    assert!(!(line + &rest).contains("my secret"));
+}
+
+#[tokio::test]
+async fn what_is_asked_is_logged_where_that_is_wanted() {
+    let mut server = Serve::start(&["--log-prompts"]);
+    server.complete(&json!({"prompt": "my secret", "max_tokens": 1, "no_such_field": 1})).send().await.unwrap();
+    server.line_with("no_such_field");
+    server.line_with("my secret");
+}
+
+#[test]
+fn the_command_to_try_works_when_it_is_pasted() {
+    for flags in [&[][..], &["--api-key", "sk-1"]] {
+        let mut server = Serve::start(flags);
+        let command = server.ready.split_once("try: ").unwrap().1.trim().to_owned();
+        let output = Command::new("sh").args(["-c", &command]).env("BLAZR_API_KEY", "sk-1").output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(!answer["choices"][0]["text"].as_str().unwrap().is_empty(), "{command}: {answer}");
+        server.line_with("status=200");
+    }
+}
