@@ -9,10 +9,11 @@ use super::report::{Report, Source};
 use super::tensors::Tensors;
 use crate::error::{Error, Result};
 use crate::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
-use crate::model::gqa::GqaSpec;
-use crate::model::mamba2::Mamba2Spec;
+use crate::model::gqa::{GqaSpec, usual_scale};
+use crate::model::mamba2::{Gating, Mamba2Spec};
 use crate::model::mla::MlaSpec;
-use crate::model::moe::MoeSpec;
+use crate::model::mlp::MlpSpec;
+use crate::model::moe::{MoeSpec, Routing};
 use crate::model::rope::RopeSpec;
 
 /// Both norms of a Mamba2 layer use this constant whatever `rms_norm_eps` says.
@@ -97,7 +98,16 @@ impl Resolver<'_> {
         let kinds = self.kinds.clone();
         let layers = kinds.into_iter().enumerate().map(|(layer, kind)| self.layer(layer, kind, shared));
         let layers = layers.collect::<Result<_>>()?;
-        Ok(ModelConfig { vocab_size, hidden_size, max_seq_len, norm_eps, layers })
+        let (embedding_multiplier, logits_multiplier) = (1.0, 1.0);
+        Ok(ModelConfig {
+            vocab_size,
+            hidden_size,
+            max_seq_len,
+            norm_eps,
+            embedding_multiplier,
+            logits_multiplier,
+            layers,
+        })
     }
 
     fn layer(&mut self, layer: usize, kind: Kind, shared: Shared) -> Result<LayerSpec> {
@@ -109,10 +119,10 @@ impl Resolver<'_> {
         };
         let ffn = match kind.ffn {
             FfnKind::None => FfnSpec::None,
-            FfnKind::Mlp => FfnSpec::Mlp(self.mlp(layer)?),
+            FfnKind::Mlp => FfnSpec::Mlp(MlpSpec::swiglu(self.mlp(layer)?)),
             FfnKind::Moe => FfnSpec::Moe(self.moe(layer)?),
         };
-        Ok(LayerSpec { norm_eps, mixer, ffn })
+        Ok(LayerSpec { norm_eps, mixer, mixer_multiplier: 1.0, ffn, ffn_multiplier: 1.0 })
     }
 
     fn first(&self, mixer: MixerKind) -> Option<usize> {
@@ -195,7 +205,8 @@ impl Resolver<'_> {
             conv_kernel,
             chunk_size: self.int_or("mamba2_chunk_size", 256)?,
             dt_limit: self.dt_limit()?,
-            norm_eps: MAMBA2_EPS,
+            gating: Gating::ThenNorm(MAMBA2_EPS),
+            multipliers: None,
         })
     }
 
@@ -257,10 +268,13 @@ impl Resolver<'_> {
         Ok(MlaSpec {
             num_heads,
             head_dim,
+            value_dim: head_dim,
             kv_latent_dim,
-            q_latent_dim,
+            q_latent_dim: Some(q_latent_dim),
             rope_from_q_latent: rotated_from == q_latent_dim && rotated_from != hidden_size,
-            rope: RopeSpec { width: d_rope, theta },
+            latent_norm_eps: None,
+            rope: RopeSpec::new(d_rope, theta),
+            scale: usual_scale(head_dim + d_rope),
         })
     }
 
@@ -296,7 +310,15 @@ impl Resolver<'_> {
             let message = format!("{num_kv_heads} key heads don't divide {num_heads} attention heads");
             return Err(self.keys.error("num_kv_heads", message));
         }
-        Ok(GqaSpec { num_heads, num_kv_heads, head_dim, rope: RopeSpec { width: head_dim, theta } })
+        Ok(GqaSpec {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            rope: Some(RopeSpec::new(head_dim, theta)),
+            scale: usual_scale(head_dim),
+            window: None,
+            qk_norm_eps: None,
+        })
     }
 
     /// Plain attention's shapes alone don't tell its heads: one of three keys has to.
@@ -329,9 +351,10 @@ impl Resolver<'_> {
         let intermediate_size = self.evidence.dim(&name("experts.0.gate_proj"), 0)?;
         Ok(MoeSpec {
             num_experts,
-            experts_per_tok: self.experts_per_tok(num_experts)?,
-            intermediate_size: self.settle("intermediate_size", &intermediate_size)?,
-            shared_intermediate_size: self.shared_expert(&name("shared_expert.gate_proj"))?,
+            routing: Routing::softmax_over_chosen(self.experts_per_tok(num_experts)?),
+            expert: MlpSpec::swiglu(self.settle("intermediate_size", &intermediate_size)?),
+            shared: self.shared_expert(&name("shared_expert.gate_proj"))?.map(MlpSpec::swiglu),
+            latent_size: None,
         })
     }
 

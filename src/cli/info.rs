@@ -53,8 +53,8 @@ pub(super) fn run(args: &InfoArgs) -> Result<ExitCode> {
         parameters: checkpoint.size().parameters,
         weight_bytes: checkpoint.size().bytes,
         state_bytes_per_sequence: config.state_bytes(),
-        cache_bytes_per_token: config.cache_bytes_per_token(),
-        cache_bytes_at_max_seq_len: config.cache_bytes_per_token().saturating_mul(config.max_seq_len),
+        cache_bytes_per_token: config.cache_bytes(1),
+        cache_bytes_at_max_seq_len: config.cache_bytes(config.max_seq_len),
         check: None,
     };
     if args.check {

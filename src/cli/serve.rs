@@ -239,7 +239,7 @@ impl Loading {
         progress.finish_and_clear();
         let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), self.limits, self.threads)?;
         MODEL_INFO.set(1.0, vec![("model", id.clone())]);
-        let sequence = config.state_bytes() + config.cache_bytes_per_token().saturating_mul(config.max_seq_len);
+        let sequence = config.state_bytes().saturating_add(config.cache_bytes(config.max_seq_len));
         let ready = format!(
             "serving {id} on http://{} after {:.3} s: {} parameters, a context of {} tokens, {} MB of weights and at most \
              {} MB of state; try: {}",

@@ -2,23 +2,25 @@
 
 use candle_core::{Device, Tensor};
 
-use super::config::{FfnSpec, LayerSpec, MixerSpec};
+use super::config::{FfnSpec, LayerSpec, MixerSpec, ParallelSpec};
 use super::gqa::{Gqa, GqaCache};
 use super::mamba2::{Mamba2, Mamba2State};
 use super::mla::{Mla, MlaCache};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
+use super::ops::scaled;
 use super::rope::{Positions, RopeSpec};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 
-/// One layer: `x + mixer(norm(x))`, then `x + ffn(norm(x))` where there is a feed-forward part.
+/// One layer, as its [`LayerSpec`] says.
 #[derive(Debug)]
 pub struct Block {
-    norm: Norm,
-    mixer: Mixer,
+    mixer: Option<(Norm, Mixer)>,
+    mixer_multiplier: f64,
     ffn: Option<(Norm, Ffn)>,
+    ffn_multiplier: f64,
 }
 
 #[derive(Debug)]
@@ -26,6 +28,7 @@ enum Mixer {
     Mamba2(Mamba2),
     Mla(Mla),
     Gqa(Gqa),
+    Parallel(Box<(Mamba2, Gqa)>, ParallelSpec),
 }
 
 #[derive(Debug)]
@@ -37,35 +40,37 @@ enum Ffn {
 /// What one layer keeps of a sequence.
 #[derive(Debug)]
 pub(super) enum LayerState {
+    None,
     Mamba2(Mamba2State),
     Mla(MlaCache),
     Gqa(GqaCache),
+    Parallel(Mamba2State, GqaCache),
 }
 
 impl MixerSpec {
     /// The bytes of one sequence's recurrent state.
     pub fn state_bytes(&self) -> usize {
         match self {
-            Self::Mamba2(spec) => spec.state_bytes(),
-            Self::Mla(_) | Self::Gqa(_) => 0,
+            Self::Mamba2(mamba2) | Self::Parallel(ParallelSpec { mamba2, .. }) => mamba2.state_bytes(),
+            Self::None | Self::Mla(_) | Self::Gqa(_) => 0,
         }
     }
 
-    /// The bytes that one token adds to a sequence's cache.
-    pub fn cache_bytes_per_token(&self) -> usize {
+    /// The bytes of a sequence's cache after so many tokens.
+    pub fn cache_bytes(&self, tokens: usize) -> usize {
         match self {
-            Self::Mamba2(_) => 0,
-            Self::Mla(spec) => spec.cache_bytes_per_token(),
-            Self::Gqa(spec) => spec.cache_bytes_per_token(),
+            Self::None | Self::Mamba2(_) => 0,
+            Self::Mla(spec) => spec.cache_bytes(tokens),
+            Self::Gqa(gqa) | Self::Parallel(ParallelSpec { gqa, .. }) => gqa.cache_bytes(tokens),
         }
     }
 
     /// How positions turn this mixer's queries and keys, where they do.
     pub(super) fn rope(&self) -> Option<RopeSpec> {
         match self {
-            Self::Mamba2(_) => None,
+            Self::None | Self::Mamba2(_) => None,
             Self::Mla(spec) => Some(spec.rope),
-            Self::Gqa(spec) => Some(spec.rope),
+            Self::Gqa(gqa) | Self::Parallel(ParallelSpec { gqa, .. }) => gqa.rope,
         }
     }
 }
@@ -74,18 +79,24 @@ impl LayerState {
     /// What the layer keeps before the first token.
     pub(super) fn new(spec: &MixerSpec, device: &Device) -> Result<Self> {
         Ok(match spec {
+            MixerSpec::None => Self::None,
             MixerSpec::Mamba2(spec) => Self::Mamba2(Mamba2State::new(spec, device)?),
             MixerSpec::Mla(spec) => Self::Mla(MlaCache::new(spec, device)?),
             MixerSpec::Gqa(spec) => Self::Gqa(GqaCache::new(spec, device)?),
+            MixerSpec::Parallel(ParallelSpec { mamba2, gqa, .. }) => {
+                Self::Parallel(Mamba2State::new(mamba2, device)?, GqaCache::new(gqa, device)?)
+            }
         })
     }
 
     /// A copy that shares no memory with this one.
     pub(super) fn snapshot(&self) -> Result<Self> {
         Ok(match self {
+            Self::None => Self::None,
             Self::Mamba2(state) => Self::Mamba2(state.snapshot()?),
             Self::Mla(cache) => Self::Mla(cache.snapshot()?),
             Self::Gqa(cache) => Self::Gqa(cache.snapshot()?),
+            Self::Parallel(state, cache) => Self::Parallel(state.snapshot()?, cache.snapshot()?),
         })
     }
 
@@ -97,9 +108,11 @@ impl LayerState {
     /// All that is kept, without the room that caches have in reserve.
     pub(super) fn tensors(&self) -> Vec<Tensor> {
         match self {
+            Self::None => Vec::new(),
             Self::Mamba2(state) => state.tensors(),
             Self::Mla(cache) => cache.tensors(),
             Self::Gqa(cache) => cache.tensors(),
+            Self::Parallel(state, cache) => [state.tensors(), cache.tensors()].concat(),
         }
     }
 }
@@ -107,48 +120,78 @@ impl LayerState {
 impl Block {
     /// Loads the tensors of one layer.
     pub fn load(weights: &Weights<'_>, spec: &LayerSpec, hidden_size: usize) -> Result<Self> {
-        let rms_norm = |part: &str| Norm::load_rms(&weights.part(part), hidden_size, spec.norm_eps);
-        let attention = weights.part("self_attn");
-        let mixer = match &spec.mixer {
-            MixerSpec::Mamba2(spec) => Mixer::Mamba2(Mamba2::load(&weights.part("mamba2.mixer"), spec, hidden_size)?),
-            MixerSpec::Mla(spec) => Mixer::Mla(Mla::load(&attention, spec, hidden_size)?),
-            MixerSpec::Gqa(spec) => Mixer::Gqa(Gqa::load(&attention, spec, hidden_size)?),
-        };
-        let norm = match &mixer {
-            Mixer::Mamba2(_) => Norm::load(&weights.part("mamba2.norm"), hidden_size, spec.norm_eps)?,
-            Mixer::Mla(_) | Mixer::Gqa(_) => rms_norm("input_layernorm")?,
-        };
-        let ffn = match &spec.ffn {
-            FfnSpec::None => None,
-            FfnSpec::Mlp(size) => Some(Ffn::Mlp(Mlp::load(&weights.part("mlp"), hidden_size, *size)?)),
-            FfnSpec::Moe(spec) => Some(Ffn::Moe(Moe::load(&weights.part("moe"), spec, hidden_size)?)),
-        };
-        let ffn = ffn.map(|ffn| Ok::<_, Error>((rms_norm("post_attention_layernorm")?, ffn))).transpose()?;
-        Ok(Self { norm, mixer, ffn })
+        let ffn_norm = || Norm::load_rms(&weights.part("post_attention_layernorm"), hidden_size, spec.norm_eps);
+        let ffn = Ffn::load(weights, &spec.ffn, hidden_size)?;
+        Ok(Self {
+            mixer: Mixer::load(weights, spec, hidden_size)?,
+            mixer_multiplier: spec.mixer_multiplier,
+            ffn: ffn.map(|ffn| Ok::<_, Error>((ffn_norm()?, ffn))).transpose()?,
+            ffn_multiplier: spec.ffn_multiplier,
+        })
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden], advancing `state` by those tokens.
     pub(super) fn forward(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Tensor> {
-        let x = (x + self.mixer.forward(&self.norm.forward(x)?, positions, state)?)?;
-        match &self.ffn {
-            Some((norm, ffn)) => Ok((&x + ffn.forward(&norm.forward(&x)?)?)?),
-            None => Ok(x),
+        let mut x = x.clone();
+        if let Some((norm, mixer)) = &self.mixer {
+            let mixed = mixer.forward(&norm.forward(&x)?, positions, state)?;
+            x = (x + scaled(&mixed, self.mixer_multiplier)?)?;
         }
+        if let Some((norm, ffn)) = &self.ffn {
+            let inner = ffn.forward(&norm.forward(&x)?)?;
+            x = (x + scaled(&inner, self.ffn_multiplier)?)?;
+        }
+        Ok(x)
     }
 }
 
 impl Mixer {
+    /// The mixer with the norm before it.
+    fn load(weights: &Weights<'_>, spec: &LayerSpec, hidden_size: usize) -> Result<Option<(Norm, Self)>> {
+        let (attention, mamba2) = (weights.part("self_attn"), weights.part("mamba2.mixer"));
+        let mixer = match &spec.mixer {
+            MixerSpec::None => return Ok(None),
+            MixerSpec::Mamba2(spec) => Self::Mamba2(Mamba2::load(&mamba2, spec, hidden_size)?),
+            MixerSpec::Mla(spec) => Self::Mla(Mla::load(&attention, spec, hidden_size)?),
+            MixerSpec::Gqa(spec) => Self::Gqa(Gqa::load(&attention, spec, hidden_size)?),
+            MixerSpec::Parallel(spec) => {
+                let mamba2 = Mamba2::load(&mamba2, &spec.mamba2, hidden_size)?;
+                Self::Parallel(Box::new((mamba2, Gqa::load(&attention, &spec.gqa, hidden_size)?)), spec.clone())
+            }
+        };
+        let norm = match &mixer {
+            Self::Mamba2(_) => Norm::load(&weights.part("mamba2.norm"), hidden_size, spec.norm_eps)?,
+            _ => Norm::load_rms(&weights.part("input_layernorm"), hidden_size, spec.norm_eps)?,
+        };
+        Ok(Some((norm, mixer)))
+    }
+
     fn forward(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Tensor> {
         match (self, state) {
             (Self::Mamba2(mixer), LayerState::Mamba2(state)) => mixer.forward(x, state),
             (Self::Mla(mixer), LayerState::Mla(cache)) => mixer.forward(x, positions, cache),
             (Self::Gqa(mixer), LayerState::Gqa(cache)) => mixer.forward(x, positions, cache),
+            (Self::Parallel(mixers, spec), LayerState::Parallel(state, cache)) => {
+                let ((mamba2_in, mamba2_out), (gqa_in, gqa_out)) = (spec.mamba2_multipliers, spec.gqa_multipliers);
+                let (mamba2, gqa) = &**mixers;
+                let of_state = scaled(&mamba2.forward(&scaled(x, mamba2_in)?, state)?, mamba2_out)?;
+                let of_cache = scaled(&gqa.forward(&scaled(x, gqa_in)?, positions, cache)?, gqa_out)?;
+                Ok((of_state + of_cache)?)
+            }
             _ => Err(Error::Internal("a state was given to a model that it was not made for".into())),
         }
     }
 }
 
 impl Ffn {
+    fn load(weights: &Weights<'_>, spec: &FfnSpec, hidden_size: usize) -> Result<Option<Self>> {
+        Ok(match spec {
+            FfnSpec::None => None,
+            FfnSpec::Mlp(spec) => Some(Self::Mlp(Mlp::load(&weights.part("mlp"), *spec, hidden_size)?)),
+            FfnSpec::Moe(spec) => Some(Self::Moe(Moe::load(&weights.part("moe"), spec, hidden_size)?)),
+        })
+    }
+
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Mlp(ffn) => ffn.forward(x),

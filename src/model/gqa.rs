@@ -4,11 +4,13 @@
 use candle_core::{Device, Tensor};
 
 use super::cache::Cache;
-use super::rope::{Positions, RopeSpec};
+use super::norm::Norm;
+use super::ops::Attention;
+use super::rope::{Positions, Rope, RopeSpec};
 use super::{linear::Linear, ops, weights::Weights};
 use crate::error::Result;
 
-/// The sizes of one layer.
+/// The sizes and constants of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GqaSpec {
     /// How many heads ask.
@@ -17,15 +19,27 @@ pub struct GqaSpec {
     pub num_kv_heads: usize,
     /// The width of a head.
     pub head_dim: usize,
-    /// How positions turn queries and keys.
-    pub rope: RopeSpec,
+    /// How positions turn queries and keys, where they do.
+    pub rope: Option<RopeSpec>,
+    /// What the products of queries and keys are multiplied by.
+    pub scale: f64,
+    /// A token sees so many of the last tokens, itself among them; all where there is no window.
+    pub window: Option<usize>,
+    /// The constant of the norms over each head's queries and keys, where there are such norms.
+    pub qk_norm_eps: Option<f64>,
 }
 
 impl GqaSpec {
-    /// The bytes that one token adds to a sequence's cache.
-    pub fn cache_bytes_per_token(&self) -> usize {
-        2 * self.num_kv_heads * self.head_dim * size_of::<f32>()
+    /// The bytes of a sequence's cache after so many tokens.
+    pub fn cache_bytes(&self, tokens: usize) -> usize {
+        let kept = tokens.min(self.window.unwrap_or(usize::MAX));
+        kept.saturating_mul(2 * self.num_kv_heads * self.head_dim * size_of::<f32>())
     }
+}
+
+/// 1 / √width, by which the products of queries and keys of that width are multiplied where nothing else is said.
+pub fn usual_scale(width: usize) -> f64 {
+    (width as f64).powf(-0.5)
 }
 
 /// The keys and values of one layer and sequence, [kv_heads, tokens, head_dim] each.
@@ -38,7 +52,7 @@ pub struct GqaCache {
 impl GqaCache {
     /// The cache before the first token.
     pub fn new(spec: &GqaSpec, device: &Device) -> Result<Self> {
-        let cache = || Cache::new(spec.num_kv_heads, spec.head_dim, device);
+        let cache = || Cache::new(spec.num_kv_heads, spec.head_dim, spec.window, device);
         Ok(Self { keys: cache()?, values: cache()? })
     }
 
@@ -47,9 +61,9 @@ impl GqaCache {
         Ok(Self { keys: self.keys.snapshot()?, values: self.values.snapshot()? })
     }
 
-    /// What was added so far.
+    /// What is kept.
     pub fn tensors(&self) -> Vec<Tensor> {
-        [self.keys.filled(), self.values.filled()].into_iter().flatten().collect()
+        [self.keys.kept(), self.values.kept()].into_iter().flatten().collect()
     }
 }
 
@@ -61,31 +75,51 @@ pub struct Gqa {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
 }
 
 impl Gqa {
-    /// Loads `{q,k,v,o}_proj`, with biases where they are there.
+    /// Loads `{q,k,v,o}_proj`, with biases where they are there, and `{q,k}_norm` where the layer has them.
     pub fn load(weights: &Weights<'_>, spec: &GqaSpec, hidden_size: usize) -> Result<Self> {
         let (q_width, kv_width) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
+        let norm = |name| {
+            let load = |eps| Norm::load_rms(&weights.part(name), spec.head_dim, eps);
+            spec.qk_norm_eps.map(load).transpose()
+        };
         Ok(Self {
             q_proj: Linear::load(&weights.part("q_proj"), hidden_size, q_width)?,
             k_proj: Linear::load(&weights.part("k_proj"), hidden_size, kv_width)?,
             v_proj: Linear::load(&weights.part("v_proj"), hidden_size, kv_width)?,
             o_proj: Linear::load(&weights.part("o_proj"), q_width, hidden_size)?,
+            q_norm: norm("q_norm")?,
+            k_norm: norm("k_norm")?,
             spec: spec.clone(),
         })
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' keys and values to `cache`.
     pub fn forward(&self, x: &Tensor, positions: &Positions, cache: &mut GqaCache) -> Result<Tensor> {
-        let GqaSpec { num_heads, num_kv_heads, head_dim, .. } = self.spec;
-        let rope = positions.rope(self.spec.rope)?;
-        let q = rope.rotate(&split_heads(&self.q_proj.forward(x)?, num_heads)?)?;
-        cache.keys.append(&rope.rotate(&split_heads(&self.k_proj.forward(x)?, num_kv_heads)?)?)?;
-        cache.values.append(&split_heads(&self.v_proj.forward(x)?, num_kv_heads)?)?;
-        let scale = (head_dim as f64).powf(-0.5);
-        let y = ops::causal_attention(&q, &cache.keys.filled()?, &cache.values.filled()?, positions.start(), scale)?;
+        let GqaSpec { num_heads, num_kv_heads, scale, window, .. } = self.spec;
+        let rope = self.spec.rope.map(|rope| positions.rope(rope)).transpose()?;
+        let q = prepare(&split_heads(&self.q_proj.forward(x)?, num_heads)?, self.q_norm.as_ref(), rope)?;
+        let k = prepare(&split_heads(&self.k_proj.forward(x)?, num_kv_heads)?, self.k_norm.as_ref(), rope)?;
+        let k = cache.keys.append(&k)?;
+        let v = cache.values.append(&split_heads(&self.v_proj.forward(x)?, num_kv_heads)?)?;
+        let y = ops::causal_attention(&q, &k, &v, Attention { scale, window })?;
         self.o_proj.forward(&merge_heads(&y)?)
+    }
+}
+
+/// Queries or keys [heads, tokens, head_dim] with their norm and their positions.
+fn prepare(x: &Tensor, norm: Option<&Norm>, rope: Option<&Rope>) -> Result<Tensor> {
+    let x = match norm {
+        Some(norm) => norm.forward(x)?,
+        None => x.clone(),
+    };
+    match rope {
+        Some(rope) => rope.rotate(&x),
+        None => Ok(x),
     }
 }
 

@@ -31,8 +31,21 @@ pub struct Mamba2Spec {
     pub chunk_size: usize,
     /// The bounds that Δ is clipped to.
     pub dt_limit: (f64, f64),
-    /// The constant of the gated norm.
-    pub norm_eps: f64,
+    /// How the output is gated and normalized.
+    pub gating: Gating,
+    /// What the projected z, x, B, C and Δ are multiplied by, before the convolution and before Δ's bias.
+    pub multipliers: Option<[f64; 5]>,
+}
+
+/// How the output is gated by silu(z) and normalized within each group.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gating {
+    /// The norm, with this constant, is over the gated output.
+    ThenNorm(f64),
+    /// The norm, with this constant, comes before the gate.
+    AfterNorm(f64),
+    /// There is no norm.
+    Alone,
 }
 
 impl Mamba2Spec {
@@ -44,6 +57,26 @@ impl Mamba2Spec {
     /// The width of what is convolved: x, B and C.
     pub fn conv_dim(&self) -> usize {
         self.inner() + 2 * self.n_groups * self.state_size
+    }
+
+    fn load_norm(&self, weights: &Weights<'_>) -> Result<Option<GroupedRmsNorm>> {
+        match self.gating {
+            Gating::ThenNorm(eps) | Gating::AfterNorm(eps) => {
+                GroupedRmsNorm::load(weights, self.inner(), self.n_groups, eps).map(Some)
+            }
+            Gating::Alone => Ok(None),
+        }
+    }
+
+    /// The multipliers of all that is projected, one beside the other.
+    fn multipliers(&self, device: &Device) -> Result<Option<Tensor>> {
+        let Some(multipliers) = self.multipliers else { return Ok(None) };
+        let (inner, shared) = (self.inner(), self.n_groups * self.state_size);
+        let widths = [inner, inner, shared, shared, self.num_heads];
+        let repeated =
+            multipliers.iter().zip(widths).flat_map(|(factor, width)| std::iter::repeat_n(*factor as f32, width));
+        let repeated: Vec<f32> = repeated.collect();
+        Ok(Some(Tensor::new(repeated, device)?))
     }
 
     /// The bytes of one sequence's state, however long it is.
@@ -89,7 +122,8 @@ pub struct Mamba2 {
     dt_bias: Tensor, // [heads], f64
     a: Tensor,       // [heads], f64, negative
     d: Tensor,       // [heads]
-    norm: GroupedRmsNorm,
+    norm: Option<GroupedRmsNorm>,
+    multipliers: Option<Tensor>, // [inner + conv_dim + heads]
     out_proj: Linear,
 }
 
@@ -106,7 +140,8 @@ impl Mamba2 {
             dt_bias: scalars("dt_bias")?,
             a: scalars("A_log")?.exp()?.neg()?,
             d: weights.get_f32("D", &[heads])?,
-            norm: GroupedRmsNorm::load(&weights.part("norm"), inner, spec.n_groups, spec.norm_eps)?,
+            norm: spec.load_norm(&weights.part("norm"))?,
+            multipliers: spec.multipliers(weights.device())?,
             out_proj: Linear::load(&weights.part("out_proj"), inner, hidden_size)?,
             spec: spec.clone(),
         })
@@ -115,13 +150,29 @@ impl Mamba2 {
     /// `x` [tokens, hidden] -> [tokens, hidden], advancing `state` by those tokens.
     pub fn forward(&self, x: &Tensor, state: &mut Mamba2State) -> Result<Tensor> {
         let (inner, conv_dim) = (self.spec.inner(), self.spec.conv_dim());
-        let projected = self.in_proj.forward(x)?; // z, x, B, C and Δ side by side
+        let projected = self.project(x)?;
         let z = projected.narrow(1, 0, inner)?;
         let xbc = self.convolve(&projected.narrow(1, inner, conv_dim)?, &mut state.conv)?;
         let dt = self.discretize(&projected.narrow(1, inner + conv_dim, self.spec.num_heads)?)?;
         let y = if x.dim(0)? == 1 { self.step(&xbc, &dt, state)? } else { self.scan(&xbc, &dt, state)? };
-        let gated = (y * z.silu()?)?;
-        self.out_proj.forward(&self.norm.forward(&gated)?)
+        self.out_proj.forward(&self.gate(&y, &z.silu()?)?)
+    }
+
+    /// z, x, B, C and Δ side by side.
+    fn project(&self, x: &Tensor) -> Result<Tensor> {
+        let projected = self.in_proj.forward(x)?;
+        match &self.multipliers {
+            Some(multipliers) => Ok(projected.broadcast_mul(multipliers)?),
+            None => Ok(projected),
+        }
+    }
+
+    fn gate(&self, y: &Tensor, gate: &Tensor) -> Result<Tensor> {
+        match (&self.norm, self.spec.gating) {
+            (None, _) | (_, Gating::Alone) => Ok((y * gate)?),
+            (Some(norm), Gating::ThenNorm(_)) => norm.forward(&(y * gate)?),
+            (Some(norm), Gating::AfterNorm(_)) => Ok((norm.forward(y)? * gate)?),
+        }
     }
 
     /// The causal depthwise convolution over x, B and C with its SiLU: [tokens, conv_dim] in and out.

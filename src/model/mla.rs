@@ -7,34 +7,42 @@ use candle_core::{Device, Tensor};
 
 use super::cache::Cache;
 use super::gqa::{merge_heads, split_heads};
+use super::norm::Norm;
+use super::ops::Attention;
 use super::rope::{Positions, RopeSpec};
 use super::{linear::Linear, ops, weights::Weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Keys and values are expanded for a long piece of a prompt only up to this many numbers: 256 MiB.
 const EXPANDED: usize = 1 << 26;
 
-/// The sizes of one layer.
+/// The sizes and constants of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MlaSpec {
     /// How many heads there are.
     pub num_heads: usize,
-    /// The width of a head without its rotated part.
+    /// The width of a head's queries and keys without their rotated part.
     pub head_dim: usize,
+    /// The width of a head's values.
+    pub value_dim: usize,
     /// The width of the latent that keys and values come from.
     pub kv_latent_dim: usize,
-    /// The width of the latent that queries come from.
-    pub q_latent_dim: usize,
+    /// The width of the latent that queries come from; none: they come from the layer's input.
+    pub q_latent_dim: Option<usize>,
     /// Whether the rotated part of the query comes from the query latent instead of the layer's input.
     pub rope_from_q_latent: bool,
+    /// The constant of the norms over the latents, where there are such norms.
+    pub latent_norm_eps: Option<f64>,
     /// How positions turn the rotated part; its width is `d_rope`.
     pub rope: RopeSpec,
+    /// What the products of queries and keys are multiplied by.
+    pub scale: f64,
 }
 
 impl MlaSpec {
-    /// The bytes that one token adds to a sequence's cache.
-    pub fn cache_bytes_per_token(&self) -> usize {
-        (self.kv_latent_dim + self.rope.width) * size_of::<f32>()
+    /// The bytes of a sequence's cache after so many tokens.
+    pub fn cache_bytes(&self, tokens: usize) -> usize {
+        tokens.saturating_mul((self.kv_latent_dim + self.rope.width) * size_of::<f32>())
     }
 }
 
@@ -45,7 +53,7 @@ pub struct MlaCache(Cache);
 impl MlaCache {
     /// The cache before the first token.
     pub fn new(spec: &MlaSpec, device: &Device) -> Result<Self> {
-        Ok(Self(Cache::new(1, spec.kv_latent_dim + spec.rope.width, device)?))
+        Ok(Self(Cache::new(1, spec.kv_latent_dim + spec.rope.width, None, device)?))
     }
 
     /// A copy that shares no memory with this cache.
@@ -53,9 +61,9 @@ impl MlaCache {
         Ok(Self(self.0.snapshot()?))
     }
 
-    /// What was added so far.
+    /// What is kept.
     pub fn tensors(&self) -> Vec<Tensor> {
-        [self.0.filled()].into_iter().flatten().collect()
+        [self.0.kept()].into_iter().flatten().collect()
     }
 }
 
@@ -64,31 +72,37 @@ impl MlaCache {
 pub struct Mla {
     spec: MlaSpec,
     w_dkv: Linear,
+    kv_norm: Option<Norm>,
     w_kr: Linear,
-    w_dq: Linear,
+    w_dq: Option<(Linear, Option<Norm>)>,
     w_uq: Linear,
     w_qr: Linear,
     w_uk: Tensor, // [heads · head_dim, kv_latent]
-    w_uv: Tensor, // [heads · head_dim, kv_latent]
+    w_uv: Tensor, // [heads · value_dim, kv_latent]
     o_proj: Linear,
 }
 
 impl Mla {
-    /// Loads the seven projections and `o_proj`.
+    /// Loads the seven projections (six where queries have no latent), `o_proj` and the norms.
     pub fn load(weights: &Weights<'_>, spec: &MlaSpec, hidden_size: usize) -> Result<Self> {
-        let MlaSpec { num_heads, head_dim, kv_latent_dim, q_latent_dim, .. } = *spec;
-        let (width, d_rope) = (num_heads * head_dim, spec.rope.width);
+        let MlaSpec { num_heads, head_dim, value_dim, kv_latent_dim, q_latent_dim, .. } = *spec;
+        let d_rope = spec.rope.width;
         let linear = |name, n_in, n_out| Linear::load(&weights.part(name), n_in, n_out);
-        let qr_width = if spec.rope_from_q_latent { q_latent_dim } else { hidden_size };
+        let norm =
+            |name, size| spec.latent_norm_eps.map(|eps| Norm::load_rms(&weights.part(name), size, eps)).transpose();
+        let w_dq = |size| Ok::<_, Error>((linear("w_dq", hidden_size, size)?, norm("q_norm", size)?));
+        let q_width = q_latent_dim.unwrap_or(hidden_size);
+        let qr_width = if spec.rope_from_q_latent { q_width } else { hidden_size };
         Ok(Self {
             w_dkv: linear("w_dkv", hidden_size, kv_latent_dim)?,
+            kv_norm: norm("kv_norm", kv_latent_dim)?,
             w_kr: linear("w_kr", hidden_size, d_rope)?,
-            w_dq: linear("w_dq", hidden_size, q_latent_dim)?,
-            w_uq: linear("w_uq", q_latent_dim, width)?,
+            w_dq: q_latent_dim.map(w_dq).transpose()?,
+            w_uq: linear("w_uq", q_width, num_heads * head_dim)?,
             w_qr: linear("w_qr", qr_width, num_heads * d_rope)?,
-            w_uk: weights.get("w_uk.weight", &[width, kv_latent_dim])?,
-            w_uv: weights.get("w_uv.weight", &[width, kv_latent_dim])?,
-            o_proj: linear("o_proj", width, hidden_size)?,
+            w_uk: weights.get("w_uk.weight", &[num_heads * head_dim, kv_latent_dim])?,
+            w_uv: weights.get("w_uv.weight", &[num_heads * value_dim, kv_latent_dim])?,
+            o_proj: linear("o_proj", num_heads * value_dim, hidden_size)?,
             spec: spec.clone(),
         })
     }
@@ -96,65 +110,76 @@ impl Mla {
     /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' latents to `cache`.
     pub fn forward(&self, x: &Tensor, positions: &Positions, cache: &mut MlaCache) -> Result<Tensor> {
         let rope = positions.rope(self.spec.rope)?;
-        let c_kv = self.w_dkv.forward(x)?.unsqueeze(0)?; // [1, tokens, kv_latent]
+        let c_kv = normed(self.w_dkv.forward(x)?, self.kv_norm.as_ref())?.unsqueeze(0)?; // [1, tokens, kv_latent]
         let k_rope = rope.rotate(&self.w_kr.forward(x)?.unsqueeze(0)?)?; // [1, tokens, d_rope]
-        cache.0.append(&Tensor::cat(&[&c_kv, &k_rope], 2)?)?;
+        let cache = cache.0.append(&Tensor::cat(&[&c_kv, &k_rope], 2)?)?;
 
-        let c_q = self.w_dq.forward(x)?;
+        let c_q = match &self.w_dq {
+            Some((w_dq, norm)) => normed(w_dq.forward(x)?, norm.as_ref())?,
+            None => x.clone(),
+        };
         let q_nope = split_heads(&self.w_uq.forward(&c_q)?, self.spec.num_heads)?;
         let q_rope = self.w_qr.forward(if self.spec.rope_from_q_latent { &c_q } else { x })?;
         let q_rope = rope.rotate(&split_heads(&q_rope, self.spec.num_heads)?)?;
-        let y = self.attend(&q_nope, &q_rope, &cache.0.filled()?, positions.start())?;
+        let y = self.attend(&q_nope, &q_rope, &cache)?;
         self.o_proj.forward(&merge_heads(&y)?)
     }
 
     /// `q_nope` [heads, tokens, head_dim], `q_rope` [heads, tokens, d_rope] and `cache` [1, positions, kv_latent +
-    /// d_rope] -> [heads, tokens, head_dim].
-    fn attend(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor, start: usize) -> Result<Tensor> {
+    /// d_rope] -> [heads, tokens, value_dim].
+    fn attend(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor) -> Result<Tensor> {
         let (queries, positions) = (q_nope.dim(1)?, cache.dim(1)?);
         if self.expanding_is_cheaper(queries) && self.expanded(positions) <= EXPANDED {
-            self.attend_expanded(q_nope, q_rope, cache, start)
+            self.attend_expanded(q_nope, q_rope, cache)
         } else {
-            self.attend_absorbed(q_nope, q_rope, cache, start)
+            self.attend_absorbed(q_nope, q_rope, cache)
         }
     }
 
-    /// Scores and sums over latents cost kv_latent for each query and key where expanded ones cost head_dim, but
-    /// expanding costs head_dim · kv_latent for each key: it pays from some number of queries on.
+    /// Scores and sums over latents cost 2 · kv_latent for each query and key where expanded ones cost head_dim +
+    /// value_dim, but expanding costs (head_dim + value_dim) · kv_latent for each key: it pays from some number of queries
+    /// on.
     fn expanding_is_cheaper(&self, queries: usize) -> bool {
-        let MlaSpec { head_dim, kv_latent_dim, .. } = self.spec;
-        queries * kv_latent_dim > (queries + kv_latent_dim) * head_dim
+        let MlaSpec { head_dim, value_dim, kv_latent_dim, .. } = self.spec;
+        queries * 2 * kv_latent_dim > (queries + kv_latent_dim) * (head_dim + value_dim)
     }
 
     /// How many numbers the expanded keys and values have.
     fn expanded(&self, positions: usize) -> usize {
-        let MlaSpec { num_heads, head_dim, .. } = self.spec;
-        positions * num_heads * (2 * head_dim + self.spec.rope.width)
+        let MlaSpec { num_heads, head_dim, value_dim, .. } = self.spec;
+        positions * num_heads * (head_dim + value_dim + self.spec.rope.width)
     }
 
-    fn attend_absorbed(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor, start: usize) -> Result<Tensor> {
-        let MlaSpec { num_heads, head_dim, kv_latent_dim, .. } = self.spec;
-        let by_head = (num_heads, head_dim, kv_latent_dim);
-        let q_latent = ops::linear_transposed_per_head(q_nope, &self.w_uk.reshape(by_head)?)?; // [heads, tokens, kv_latent]
+    fn attend_absorbed(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor) -> Result<Tensor> {
+        let MlaSpec { num_heads, kv_latent_dim, .. } = self.spec;
+        let by_head = |w: &Tensor| w.reshape((num_heads, (), kv_latent_dim));
+        let q_latent = ops::linear_transposed_per_head(q_nope, &by_head(&self.w_uk)?)?; // [heads, tokens, kv_latent]
         let q = Tensor::cat(&[&q_latent, q_rope], 2)?;
         let latents = cache.narrow(2, 0, kv_latent_dim)?;
-        let y = ops::causal_attention(&q, cache, &latents, start, self.scale())?; // [heads, tokens, kv_latent]
-        ops::linear_per_head(&y, &self.w_uv.reshape(by_head)?)
+        let y = ops::causal_attention(&q, cache, &latents, self.attention())?; // [heads, tokens, kv_latent]
+        ops::linear_per_head(&y, &by_head(&self.w_uv)?)
     }
 
-    fn attend_expanded(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor, start: usize) -> Result<Tensor> {
+    fn attend_expanded(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor) -> Result<Tensor> {
         let MlaSpec { num_heads, kv_latent_dim, .. } = self.spec;
         let (positions, d_rope) = (cache.dim(1)?, self.spec.rope.width);
         let latents = cache.narrow(2, 0, kv_latent_dim)?.squeeze(0)?.contiguous()?; // [positions, kv_latent]
-        let expand = |w| split_heads(&ops::linear(&latents, w)?, num_heads); // [heads, positions, head_dim]
+        let expand = |w| split_heads(&ops::linear(&latents, w)?, num_heads); // [heads, positions, width]
         let k_rope = cache.narrow(2, kv_latent_dim, d_rope)?.broadcast_as((num_heads, positions, d_rope))?;
         let k = Tensor::cat(&[&expand(&self.w_uk)?, &k_rope], 2)?;
         let q = Tensor::cat(&[q_nope, q_rope], 2)?;
-        ops::causal_attention(&q, &k, &expand(&self.w_uv)?.contiguous()?, start, self.scale())
+        ops::causal_attention(&q, &k, &expand(&self.w_uv)?.contiguous()?, self.attention())
     }
 
-    fn scale(&self) -> f64 {
-        ((self.spec.head_dim + self.spec.rope.width) as f64).powf(-0.5)
+    fn attention(&self) -> Attention {
+        Attention { scale: self.spec.scale, window: None }
+    }
+}
+
+fn normed(x: Tensor, norm: Option<&Norm>) -> Result<Tensor> {
+    match norm {
+        Some(norm) => norm.forward(&x),
+        None => Ok(x),
     }
 }
 
@@ -180,9 +205,8 @@ mod tests {
             };
             let cache = wave((1, positions, 12 + 6), 0.37);
             let (q_nope, q_rope) = (wave((4, tokens, HIDDEN / 4), 0.71), wave((4, tokens, 6), 0.53));
-            let start = positions - tokens;
-            let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &cache, start).unwrap();
-            let expanded = layer.attend_expanded(&q_nope, &q_rope, &cache, start).unwrap();
+            let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &cache).unwrap();
+            let expanded = layer.attend_expanded(&q_nope, &q_rope, &cache).unwrap();
             let difference = (absorbed - expanded).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
             assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "{difference}");
         }

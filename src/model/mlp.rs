@@ -1,31 +1,69 @@
-//! The SwiGLU feed-forward layer (<https://arxiv.org/abs/2002.05202>).
+//! The feed-forward layer: SwiGLU (<https://arxiv.org/abs/2002.05202>), or a squared ReLU without a gate
+//! (<https://arxiv.org/abs/2109.08668>).
 
 use candle_core::Tensor;
 
+use super::ops::scaled;
 use super::{linear::Linear, weights::Weights};
 use crate::error::Result;
 
-/// `down(silu(gate(x)) · up(x))`.
+/// The size and kind of a layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MlpSpec {
+    /// How many inner values there are.
+    pub intermediate_size: usize,
+    /// What they are made by.
+    pub activation: Activation,
+}
+
+/// What inner values are made by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// `silu(gate(x) · gate_multiplier) · up(x)`.
+    SwiGlu {
+        /// What the gate is multiplied by.
+        gate_multiplier: f64,
+    },
+    /// `relu(up(x))²`.
+    SquaredRelu,
+}
+
+impl MlpSpec {
+    /// A SwiGLU layer.
+    pub fn swiglu(intermediate_size: usize) -> Self {
+        Self { intermediate_size, activation: Activation::SwiGlu { gate_multiplier: 1.0 } }
+    }
+}
+
+/// `down(inner(x))`.
 #[derive(Debug)]
 pub struct Mlp {
-    gate: Linear,
+    gate: Option<(Linear, f64)>,
     up: Linear,
     down: Linear,
 }
 
 impl Mlp {
-    /// Loads `{gate,up,down}_proj` with `intermediate_size` inner values.
-    pub fn load(weights: &Weights<'_>, hidden_size: usize, intermediate_size: usize) -> Result<Self> {
+    /// Loads `{gate,up,down}_proj`, with biases where they are there.
+    pub fn load(weights: &Weights<'_>, spec: MlpSpec, hidden_size: usize) -> Result<Self> {
+        let inner = |name| Linear::load(&weights.part(name), hidden_size, spec.intermediate_size);
         Ok(Self {
-            gate: Linear::load(&weights.part("gate_proj"), hidden_size, intermediate_size)?,
-            up: Linear::load(&weights.part("up_proj"), hidden_size, intermediate_size)?,
-            down: Linear::load(&weights.part("down_proj"), intermediate_size, hidden_size)?,
+            gate: match spec.activation {
+                Activation::SwiGlu { gate_multiplier } => Some((inner("gate_proj")?, gate_multiplier)),
+                Activation::SquaredRelu => None,
+            },
+            up: inner("up_proj")?,
+            down: Linear::load(&weights.part("down_proj"), spec.intermediate_size, hidden_size)?,
         })
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let inner = (self.gate.forward(x)?.silu()? * self.up.forward(x)?)?;
+        let up = self.up.forward(x)?;
+        let inner = match &self.gate {
+            Some((gate, multiplier)) => (scaled(&gate.forward(x)?, *multiplier)?.silu()? * up)?,
+            None => up.relu()?.sqr()?,
+        };
         self.down.forward(&inner)
     }
 }

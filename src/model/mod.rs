@@ -34,6 +34,7 @@ use block::Block;
 use config::ModelConfig;
 use linear::Linear;
 use norm::Norm;
+use ops::scaled;
 use rope::{Positions, RopeSpec};
 use state::State;
 use weights::Weights;
@@ -123,7 +124,8 @@ impl Model {
         let count = step.tokens.len();
         let positions = Positions::new(&self.ropes, step.state.position, count, device)?;
         let tokens = Tensor::new(step.tokens, device)?;
-        let mut x = self.embedding.index_select(&tokens, 0)?.to_dtype(DType::F32)?; // [tokens, hidden]
+        let embedded = self.embedding.index_select(&tokens, 0)?.to_dtype(DType::F32)?; // [tokens, hidden]
+        let mut x = scaled(&embedded, self.config.embedding_multiplier)?;
         for (block, state) in self.blocks.iter().zip(&mut step.state.layers) {
             x = block.forward(&x, &positions, state)?;
         }
@@ -137,7 +139,7 @@ impl Model {
             Wanted::Last => x.narrow(0, x.dim(0)? - 1, 1)?,
             Wanted::All => x.clone(),
         };
-        self.head.forward(&self.norm.forward(&x)?)
+        scaled(&self.head.forward(&self.norm.forward(&x)?)?, self.config.logits_multiplier)
     }
 
     fn check(&self, step: &Step<'_>) -> Result<()> {

@@ -1,32 +1,89 @@
-//! Mixture of experts: a router picks the k experts with the largest logits for each token and weighs them by the
-//! softmax over those k alone (<https://arxiv.org/abs/2401.04088>), with an expert shared by all tokens where present
-//! (<https://arxiv.org/abs/2401.06066>).
+//! Mixture of experts: a router scores the experts for each token, the k best ones answer, and the sum of their answers
+//! is weighed by their scores, with an expert shared by all tokens where present (<https://arxiv.org/abs/2401.06066>).
+//!
+//! Scores are a softmax (<https://arxiv.org/abs/2401.04088>) or sigmoids whose choice a bias corrects
+//! (<https://arxiv.org/abs/2408.15664>); experts may be chosen among the best groups alone
+//! (<https://arxiv.org/abs/2405.04434>, section 2.2), and may work on a narrower projection of the token.
+
+use std::cmp::Ordering;
 
 use candle_core::Tensor;
 
-use super::{linear::Linear, mlp::Mlp, weights::Weights};
-use crate::error::Result;
+use super::mlp::{Mlp, MlpSpec};
+use super::{linear::Linear, weights::Weights};
+use crate::error::{Error, Result};
 
-/// The sizes of one layer of experts.
+/// What keeps the sum of sigmoids from being zero.
+const SMALLEST_SUM: f32 = 1e-20;
+
+/// The sizes and the routing of one layer of experts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MoeSpec {
     /// How many routed experts there are.
     pub num_experts: usize,
-    /// How many of them a token visits.
+    /// How experts are chosen and weighed.
+    pub routing: Routing,
+    /// Each routed expert.
+    pub expert: MlpSpec,
+    /// The shared expert, where there is one.
+    pub shared: Option<MlpSpec>,
+    /// The width of the projection that routed experts work on; none: they work on the token itself.
+    pub latent_size: Option<usize>,
+}
+
+/// How experts are chosen and weighed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// How many experts a token visits.
     pub experts_per_tok: usize,
-    /// The inner size of each routed expert.
-    pub intermediate_size: usize,
-    /// The inner size of the shared expert, where there is one.
-    pub shared_intermediate_size: Option<usize>,
+    /// What logits become.
+    pub scores: Scores,
+    /// Whether the scores of the chosen are divided by their sum.
+    pub is_normalized: bool,
+    /// What they are multiplied by then.
+    pub scale: f64,
+    /// Which experts may be chosen; all where there are no groups.
+    pub groups: Option<Groups>,
+}
+
+/// What a router's logits become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// A softmax over all experts.
+    Softmax,
+    /// A sigmoid each; for the choice alone, `router.correction` is added.
+    Sigmoid,
+}
+
+/// Experts are chosen among the best of equal groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// How many groups there are; divides the number of experts.
+    pub count: usize,
+    /// How many of them are kept.
+    pub kept: usize,
+    /// A group is as good as the sum of so many of its best experts.
+    pub judged_by: usize,
+}
+
+impl Routing {
+    /// The softmax over the k experts with the largest logits.
+    pub fn softmax_over_chosen(experts_per_tok: usize) -> Self {
+        Self { experts_per_tok, scores: Scores::Softmax, is_normalized: true, scale: 1.0, groups: None }
+    }
 }
 
 /// A layer of experts.
 #[derive(Debug)]
 pub struct Moe {
     router: Linear,
+    /// Added to the scores for the choice alone.
+    correction: Vec<f32>,
+    routing: Routing,
     experts: Vec<Mlp>,
     shared: Option<Mlp>,
-    experts_per_tok: usize,
+    /// To and from what the routed experts work on.
+    latent: Option<(Linear, Linear)>,
 }
 
 /// The tokens that visit one expert, with the share that its answer has in each token's sum.
@@ -37,32 +94,52 @@ struct Visits {
 }
 
 impl Moe {
-    /// Loads the router (`router.gate`, or `gate` as older checkpoints have it), the experts and the shared expert.
+    /// Loads the router (`router.gate`, or `gate` as older checkpoints have it) with its `correction`, the experts, the
+    /// shared expert and the projections `latent_in` and `latent_out`.
     pub fn load(weights: &Weights<'_>, spec: &MoeSpec, hidden_size: usize) -> Result<Self> {
-        let shape = [spec.num_experts, hidden_size];
-        let router = match weights.get_if_present("gate.weight", &shape)? {
+        let MoeSpec { num_experts, routing, latent_size, .. } = *spec;
+        let router = match weights.get_if_present("gate.weight", &[num_experts, hidden_size])? {
             Some(gate) => Linear::new(gate),
-            None => Linear::load(&weights.part("router.gate"), hidden_size, spec.num_experts)?,
+            None => Linear::load(&weights.part("router.gate"), hidden_size, num_experts)?,
         };
-        let expert = |e| Mlp::load(&weights.part("experts").part(e), hidden_size, spec.intermediate_size);
-        let shared = |size| Mlp::load(&weights.part("shared_expert"), hidden_size, size);
+        let correction = match routing.scores {
+            Scores::Softmax => vec![0.0; num_experts],
+            Scores::Sigmoid => weights.get_f32("router.correction", &[num_experts])?.to_vec1()?,
+        };
+        let width = latent_size.unwrap_or(hidden_size);
+        let expert = |e| Mlp::load(&weights.part("experts").part(e), spec.expert, width);
+        let shared = |spec| Mlp::load(&weights.part("shared_expert"), spec, hidden_size);
+        let latent = |size| {
+            let linear = |name, n_in, n_out| Linear::load(&weights.part(name), n_in, n_out);
+            Ok::<_, Error>((linear("latent_in", hidden_size, size)?, linear("latent_out", size, hidden_size)?))
+        };
         Ok(Self {
             router,
-            experts: (0..spec.num_experts).map(expert).collect::<Result<_>>()?,
-            shared: spec.shared_intermediate_size.map(shared).transpose()?,
-            experts_per_tok: spec.experts_per_tok,
+            correction,
+            routing,
+            experts: (0..num_experts).map(expert).collect::<Result<_>>()?,
+            shared: spec.shared.map(shared).transpose()?,
+            latent: latent_size.map(latent).transpose()?,
         })
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden]. Only the experts that are visited are read.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let logits = self.router.forward(x)?.to_vec2::<f32>()?; // [tokens, experts]
-        let mut sum = match &self.shared {
-            Some(shared) => shared.forward(x)?,
-            None => x.zeros_like()?,
+        let routed = match &self.latent {
+            Some((to, from)) => from.forward(&self.routed(&to.forward(x)?, &logits)?)?,
+            None => self.routed(x, &logits)?,
         };
-        let visits = route(&logits, self.experts.len(), self.experts_per_tok);
-        for (expert, Visits { tokens, shares }) in self.experts.iter().zip(visits) {
+        match &self.shared {
+            Some(shared) => Ok((routed + shared.forward(x)?)?),
+            None => Ok(routed),
+        }
+    }
+
+    /// The weighed answers of the experts that each row of `x` visits.
+    fn routed(&self, x: &Tensor, logits: &[Vec<f32>]) -> Result<Tensor> {
+        let mut sum = x.zeros_like()?;
+        for (expert, Visits { tokens, shares }) in self.experts.iter().zip(self.visits(logits)) {
             if tokens.is_empty() {
                 continue;
             }
@@ -74,61 +151,134 @@ impl Moe {
         }
         Ok(sum)
     }
-}
 
-/// Gathers tokens by expert from the router's logits [tokens][experts].
-fn route(logits: &[Vec<f32>], num_experts: usize, experts_per_tok: usize) -> Vec<Visits> {
-    let mut visits = vec![Visits::default(); num_experts];
-    for (token, logits) in (0u32..).zip(logits) {
-        for (expert, share) in top_k(logits, experts_per_tok) {
-            if let Some(visits) = visits.get_mut(expert) {
-                visits.tokens.push(token);
-                visits.shares.push(share);
+    /// Gathers tokens by expert from the router's logits [tokens][experts].
+    fn visits(&self, logits: &[Vec<f32>]) -> Vec<Visits> {
+        let mut visits = vec![Visits::default(); self.experts.len()];
+        for (token, logits) in (0u32..).zip(logits) {
+            for (expert, share) in self.routing.choose(logits, &self.correction) {
+                if let Some(visits) = visits.get_mut(expert) {
+                    visits.tokens.push(token);
+                    visits.shares.push(share);
+                }
             }
         }
+        visits
     }
-    visits
 }
 
-/// The k experts with the largest logits (the first of equals) and the softmax over those k.
-fn top_k(logits: &[f32], k: usize) -> Vec<(usize, f32)> {
-    let mut top: Vec<(usize, f32)> = logits.iter().copied().enumerate().collect();
-    top.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-    top.truncate(k);
-    let largest = top.first().map_or(0.0, |(_, logit)| *logit);
-    top.iter_mut().for_each(|(_, logit)| *logit = (*logit - largest).exp());
-    let total: f32 = top.iter().map(|(_, weight)| weight).sum();
-    top.iter_mut().for_each(|(_, weight)| *weight /= total);
-    top
+impl Routing {
+    /// The experts that a token visits, and the share of each.
+    fn choose(&self, logits: &[f32], correction: &[f32]) -> Vec<(usize, f32)> {
+        let scores = self.scores.of(logits);
+        let corrected: Vec<f32> = scores.iter().zip(correction).map(|(score, bias)| score + bias).collect();
+        let allowed = self.groups.map_or_else(|| (0..scores.len()).collect(), |groups| groups.allowed(&corrected));
+        let chosen = best(allowed, &corrected, self.experts_per_tok);
+        let share = |expert: usize| scores.get(expert).copied().unwrap_or_default();
+        let sum = if self.is_normalized { chosen.iter().map(|expert| share(*expert)).sum::<f32>() } else { 1.0 };
+        let factor = self.scale as f32 / sum.max(SMALLEST_SUM);
+        chosen.into_iter().map(|expert| (expert, share(expert) * factor)).collect()
+    }
+}
+
+impl Scores {
+    fn of(self, logits: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Softmax => {
+                let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let exp: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();
+                let sum: f32 = exp.iter().sum();
+                exp.into_iter().map(|exp| exp / sum).collect()
+            }
+            Self::Sigmoid => logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
+        }
+    }
+}
+
+impl Groups {
+    /// The experts of the groups that are kept.
+    fn allowed(&self, scores: &[f32]) -> Vec<usize> {
+        let size = (scores.len() / self.count.max(1)).max(1);
+        let worth = |group: &[f32]| {
+            let mut group = group.to_vec();
+            group.sort_by(|a, b| b.total_cmp(a));
+            group.iter().take(self.judged_by).sum()
+        };
+        let worths: Vec<f32> = scores.chunks(size).map(worth).collect();
+        let kept = best((0..worths.len()).collect(), &worths, self.kept);
+        kept.into_iter().flat_map(|group| group * size..(group + 1) * size).collect()
+    }
+}
+
+/// The `count` of `candidates` with the largest values, the first of equals.
+fn best(mut candidates: Vec<usize>, values: &[f32], count: usize) -> Vec<usize> {
+    let descending = |a: &usize, b: &usize| match (values.get(*a), values.get(*b)) {
+        (Some(a), Some(b)) => b.total_cmp(a),
+        _ => Ordering::Equal,
+    };
+    candidates.sort_by(descending);
+    candidates.truncate(count);
+    candidates
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn assert_close(got: &[(usize, f32)], want: &[(usize, f32)]) {
+        let is_close = |((a, x), (b, y)): (&(usize, f32), &(usize, f32))| a == b && (x - y).abs() < 1e-6;
+        assert!(got.len() == want.len() && got.iter().zip(want).all(is_close), "{got:?} for {want:?}");
+    }
+
+    fn sigmoid(x: f32) -> f32 {
+        1.0 / (1.0 + (-x).exp())
+    }
+
     #[test]
-    fn shares_are_the_softmax_over_the_chosen_logits_alone() {
-        let top = top_k(&[1.0, 3.0, 2.0, -5.0], 2);
+    fn normalized_shares_are_the_softmax_over_the_chosen_logits_alone() {
+        let top = Routing::softmax_over_chosen(2).choose(&[1.0, 3.0, 2.0, -5.0], &[0.0; 4]);
         let share = 1.0 / (1.0 + (-1.0f32).exp());
-        assert_eq!(top.iter().map(|(expert, _)| *expert).collect::<Vec<_>>(), [1, 2]);
-        assert!((top[0].1 - share).abs() < 1e-6 && (top[1].1 - (1.0 - share)).abs() < 1e-6, "{top:?}");
+        assert_close(&top, &[(1, share), (2, 1.0 - share)]);
+    }
+
+    #[test]
+    fn other_shares_are_the_softmax_over_all_times_the_scale() {
+        let routing = Routing { is_normalized: false, scale: 3.0, ..Routing::softmax_over_chosen(1) };
+        let share = 3.0 / (1.0 + (-1.0f32).exp() + (-2.0f32).exp());
+        assert_close(&routing.choose(&[1.0, 3.0, 2.0], &[0.0; 3]), &[(1, share)]);
+    }
+
+    #[test]
+    fn a_correction_decides_who_is_chosen_and_not_with_what_share() {
+        let routing = Routing { scores: Scores::Sigmoid, is_normalized: false, ..Routing::softmax_over_chosen(2) };
+        let top = routing.choose(&[1.0, 3.0, 2.0, -5.0], &[0.0, 0.0, 0.0, 9.0]);
+        assert_close(&top, &[(3, sigmoid(-5.0)), (1, sigmoid(3.0))]);
+        let top = Routing { is_normalized: true, ..routing }.choose(&[1.0, 3.0, 2.0], &[0.0; 3]);
+        let sum = sigmoid(3.0) + sigmoid(2.0);
+        assert_close(&top, &[(1, sigmoid(3.0) / sum), (2, sigmoid(2.0) / sum)]);
+    }
+
+    #[test]
+    fn experts_come_from_the_best_groups() {
+        let logits = [5.0, -9.0, 3.0, 3.5, 4.0, -9.0];
+        let with = |judged_by, kept| {
+            let groups = Some(Groups { count: 3, kept, judged_by });
+            let chosen = Routing { groups, ..Routing::softmax_over_chosen(2) }.choose(&logits, &[0.0; 6]);
+            chosen.into_iter().map(|(expert, _)| expert).collect::<Vec<_>>()
+        };
+        assert_eq!(with(1, 1), [0, 1]);
+        assert_eq!(with(1, 2), [0, 4]);
+        let logits_of_sum = Groups { count: 3, kept: 1, judged_by: 2 }.allowed(&logits);
+        assert_eq!(logits_of_sum, [2, 3]);
     }
 
     #[test]
     fn of_equal_logits_the_first_experts_are_chosen() {
-        assert_eq!(top_k(&[0.5; 4], 2), [(0, 0.5), (1, 0.5)]);
-    }
-
-    #[test]
-    fn tokens_are_gathered_by_expert() {
-        let visits = route(&[vec![9.0, 0.0, 0.0], vec![0.0, 0.0, 9.0], vec![9.0, 0.0, 0.0]], 3, 1);
-        assert_eq!(visits[0].tokens, [0, 2]);
-        assert!(visits[1].tokens.is_empty());
-        assert_eq!(visits[2], Visits { tokens: vec![1], shares: vec![1.0] });
+        assert_close(&Routing::softmax_over_chosen(2).choose(&[0.5; 4], &[0.0; 4]), &[(0, 0.5), (1, 0.5)]);
     }
 
     #[test]
     fn logits_that_are_not_numbers_do_not_panic() {
-        assert_eq!(top_k(&[f32::NAN; 3], 2).len(), 2);
+        assert_eq!(Routing::softmax_over_chosen(2).choose(&[f32::NAN; 3], &[0.0; 3]).len(), 2);
     }
 }

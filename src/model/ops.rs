@@ -136,18 +136,32 @@ fn mamba2_step_composed(state: &Tensor, inputs: &Mamba2Inputs<'_>) -> Result<Ten
     Ok((read + skip)?.reshape((1, inner))?)
 }
 
-/// Causal attention with shared key heads. The queries `q` [heads, tokens, width] stand at the positions from
-/// `start` on; `k` [kv_heads, positions, width] and `v` [kv_heads, positions, value_width] hold every position up to
-/// the last query's. Head h reads key head `h / (heads / kv_heads)`. The output is [heads, tokens, value_width].
+/// `x` times a number, which is mostly 1.
+pub fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
+    if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) }
+}
+
+/// Which scores attention takes, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// What the products of queries and keys are multiplied by.
+    pub scale: f64,
+    /// A query sees so many of the last keys, its own token's among them; all where there is no window.
+    pub window: Option<usize>,
+}
+
+/// Causal attention with shared key heads. `k` [kv_heads, positions, width] and `v` [kv_heads, positions, value_width] end
+/// at the position of the last of the queries `q` [heads, tokens, width]. Head h reads key head `h / (heads / kv_heads)`.
+/// The output is [heads, tokens, value_width].
 ///
 /// Where the scores of all heads and queries are too many, key heads are taken one by one and queries in blocks, so
 /// that the scores stay under a fixed size however long the prompt is.
-pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, scale: f64) -> Result<Tensor> {
+pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Tensor> {
     let (heads, tokens, _) = q.dims3()?;
-    let kv_heads = k.dim(0)?;
-    let (group, visible) = (heads / kv_heads, start + tokens);
+    let (kv_heads, visible) = (k.dim(0)?, k.dim(1)?);
+    let (group, start) = (heads / kv_heads, visible - tokens);
     if heads * tokens * visible <= SCORES {
-        return attend_block(q, k, v, start, scale);
+        return attend_block(q, k, v, start, how);
     }
     let block = (SCORES / (group * visible)).clamp(1, tokens);
     let by_head = (0..kv_heads).map(|head| {
@@ -155,28 +169,37 @@ pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, scale:
         let (k, v) = (k.narrow(0, head, 1)?, v.narrow(0, head, 1)?);
         let blocks = (0..tokens).step_by(block).map(|first| {
             let q = q.narrow(1, first, block.min(tokens - first))?;
-            attend_block(&q, &k, &v, start + first, scale)
+            attend_block(&q, &k, &v, start + first, how)
         });
         Ok(Tensor::cat(&blocks.collect::<Result<Vec<_>>>()?, 1)?)
     });
     Ok(Tensor::cat(&by_head.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
-fn attend_block(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, scale: f64) -> Result<Tensor> {
+/// Attention of queries that stand at the positions from `start` on.
+fn attend_block(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, how: Attention) -> Result<Tensor> {
     let (heads, tokens, width) = q.dims3()?;
-    let (kv_heads, visible) = (k.dim(0)?, start + tokens);
-    let q = (q.contiguous()?.reshape((kv_heads, heads / kv_heads * tokens, width))? * scale)?;
-    let scores = q.matmul(&k.narrow(1, 0, visible)?.transpose(1, 2)?)?.reshape((heads, tokens, visible))?;
-    let scores = if tokens == 1 { scores } else { scores.broadcast_add(&causal_mask(tokens, start, q.device())?)? };
-    let weights = candle_nn::ops::softmax_last_dim(&scores)?.reshape((kv_heads, (), visible))?;
-    Ok(weights.matmul(&v.narrow(1, 0, visible)?)?.reshape((heads, tokens, ()))?)
+    let kv_heads = k.dim(0)?;
+    let window = how.window.unwrap_or(usize::MAX);
+    let first = (start + 1).saturating_sub(window); // the first key that any of the queries sees
+    let seen = start + tokens - first;
+    let q = (q.contiguous()?.reshape((kv_heads, heads / kv_heads * tokens, width))? * how.scale)?;
+    let scores = q.matmul(&k.narrow(1, first, seen)?.transpose(1, 2)?)?.reshape((heads, tokens, seen))?;
+    let scores = if tokens == 1 { scores } else { scores.broadcast_add(&mask(tokens, seen, window, q.device())?)? };
+    let weights = candle_nn::ops::softmax_last_dim(&scores)?.reshape((kv_heads, (), seen))?;
+    Ok(weights.matmul(&v.narrow(1, first, seen)?)?.reshape((heads, tokens, ()))?)
 }
 
-/// [tokens, start + tokens]: zero where the key at that position may be seen, −∞ where it lies in the future.
-fn causal_mask(tokens: usize, start: usize, device: &Device) -> Result<Tensor> {
-    let row = |token| (0..start + tokens).map(move |key| if key <= start + token { 0.0 } else { f32::NEG_INFINITY });
+/// [tokens, keys], of queries at the last of these keys: zero where the key may be seen, −∞ where it lies in the future
+/// or before the window.
+fn mask(tokens: usize, keys: usize, window: usize, device: &Device) -> Result<Tensor> {
+    let row = |token| {
+        let own = keys - tokens + token;
+        let is_seen = move |key| key <= own && own - key < window;
+        (0..keys).map(move |key| if is_seen(key) { 0.0 } else { f32::NEG_INFINITY })
+    };
     let mask: Vec<f32> = (0..tokens).flat_map(row).collect();
-    Ok(Tensor::from_vec(mask, (tokens, start + tokens), device)?)
+    Ok(Tensor::from_vec(mask, (tokens, keys), device)?)
 }
 
 /// Zeros, f32, unless the machine can't have as many.
@@ -325,21 +348,26 @@ mod tests {
 
     #[test]
     fn attention_equals_its_definition_also_where_queries_are_taken_in_blocks() {
-        let (heads, kv_heads, width, value_width) = (4, 2, 6, 3);
-        for (start, tokens) in [(0, 1), (9, 1), (0, 40), (7, 5), (300, 1500)] {
+        let (heads, kv_heads, width, value_width, scale) = (4, 2, 6, 3, 0.4);
+        let cases = [(0, 1), (9, 1), (0, 40), (7, 5), (300, 1500)];
+        for ((start, tokens), window) in
+            cases.into_iter().flat_map(|case| [(case, None), (case, Some(1)), (case, Some(8))])
+        {
             let positions = start + tokens;
             let q = wave((heads, tokens, width), 0.37);
             let (k, v) = (wave((kv_heads, positions, width), 0.23), wave((kv_heads, positions, value_width), 0.71));
-            let got = causal_attention(&q, &k, &v, start, 0.4).unwrap();
+            let got = causal_attention(&q, &k, &v, Attention { scale, window }).unwrap();
             for (head, token) in [(0, 0), (1, tokens / 2), (2, tokens - 1), (3, tokens - 1)] {
                 let row = |x: &Tensor, head: usize, from, count| {
                     values(&x.get(head).unwrap().narrow(0, from, count).unwrap())
                 };
-                let (q, seen) = (row(&q, head, token, 1), start + token + 1);
-                let (k, v) = (row(&k, head / 2, 0, seen), row(&v, head / 2, 0, seen));
-                let want = exact_attention(&q, &k, &v, width, value_width, 0.4);
+                let seen = (start + token + 1).min(window.unwrap_or(usize::MAX));
+                let first = start + token + 1 - seen;
+                let (k, v) = (row(&k, head / 2, first, seen), row(&v, head / 2, first, seen));
+                let want = exact_attention(&row(&q, head, token, 1), &k, &v, width, value_width, scale);
                 for (got, want) in row(&got, head, token, 1).iter().zip(want) {
-                    assert!((f64::from(*got) - want).abs() < 1e-5, "{got} for {want}: {start}, {tokens}, {head}");
+                    let case = (start, tokens, window, head);
+                    assert!((f64::from(*got) - want).abs() < 1e-5, "{got} for {want}: {case:?}");
                 }
             }
         }

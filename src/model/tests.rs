@@ -5,37 +5,110 @@ use candle_core::{DType, Tensor};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use super::config::{FfnSpec, MixerSpec, ModelConfig};
+use super::config::{FfnSpec, MixerSpec, ModelConfig, ParallelSpec};
+use super::gqa::GqaSpec;
+use super::mamba2::{Gating, Mamba2Spec};
+use super::mla::MlaSpec;
+use super::mlp::{Activation, MlpSpec};
+use super::moe::{Groups, MoeSpec, Routing, Scores};
+use super::rope::{Pairing, RopeSpec};
 use super::state::State;
 use super::{Model, Step, Wanted};
 use crate::support::{
-    RandomWeights, config, gqa, in_pieces, largest_difference, logits, mamba2, mla, moe, random_tokens,
+    RandomWeights, config, gqa, in_pieces, largest_difference, logits, mamba2, mla, mlp, moe, random_tokens,
 };
 
 /// f32 rounds differently where sums are split differently; the logits here are of the order of 1.
 const TOLERANCE: f32 = 1e-4;
 
+fn any_mamba2() -> impl Strategy<Value = Mamba2Spec> {
+    let gating =
+        prop_oneof![3 => Just(Gating::ThenNorm(1e-5)), 1 => Just(Gating::AfterNorm(1e-5)), 1 => Just(Gating::Alone)];
+    let multipliers = prop_oneof![Just(None), Just(Some([0.7, 1.2, 0.9, 1.1, 0.8]))];
+    let sizes = (prop_oneof![Just(1), Just(2), Just(4)], 1..5usize, prop_oneof![Just(1), 2..12usize, Just(64)]);
+    (sizes, gating, multipliers).prop_map(|((groups, kernel, chunk), gating, multipliers)| {
+        let MixerSpec::Mamba2(spec) = mamba2(groups, kernel, chunk) else { unreachable!() };
+        Mamba2Spec { gating, multipliers, ..spec }
+    })
+}
+
+fn any_mla() -> impl Strategy<Value = MlaSpec> {
+    let queries = prop_oneof![Just((None, false)), Just((Some(10), false)), Just((Some(10), true))];
+    (queries, prop_oneof![Just(None), Just(Some(1e-5))], any_pairing()).prop_map(
+        |(queries, latent_norm_eps, pairing)| {
+            let MixerSpec::Mla(spec) = mla() else { unreachable!() };
+            let (q_latent_dim, rope_from_q_latent) = queries;
+            let rope = RopeSpec { pairing, ..spec.rope };
+            MlaSpec { value_dim: 7, q_latent_dim, rope_from_q_latent, latent_norm_eps, rope, ..spec }
+        },
+    )
+}
+
+fn any_pairing() -> impl Strategy<Value = Pairing> {
+    prop_oneof![Just(Pairing::Halves), Just(Pairing::Neighbours)]
+}
+
+fn any_gqa() -> impl Strategy<Value = GqaSpec> {
+    let rope = prop_oneof![Just(None), Just(Some(2)), Just(Some(6))];
+    let window = prop_oneof![2 => Just(None), 1 => Just(Some(1)), 3 => (2..40usize).prop_map(Some)];
+    let norm = prop_oneof![Just(None), Just(Some(1e-5))];
+    let sizes = (prop_oneof![Just(1), Just(2), Just(4)], rope, any_pairing());
+    (sizes, window, norm).prop_map(|((heads, width, pairing), window, qk_norm_eps)| {
+        let MixerSpec::Gqa(spec) = gqa(heads) else { unreachable!() };
+        let rope = width.map(|width| RopeSpec { pairing, ..RopeSpec::new(width, 500.0) });
+        GqaSpec { rope, window, qk_norm_eps, ..spec }
+    })
+}
+
+fn any_parallel() -> impl Strategy<Value = ParallelSpec> {
+    (any_mamba2(), any_gqa()).prop_map(|(mamba2, gqa)| ParallelSpec {
+        mamba2,
+        mamba2_multipliers: (0.9, 1.1),
+        gqa,
+        gqa_multipliers: (1.2, 0.8),
+    })
+}
+
 fn any_mixer() -> impl Strategy<Value = MixerSpec> {
     prop_oneof![
-        3 => (prop_oneof![Just(1), Just(2), Just(4)], 1..5usize, prop_oneof![Just(1), 2..12usize, Just(64)])
-            .prop_map(|(groups, kernel, chunk)| mamba2(groups, kernel, chunk)),
-        1 => Just(mla()),
-        1 => prop_oneof![Just(1), Just(2), Just(4)].prop_map(gqa),
+        1 => Just(MixerSpec::None),
+        4 => any_mamba2().prop_map(MixerSpec::Mamba2),
+        2 => any_mla().prop_map(MixerSpec::Mla),
+        3 => any_gqa().prop_map(MixerSpec::Gqa),
+        2 => any_parallel().prop_map(MixerSpec::Parallel),
     ]
 }
 
 fn any_ffn() -> impl Strategy<Value = FfnSpec> {
-    prop_oneof![Just(FfnSpec::None), Just(FfnSpec::Mlp(24)), any::<bool>().prop_map(moe)]
+    let relu = MlpSpec { intermediate_size: 24, activation: Activation::SquaredRelu };
+    let FfnSpec::Moe(usual) = moe(true) else { unreachable!() };
+    let groups = Some(Groups { count: 2, kept: 1, judged_by: 2 });
+    let routing = Routing { scores: Scores::Sigmoid, scale: 1.5, groups, ..usual.routing };
+    let corrected = MoeSpec { routing, expert: relu, shared: Some(relu), latent_size: Some(20), ..usual };
+    prop_oneof![
+        Just(FfnSpec::None),
+        Just(mlp()),
+        Just(FfnSpec::Mlp(relu)),
+        any::<bool>().prop_map(moe),
+        Just(FfnSpec::Moe(corrected)),
+    ]
 }
 
 fn any_config() -> impl Strategy<Value = ModelConfig> {
-    prop::collection::vec((any_mixer(), any_ffn()), 1..4).prop_map(config)
+    (prop::collection::vec((any_mixer(), any_ffn()), 1..4), any::<bool>()).prop_map(|(layers, is_scaled)| {
+        let mut config = config(layers);
+        if is_scaled {
+            (config.embedding_multiplier, config.logits_multiplier) = (1.3, 0.9);
+            config.layers.iter_mut().for_each(|layer| (layer.mixer_multiplier, layer.ffn_multiplier) = (0.6, 0.7));
+        }
+        config
+    })
 }
 
 /// Around the chunk size, where off-by-one errors live, and elsewhere.
 fn any_length(config: &ModelConfig) -> impl Strategy<Value = usize> + use<> {
     let chunks = config.layers.iter().filter_map(|layer| match &layer.mixer {
-        MixerSpec::Mamba2(spec) => Some(spec.chunk_size),
+        MixerSpec::Mamba2(mamba2) | MixerSpec::Parallel(ParallelSpec { mamba2, .. }) => Some(mamba2.chunk_size),
         _ => None,
     });
     let chunk = chunks.max().unwrap_or(8);
@@ -112,7 +185,7 @@ proptest! {
 
 #[test]
 fn states_take_the_bytes_that_their_configuration_says() {
-    let config = config([(mamba2(2, 4, 8), FfnSpec::None), (mla(), moe(true)), (gqa(2), FfnSpec::Mlp(24))]);
+    let config = config([(mamba2(2, 4, 8), FfnSpec::None), (mla(), moe(true)), (gqa(2), mlp())]);
     let model = random_model(&config, 1);
     let mut state = model.new_state().unwrap();
     logits(&model, &mut state, &random_tokens(1, 300, config.vocab_size));
@@ -120,7 +193,7 @@ fn states_take_the_bytes_that_their_configuration_says() {
     let mamba2_bytes = 4 * 6 * 5 * 4 + 3 * (4 * 6 + 2 * 2 * 5) * 4;
     let (mla_values, gqa_values) = (12 + 6, 2 * 2 * 6);
     assert_eq!(config.state_bytes(), mamba2_bytes);
-    assert_eq!(config.cache_bytes_per_token(), (mla_values + gqa_values) * 4);
+    assert_eq!(config.cache_bytes(1), (mla_values + gqa_values) * 4);
     assert_eq!(state.bytes(), mamba2_bytes + 300 * (mla_values + gqa_values) * 4);
 }
 
@@ -138,7 +211,7 @@ fn rotated_queries_may_come_from_the_query_latent() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let mut config = config([(mamba2(2, 4, 8), FfnSpec::Mlp(24)), (gqa(2), moe(true))]);
+    let mut config = config([(mamba2(2, 4, 8), mlp()), (gqa(2), moe(true))]);
     config.vocab_size = 8192; // times 32 is more than one thread takes alone
     let model = random_model(&config, 9);
     let tokens = random_tokens(9, 6, config.vocab_size);

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use blazr::error::{Error, Result};
 use blazr::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
-use blazr::model::gqa::GqaSpec;
-use blazr::model::mamba2::Mamba2Spec;
+use blazr::model::gqa::{GqaSpec, usual_scale};
+use blazr::model::mamba2::{Gating, Mamba2Spec};
 use blazr::model::mla::MlaSpec;
-use blazr::model::moe::MoeSpec;
+use blazr::model::mlp::MlpSpec;
+use blazr::model::moe::{MoeSpec, Routing};
 use blazr::model::rope::RopeSpec;
 use blazr::model::state::State;
 use blazr::model::weights::{TensorSource, Weights};
@@ -54,7 +55,7 @@ impl RandomWeights {
             "A_log" => (0.0, 2.7),
             "dt_bias" => (-5.0, -1.0),
             "D" => (0.5, 1.5),
-            "bias" => (-0.2, 0.2),
+            "bias" | "correction" => (-0.2, 0.2),
             _ if name.contains("norm") => (0.7, 1.3),
             _ if name.contains("conv1d") => (-0.9, 0.9),
             _ if name.contains("embed") => (-1.7, 1.7),
@@ -92,7 +93,8 @@ pub fn mamba2(groups: usize, conv_kernel: usize, chunk_size: usize) -> MixerSpec
         conv_kernel,
         chunk_size,
         dt_limit: (0.001, 0.3),
-        norm_eps: 1e-6,
+        gating: Gating::ThenNorm(1e-6),
+        multipliers: None,
     })
 }
 
@@ -100,33 +102,51 @@ pub fn mla() -> MixerSpec {
     MixerSpec::Mla(MlaSpec {
         num_heads: 4,
         head_dim: HIDDEN / 4,
+        value_dim: HIDDEN / 4,
         kv_latent_dim: 12,
-        q_latent_dim: 10,
+        q_latent_dim: Some(10),
         rope_from_q_latent: false,
-        rope: RopeSpec { width: 6, theta: 500.0 },
+        latent_norm_eps: None,
+        rope: RopeSpec::new(6, 500.0),
+        scale: usual_scale(HIDDEN / 4 + 6),
     })
 }
 
 pub fn gqa(num_kv_heads: usize) -> MixerSpec {
-    MixerSpec::Gqa(GqaSpec { num_heads: 4, num_kv_heads, head_dim: 6, rope: RopeSpec { width: 6, theta: 500.0 } })
+    MixerSpec::Gqa(GqaSpec {
+        num_heads: 4,
+        num_kv_heads,
+        head_dim: 6,
+        rope: Some(RopeSpec::new(6, 500.0)),
+        scale: usual_scale(6),
+        window: None,
+        qk_norm_eps: None,
+    })
+}
+
+pub fn mlp() -> FfnSpec {
+    FfnSpec::Mlp(MlpSpec::swiglu(24))
 }
 
 pub fn moe(shared: bool) -> FfnSpec {
     FfnSpec::Moe(MoeSpec {
         num_experts: 4,
-        experts_per_tok: 2,
-        intermediate_size: 24,
-        shared_intermediate_size: shared.then_some(28),
+        routing: Routing::softmax_over_chosen(2),
+        expert: MlpSpec::swiglu(24),
+        shared: shared.then(|| MlpSpec::swiglu(28)),
+        latent_size: None,
     })
 }
 
 pub fn config(layers: impl IntoIterator<Item = (MixerSpec, FfnSpec)>) -> ModelConfig {
-    let layer = |(mixer, ffn)| LayerSpec { norm_eps: 1e-5, mixer, ffn };
+    let layer = |(mixer, ffn)| LayerSpec { norm_eps: 1e-5, mixer, mixer_multiplier: 1.0, ffn, ffn_multiplier: 1.0 };
     ModelConfig {
         vocab_size: 90,
         hidden_size: HIDDEN,
         max_seq_len: 4096,
         norm_eps: 1e-5,
+        embedding_multiplier: 1.0,
+        logits_multiplier: 1.0,
         layers: layers.into_iter().map(layer).collect(),
     }
 }
@@ -170,8 +190,8 @@ pub fn every_kind() -> ModelConfig {
         (mamba2(1, 4, 64), FfnSpec::None),
         (mla(), moe(true)),
         (mamba2(1, 4, 64), FfnSpec::None),
-        (gqa(2), FfnSpec::Mlp(24)),
-        (mla(), FfnSpec::Mlp(24)),
+        (gqa(2), mlp()),
+        (mla(), mlp()),
         (gqa(2), moe(true)),
     ];
     ModelConfig { vocab_size: BYTE_VOCAB, max_seq_len: 512, ..config(layers) }
