@@ -18,11 +18,16 @@ pub enum Error {
     },
     /// A prompt leaves no room in the model's context.
     #[error(
-        "prompt is too long: this model's maximum context length is {max_seq_len} tokens, and the prompt has {prompt_tokens}"
+        "prompt is too long: this model's maximum context length is {max_seq_len} tokens, found {prompt_tokens}{}",
+        if *is_least { " or more" } else { "" }
     )]
     ContextLength {
+        /// The parameter that has the prompt.
+        param: &'static str,
         /// The prompt's tokens.
         prompt_tokens: usize,
+        /// Whether they were not counted, and may be more.
+        is_least: bool,
         /// What the model has room for.
         max_seq_len: usize,
     },
@@ -95,15 +100,29 @@ pub enum Unavailable {
     /// The server is being stopped.
     #[error("the server is shutting down: send the request to another one")]
     Draining,
-    /// The inference loop has died.
-    #[error("the inference loop has ended: the server has to be started anew")]
+    /// The inference loop has taken no step for long.
+    #[error("the inference loop hangs: send the request to another server")]
     Stalled,
+    /// The inference loop has died.
+    #[error("the inference loop has died, and the server ends: send the request to another one")]
+    Dead,
 }
 
 impl Error {
     /// A value of a request's or flag's `param` that can't be honoured.
     pub fn invalid(param: &'static str, message: impl Into<String>) -> Self {
         Self::Invalid { param, message: message.into() }
+    }
+
+    /// The same error, blamed on `param` where it is the prompt's.
+    pub fn of_prompt(self, prompt: &'static str) -> Self {
+        match self {
+            Self::Invalid { param: "prompt", message } => Self::Invalid { param: prompt, message },
+            Self::ContextLength { prompt_tokens, is_least, max_seq_len, .. } => {
+                Self::ContextLength { param: prompt, prompt_tokens, is_least, max_seq_len }
+            }
+            other => other,
+        }
     }
 
     /// Something that was looked for at `path` and is not there.

@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use metrics::{Label, Unit};
+use metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 
@@ -35,6 +35,19 @@ pub struct Metric {
     pub help: &'static str,
     /// How it is counted.
     pub kind: Kind,
+    /// The label that tells its series apart, and what it can say.
+    pub label: Label,
+}
+
+/// The label of a metric, and its values where all of them are known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Label {
+    /// There is one series without a label.
+    None,
+    /// One of these.
+    Known(&'static str, &'static [&'static str]),
+    /// What comes is not known before.
+    Open,
 }
 
 /// How a metric is counted.
@@ -52,10 +65,10 @@ pub enum Kind {
 pub type Labels = Vec<(&'static str, String)>;
 
 macro_rules! metrics {
-    ($($constant:ident, $kind:expr, $name:literal, $help:literal;)*) => {
+    ($($constant:ident, $kind:expr, $label:expr, $name:literal, $help:literal;)*) => {
         $(
             #[doc = $help]
-            pub static $constant: Metric = Metric { name: $name, help: $help, kind: $kind };
+            pub static $constant: Metric = Metric { name: $name, help: $help, kind: $kind, label: $label };
         )*
         /// All of them, in the order of the README's table.
         pub static ALL: &[&Metric] = &[$(&$constant),*];
@@ -63,29 +76,29 @@ macro_rules! metrics {
 }
 
 metrics! {
-    HTTP_REQUESTS, Kind::Counter, "blazr_http_requests_total", "Answers by route, method and status.";
-    FINISHED, Kind::Counter, "blazr_finished_total", "Generations that ended, by finish_reason.";
-    CANCELLED, Kind::Counter, "blazr_cancelled_total", "Requests whose client went away before their end, by phase: queued, prefill or decode.";
-    REJECTED, Kind::Counter, "blazr_rejected_total", "Requests that were not taken in or waited too long, by reason.";
-    FAILED, Kind::Counter, "blazr_failed_total", "Requests that were begun and not finished though their client was there, by reason.";
-    PROMPT_TOKENS, Kind::Counter, "blazr_prompt_tokens_total", "Prompt tokens of finished generations, by source: computed or cached.";
-    GENERATION_TOKENS, Kind::Counter, "blazr_generation_tokens_total", "Generated tokens of finished generations.";
-    FIRST_TOKEN_SECONDS, Kind::Histogram(FIRST_TOKEN_BUCKETS), "blazr_time_to_first_token_seconds", "From a request's arrival to its first token.";
-    BETWEEN_TOKENS_SECONDS, Kind::Histogram(TOKEN_BUCKETS), "blazr_time_between_tokens_seconds", "From one token to the next.";
-    QUEUE_SECONDS, Kind::Histogram(REQUEST_BUCKETS), "blazr_queue_time_seconds", "From a request's arrival to its first step.";
-    PREFILL_SECONDS, Kind::Histogram(REQUEST_BUCKETS), "blazr_prefill_time_seconds", "From a request's first step to its first token.";
-    DECODE_SECONDS, Kind::Histogram(REQUEST_BUCKETS), "blazr_decode_time_seconds", "From a request's first token to its end.";
-    REQUEST_SECONDS, Kind::Histogram(REQUEST_BUCKETS), "blazr_request_time_seconds", "From a request's arrival to its end.";
-    REQUEST_PROMPT_TOKENS, Kind::Histogram(COUNT_BUCKETS), "blazr_request_prompt_tokens", "Prompt tokens of each generation.";
-    REQUEST_GENERATION_TOKENS, Kind::Histogram(COUNT_BUCKETS), "blazr_request_generation_tokens", "Generated tokens of each generation.";
-    QUEUE_REQUESTS, Kind::Gauge, "blazr_queue_requests", "Requests that wait.";
-    QUEUE_TOKENS, Kind::Gauge, "blazr_queue_tokens", "Prompt tokens of the requests that wait.";
-    RUNNING, Kind::Gauge, "blazr_running_requests", "Requests that are being worked on.";
-    STATE_BYTES, Kind::Gauge, "blazr_state_bytes", "Bytes of the running sequence's state and caches.";
-    LOOP_BUSY_SECONDS, Kind::Histogram(REQUEST_BUCKETS), "blazr_loop_busy_seconds", "How long the inference loop worked on each request; the sum is its busy time.";
-    IGNORED_FIELDS, Kind::Counter, "blazr_ignored_fields_total", "Fields of requests that blazr does not know and ignored.";
-    BUILD_INFO, Kind::Gauge, "blazr_build_info", "Always 1; the label says which version runs.";
-    MODEL_INFO, Kind::Gauge, "blazr_model_info", "Always 1; the label says which model is served.";
+    HTTP_REQUESTS, Kind::Counter, Label::Open, "blazr_http_requests_total", "Answers by route, method and status; status 499 where the client had gone before there was one.";
+    FINISHED, Kind::Counter, Label::Known("finish_reason", &["stop", "length"]), "blazr_finished_total", "Generations that ended, by finish_reason.";
+    CANCELLED, Kind::Counter, Label::Known("phase", &["queued", "prefill", "decode"]), "blazr_cancelled_total", "Requests whose client went away before their end, by phase: queued, prefill or decode.";
+    REJECTED, Kind::Counter, Label::Known("reason", &["queue_full", "queue_timeout", "unavailable"]), "blazr_rejected_total", "Requests that were not taken in or waited too long, by reason.";
+    FAILED, Kind::Counter, Label::Known("reason", &["error", "panic", "request_timeout", "slow_reader", "drain_timeout"]), "blazr_failed_total", "Requests that were begun and not finished though their client was there, by reason.";
+    PROMPT_TOKENS, Kind::Counter, Label::Known("source", &["computed", "cached"]), "blazr_prompt_tokens_total", "Prompt tokens of finished generations, by source: computed or cached.";
+    GENERATION_TOKENS, Kind::Counter, Label::None, "blazr_generation_tokens_total", "Generated tokens of finished generations.";
+    FIRST_TOKEN_SECONDS, Kind::Histogram(FIRST_TOKEN_BUCKETS), Label::None, "blazr_time_to_first_token_seconds", "From a request's arrival to its first token.";
+    BETWEEN_TOKENS_SECONDS, Kind::Histogram(TOKEN_BUCKETS), Label::None, "blazr_time_between_tokens_seconds", "From one token to the next.";
+    QUEUE_SECONDS, Kind::Histogram(REQUEST_BUCKETS), Label::None, "blazr_queue_time_seconds", "From a request's arrival to its first step.";
+    PREFILL_SECONDS, Kind::Histogram(REQUEST_BUCKETS), Label::None, "blazr_prefill_time_seconds", "From a prompt's first step to its first token, or to its end where none is generated.";
+    DECODE_SECONDS, Kind::Histogram(REQUEST_BUCKETS), Label::None, "blazr_decode_time_seconds", "From a prompt's first token to the end of its answers.";
+    REQUEST_SECONDS, Kind::Histogram(REQUEST_BUCKETS), Label::None, "blazr_request_time_seconds", "From a request's arrival to its end.";
+    REQUEST_PROMPT_TOKENS, Kind::Histogram(COUNT_BUCKETS), Label::None, "blazr_request_prompt_tokens", "Prompt tokens of each generation.";
+    REQUEST_GENERATION_TOKENS, Kind::Histogram(COUNT_BUCKETS), Label::None, "blazr_request_generation_tokens", "Generated tokens of each generation.";
+    QUEUE_REQUESTS, Kind::Gauge, Label::None, "blazr_queue_requests", "Requests that wait.";
+    QUEUE_TOKENS, Kind::Gauge, Label::None, "blazr_queue_tokens", "Prompt tokens of the requests that wait.";
+    RUNNING, Kind::Gauge, Label::None, "blazr_running_requests", "Requests that are being worked on.";
+    STATE_BYTES, Kind::Gauge, Label::None, "blazr_state_bytes", "Bytes of the running sequence's state and caches.";
+    LOOP_BUSY_SECONDS, Kind::Histogram(REQUEST_BUCKETS), Label::None, "blazr_loop_busy_seconds", "How long the inference loop worked on each request; the sum is its busy time.";
+    IGNORED_FIELDS, Kind::Counter, Label::None, "blazr_ignored_fields_total", "Fields of requests that blazr does not know and ignored.";
+    BUILD_INFO, Kind::Gauge, Label::Open, "blazr_build_info", "Always 1; the label says which version runs.";
+    MODEL_INFO, Kind::Gauge, Label::Open, "blazr_model_info", "Always 1; the label says which model is served.";
 }
 
 impl Metric {
@@ -104,6 +117,22 @@ impl Metric {
         metrics::histogram!(self.name).record(value);
     }
 
+    /// Tells of every series that is known before anything happens, so that its first change is seen as one.
+    fn begin(&self) {
+        let series: Vec<Labels> = match self.label {
+            Label::None => vec![Vec::new()],
+            Label::Known(label, values) => values.iter().map(|value| vec![(label, (*value).to_owned())]).collect(),
+            Label::Open => Vec::new(),
+        };
+        for labels in series {
+            match self.kind {
+                Kind::Counter => self.add(0, labels),
+                Kind::Gauge => self.set(0.0, labels),
+                Kind::Histogram(_) => drop(metrics::histogram!(self.name)),
+            }
+        }
+    }
+
     fn describe(&self) {
         let unit = if self.name.contains("_seconds") { Unit::Seconds } else { Unit::Count };
         match self.kind {
@@ -114,8 +143,8 @@ impl Metric {
     }
 }
 
-fn to_labels(labels: Labels) -> Vec<Label> {
-    labels.into_iter().map(|(key, value)| Label::new(key, value)).collect()
+fn to_labels(labels: Labels) -> Vec<metrics::Label> {
+    labels.into_iter().map(|(key, value)| metrics::Label::new(key, value)).collect()
 }
 
 /// What Prometheus reads.
@@ -146,7 +175,10 @@ impl Exposition {
         let recorder = builder.build_recorder();
         let exposition = Self(recorder.handle());
         metrics::set_global_recorder(recorder).map_err(|error| failed(&error))?;
-        ALL.iter().for_each(|metric| metric.describe());
+        for metric in ALL {
+            metric.describe();
+            metric.begin();
+        }
         Collector::default().describe(); // process_*
         BUILD_INFO.set(1.0, vec![("version", env!("CARGO_PKG_VERSION").into())]);
         Ok(installed.insert(exposition).clone())

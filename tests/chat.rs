@@ -180,6 +180,6 @@ fn a_chat_that_is_too_long_is_refused_before_it_is_encoded() {
     let tokenizer = nano_tokenizer();
     let rendered = nano_template().render(&conversation(&["word ".repeat(100_000)]), true, &Map::new()).unwrap();
     let error = tokenizer.encode_chat(&rendered, MAX_SEQ_LEN).unwrap_err();
-    assert!(matches!(error, Error::Invalid { param: "messages", .. }), "{error:?}");
-    assert!(error.to_string().contains("the model's max_seq_len is 4352"), "{error}");
+    assert!(matches!(error, Error::ContextLength { param: "messages", is_least: true, .. }), "{error:?}");
+    assert!(error.to_string().contains("maximum context length is 4352 tokens"), "{error}");
 }

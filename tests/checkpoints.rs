@@ -254,3 +254,19 @@ fn the_tokenizer_is_where_the_configuration_says() {
         assert!(open(directory.path()).tokenizer().is_ok(), "{}", place.display());
     }
 }
+
+#[test]
+fn other_weights_and_other_configurations_have_other_fingerprints() {
+    let fingerprint = |seed: u64, config: Option<&str>| {
+        let directory = tempfile::tempdir().unwrap();
+        support::write_checkpoint(directory.path(), seed, DType::BF16);
+        if let Some(config) = config {
+            std::fs::write(directory.path().join("config.json"), config).unwrap();
+        }
+        Checkpoint::open(directory.path()).unwrap().fingerprint()
+    };
+    let config = |theta: f64| format!(r#"{{"mamba2_n_groups": 1, "experts_per_tok": 2, "rope_theta": {theta}}}"#);
+    assert_eq!(fingerprint(7, None), fingerprint(7, None));
+    assert_ne!(fingerprint(7, None), fingerprint(8, None));
+    assert_ne!(fingerprint(7, Some(&config(500.0))), fingerprint(7, Some(&config(501.0))));
+}

@@ -4,6 +4,8 @@
 #[path = "support/server.rs"]
 mod server;
 
+use std::time::Duration;
+
 use blazr::engine::queue::Limits;
 use blazr::metrics::{ALL, Kind};
 use serde_json::{Value, json};
@@ -37,43 +39,86 @@ async fn requests(server: &Server) -> Vec<Value> {
     answers
 }
 
+/// Waits until a metric has this value.
+async fn wait_for(server: &Server, series: &str, value: f64) {
+    for _ in 0..500 {
+        let text = server.metrics().await;
+        if text.lines().any(|line| line == format!("{series} {value}")) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{series} is not {value}: {}", server.metrics().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn counters_are_the_sum_of_usage_and_every_metric_is_told_with_its_help() {
-    let server = Setup { limits: Limits { requests: 1, tokens: 100 }, ..Setup::default() }.start().await;
+async fn every_metric_is_there_before_the_first_request_and_counters_are_the_sum_of_usage() {
+    let server = Setup { limits: Limits { requests: 1, tokens: 10_000 }, ..Setup::default() }.start().await;
+    is_complete(&server.metrics().await);
     let answers = requests(&server).await;
     let used = |key: &str| answers.iter().map(|answer| answer["usage"][key].as_f64().unwrap()).sum::<f64>();
     server.get("/v1/models/some/raw/path").send().await.unwrap();
     server.get("/no/such/route").send().await.unwrap();
-    server.ask("/v1/completions", &json!({"prompt": "a", "max_tokens": 1, "no_such_field": 1})).await;
     let text = server.metrics().await;
-    assert_eq!(sum(&text, "blazr_prompt_tokens_total"), used("prompt_tokens") + 1.0);
-    assert_eq!(sum(&text, "blazr_generation_tokens_total"), used("completion_tokens") + 1.0);
-    assert_eq!(sum(&text, "blazr_finished_total"), 2.0 * (1.0 + 6.0 + 1.0 + 1.0) + 2.0);
-    assert_eq!(sum(&text, "blazr_request_time_seconds_count"), answers.len() as f64 + 1.0);
-    assert_eq!(sum(&text, "blazr_time_to_first_token_seconds_count"), answers.len() as f64 - 2.0 + 1.0);
-    assert_eq!(sum(&text, "blazr_running_requests") + sum(&text, "blazr_state_bytes"), 0.0);
+    assert_eq!(sum(&text, "blazr_prompt_tokens_total"), used("prompt_tokens"));
+    assert_eq!(sum(&text, "blazr_generation_tokens_total"), used("completion_tokens"));
+    assert_eq!(sum(&text, "blazr_finished_total"), 2.0 * (1.0 + 6.0 + 1.0 + 1.0) + 1.0);
+    let (n_requests, n_scored, n_second_prompts) = (answers.len() as f64, 2.0, 2.0);
+    assert_eq!(sum(&text, "blazr_request_time_seconds_count"), n_requests);
+    assert_eq!(sum(&text, "blazr_queue_time_seconds_count"), n_requests);
+    assert_eq!(sum(&text, "blazr_time_to_first_token_seconds_count"), n_requests - n_scored);
+    assert_eq!(sum(&text, "blazr_prefill_time_seconds_count"), n_requests + n_second_prompts);
+    assert_eq!(sum(&text, "blazr_decode_time_seconds_count"), n_requests + n_second_prompts - n_scored);
     for part in [
         "blazr_prompt_tokens_total{source=\"computed\"}",
         "route=\"/v1/models/{*id}\",method=\"GET\",status=\"404\"",
         "route=\"other\"",
-        "finish_reason=\"length\"",
-        "finish_reason=\"stop\"",
         "process_resident_memory_bytes",
         "blazr_build_info{version=",
+        "blazr_time_to_first_token_seconds_bucket{le=\"0.001\"}",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!text.contains("some/raw/path") && !text.contains("/no/such"));
-    is_complete(&text);
+    what_is_given_up(&server).await;
 }
 
-/// Every metric has its help and its values, but for those that count what has not happened.
+/// Every metric has its help and its values.
 fn is_complete(text: &str) {
     for metric in ALL {
+        let is_set_elsewhere = ["blazr_model_info", "blazr_http_requests_total"].contains(&metric.name);
         assert!(metric.kind != Kind::Counter || metric.name.ends_with("_total"), "{}", metric.name);
-        let is_there = text.contains(&format!("# HELP {} ", metric.name));
-        let is_of_failures = ["blazr_cancelled_total", "blazr_rejected_total", "blazr_failed_total"];
-        let is_set_elsewhere = metric.name == "blazr_model_info";
-        assert!(is_there || is_set_elsewhere || is_of_failures.contains(&metric.name), "{}", metric.name);
+        assert!(is_set_elsewhere || text.contains(&format!("# HELP {} ", metric.name)), "{}", metric.name);
     }
+    for series in [
+        "blazr_cancelled_total{phase=\"prefill\"} 0",
+        "blazr_rejected_total{reason=\"queue_full\"} 0",
+        "blazr_failed_total{reason=\"panic\"} 0",
+        "blazr_finished_total{finish_reason=\"stop\"} 0",
+        "blazr_queue_requests 0",
+        "blazr_request_time_seconds_count 0",
+    ] {
+        assert!(text.lines().any(|line| line == series), "{series}: {text}");
+    }
+}
+
+/// Requests that are refused, and those whose clients go away while they wait and while they are answered.
+async fn what_is_given_up(server: &Server) {
+    let endless = json!({"prompt": "Once", "max_tokens": 4000, "ignore_eos": true, "n": 16});
+    let running = tokio::spawn(server.post("/v1/completions", &endless).send());
+    wait_for(server, "blazr_running_requests", 1.0).await;
+    let waiting = tokio::spawn(server.post("/v1/completions", &endless).send());
+    wait_for(server, "blazr_queue_requests", 1.0).await;
+    wait_for(server, "blazr_queue_tokens", 1.0).await;
+    assert!(sum(&server.metrics().await, "blazr_state_bytes") > 0.0);
+    assert_eq!(server.refused("/v1/completions", &endless).await.0, 429);
+    wait_for(server, "blazr_rejected_total{reason=\"queue_full\"}", 1.0).await;
+    waiting.abort();
+    wait_for(server, "blazr_cancelled_total{phase=\"queued\"}", 1.0).await;
+    wait_for(server, "blazr_queue_requests", 0.0).await;
+    running.abort();
+    wait_for(server, "blazr_cancelled_total{phase=\"decode\"}", 1.0).await;
+    wait_for(server, "blazr_state_bytes", 0.0).await;
+    let gone = "blazr_http_requests_total{route=\"/v1/completions\",method=\"POST\",status=\"499\"}";
+    wait_for(server, gone, 2.0).await;
 }

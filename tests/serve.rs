@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
 
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
@@ -89,10 +90,27 @@ async fn what_is_asked_is_logged_where_that_is_wanted() {
 fn the_command_to_try_works_when_it_is_pasted() {
     for flags in [&[][..], &["--api-key", "sk-1"]] {
         let mut server = Serve::start(flags);
-        let command = server.ready.split_once("try: ").unwrap().1.trim().to_owned();
+        let (before, command) = server.ready.split_once("try: ").unwrap();
+        assert_eq!(before.ends_with("with a key in BLAZR_API_KEY "), !flags.is_empty());
+        let command = command.trim().to_owned();
         let output = Command::new("sh").args(["-c", &command]).env("BLAZR_API_KEY", "sk-1").output().unwrap();
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(!answer["choices"][0]["text"].as_str().unwrap().is_empty(), "{command}: {answer}");
         server.line_with("status=200");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")] // the client hangs up on a thread of its own
+async fn a_client_that_goes_before_its_answer_is_logged_too() {
+    let mut server = Serve::start(&[]);
+    let endless = json!({"prompt": "Once", "max_tokens": 4000, "ignore_eos": true, "n": 16});
+    for (stream, status) in [(false, 499), (true, 200)] {
+        let mut body = endless.clone();
+        body["stream"] = json!(stream);
+        let request = server.complete(&body).timeout(Duration::from_millis(300));
+        let read = async { request.send().await?.bytes().await };
+        assert!(read.await.unwrap_err().is_timeout());
+        let line = server.line_with("broken off");
+        assert!(line.contains(&format!("status={status}")), "{line}");
     }
 }

@@ -1,6 +1,6 @@
 //! What handlers share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +15,9 @@ use crate::error::{Error, Unavailable};
 use crate::metrics::Exposition;
 use crate::model::config::ModelConfig;
 use crate::text::{ChatTemplate, Tokenizer};
+
+/// Requests on their way into the queue have so many bodies' bytes together at most, each as large as one may be.
+const MOST_BODIES_IN_FLIGHT: usize = 16;
 
 /// How the server behaves.
 #[derive(Clone, Debug)]
@@ -69,11 +72,42 @@ struct Inner {
     served: OnceLock<Served>,
     is_draining: AtomicBool,
     named: Named,
+    /// How many bytes the bodies have of requests that are not in the queue yet.
+    in_flight: Arc<AtomicUsize>,
     /// Held by whoever is on the way into the queue, and by whoever has a text tokenized for itself.
     admission: Mutex<()>,
     tokenizing: Mutex<()>,
     /// Set when whatever still runs is to end at once.
     cut_off: watch::Sender<bool>,
+}
+
+/// The bytes of one request's body, from their arrival to the request's place in the queue.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl InFlight {
+    /// Counts more of them.
+    ///
+    /// # Errors
+    /// Too many requests are on their way.
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Error> {
+        self.bytes += bytes;
+        if self.all.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.most {
+            return Ok(());
+        }
+        let message = format!("requests of more than {} bytes are on their way into it", self.most);
+        Err(Error::Overloaded { message, retry_after_seconds: 1 })
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Whether requests are answered.
@@ -96,8 +130,18 @@ impl App {
     pub fn new(settings: Settings, exposition: Exposition) -> Self {
         let (served, is_draining) = (OnceLock::new(), AtomicBool::new(false));
         let (named, cut_off) = (Named::default(), watch::Sender::new(false));
-        let (admission, tokenizing) = (Mutex::new(()), Mutex::new(()));
-        Self(Arc::new(Inner { settings, exposition, served, is_draining, named, admission, tokenizing, cut_off }))
+        let (admission, tokenizing, in_flight) = (Mutex::new(()), Mutex::new(()), Arc::default());
+        Self(Arc::new(Inner {
+            settings,
+            exposition,
+            served,
+            is_draining,
+            named,
+            in_flight,
+            admission,
+            tokenizing,
+            cut_off,
+        }))
     }
 
     /// From now on requests are answered. What was served before stays.
@@ -126,6 +170,12 @@ impl App {
     /// How the server behaves.
     pub fn settings(&self) -> &Settings {
         &self.0.settings
+    }
+
+    /// Counts the bytes of a body that is about to be read.
+    pub(super) fn body_in_flight(&self) -> InFlight {
+        let most = MOST_BODIES_IN_FLIGHT.saturating_mul(self.settings().body_limit);
+        InFlight { bytes: 0, all: Arc::clone(&self.0.in_flight), most }
     }
 
     /// Requests go one by one from here into the queue, so that none overtakes another while its prompt is read.
@@ -171,6 +221,11 @@ impl App {
             Some(Health::Closed) => Status::Draining,
             Some(Health::Stalled) => Status::Stalled,
         }
+    }
+
+    /// Whether nothing that was taken in will be done any more.
+    pub fn is_dead(&self) -> bool {
+        self.0.served.get().is_some_and(|served| served.engine.is_dead())
     }
 
     /// Whether no request is left.

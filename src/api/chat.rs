@@ -25,6 +25,7 @@ use crate::text::Tokenizer;
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
+    operation_id = "create_chat_completion",
     request_body = ChatRequest,
     responses(
         (
@@ -36,7 +37,10 @@ use crate::text::Tokenizer;
         Overloaded
     )
 )]
-pub(super) async fn complete(State(app): State<App>, Json(request): Json<ChatRequest>) -> Result<Response, ApiError> {
+pub(super) async fn complete(
+    State(app): State<App>,
+    Json(request, in_flight): Json<ChatRequest>,
+) -> Result<Response, ApiError> {
     let served = app.served()?;
     served.check_model(request.model.as_deref())?;
     let shared = request.shared();
@@ -50,9 +54,11 @@ pub(super) async fn complete(State(app): State<App>, Json(request): Json<ChatReq
     if app.settings().logs_prompts {
         tracing::info!(?messages, "asked");
     }
-    let read =
-        move |served: &Served| Ok(vec![GenerateRequest::new(encode(&messages, served)?, &options, &served.config)?]);
-    answer(&app, read, delivery, shape).await
+    let read = move |served: &Served| {
+        let request = GenerateRequest::new(encode(&messages, served)?, &options, &served.config);
+        Ok(vec![request.map_err(|error| error.of_prompt("messages"))?])
+    };
+    answer(&app, read, in_flight, delivery, shape).await
 }
 
 /// Parameters that are known and can't be honoured.
@@ -97,14 +103,19 @@ fn top_logprobs(request: &ChatRequest) -> Result<Option<usize>, ApiError> {
 
 /// The conversation as the model's template writes it, as token ids.
 fn encode(messages: &[Message], served: &Served) -> Result<Vec<u32>, Error> {
+    let (param, max_seq_len) = ("messages", served.config.max_seq_len);
     let template = served.template.as_ref().ok_or_else(|| {
         let message = "the model has no chat template: use /v1/completions, or start blazr with --chat-template FILE";
-        Error::invalid("messages", message)
+        Error::invalid(param, message)
     })?;
+    if messages.len() > max_seq_len {
+        // Each is a token or more, and to write so many down takes its time.
+        return Err(Error::ContextLength { param, prompt_tokens: messages.len(), is_least: true, max_seq_len });
+    }
     let to_value = |message| serde_json::to_value(message).map_err(|error| Error::Internal(error.to_string()));
     let messages: Vec<Value> = messages.iter().map(to_value).collect::<Result<_, _>>()?;
     let rendered = template.render(&messages, true, &Map::new())?;
-    served.tokenizer.encode_chat(&rendered, served.config.max_seq_len)
+    served.tokenizer.encode_chat(&rendered, max_seq_len)
 }
 
 /// Answers as an assistant's turn.
@@ -121,9 +132,7 @@ impl Turn {
 
     fn logprobs(&self, told: Vec<Told>) -> Option<ChatLogprobs> {
         self.top_logprobs?;
-        // What ends a text is no part of it.
-        let is_text = |told: &Told| !self.tokenizer.end_of_text().contains(&told.token);
-        let content = told.into_iter().filter(is_text).map(|told| self.logprob(told)).collect();
+        let content = told.into_iter().filter(|told| self.tells(told)).map(|told| self.logprob(told)).collect();
         Some(ChatLogprobs { content, refusal: None })
     }
 
@@ -163,7 +172,8 @@ impl Shape for Turn {
         self.head.body(object, choices, usage)
     }
 
-    fn tells_tokens(&self) -> bool {
-        self.top_logprobs.is_some()
+    /// What ends a text is no part of it.
+    fn tells(&self, told: &Told) -> bool {
+        self.top_logprobs.is_some() && !self.tokenizer.end_of_text().contains(&told.token)
     }
 }

@@ -30,6 +30,7 @@ pub(super) const MOST_PROMPTS: usize = 128;
 #[utoipa::path(
     post,
     path = "/v1/completions",
+    operation_id = "create_completion",
     request_body = CompletionRequest,
     responses(
         (
@@ -43,14 +44,14 @@ pub(super) const MOST_PROMPTS: usize = 128;
 )]
 pub(super) async fn complete(
     State(app): State<App>,
-    Json(request): Json<CompletionRequest>,
+    Json(request, in_flight): Json<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let served = app.served()?;
     served.check_model(request.model.as_deref())?;
     let shared = request.shared();
     let delivery = Delivery::new(&shared)?;
+    refuse_unsupported(&request)?;
     let mut options = options(&shared)?;
-    refuse_unsupported(&request, options.n)?;
     options.max_tokens = max_tokens(request.max_tokens);
     options.echo = request.echo.unwrap_or(false);
     options.top_logprobs = top_logprobs(request.logprobs)?;
@@ -63,13 +64,10 @@ pub(super) async fn complete(
         let prompts = encode(prompt, served)?.into_iter();
         prompts.map(|prompt| GenerateRequest::new(prompt, &options, &served.config)).collect()
     };
-    answer(&app, read, delivery, shape).await
+    answer(&app, read, in_flight, delivery, shape).await
 }
 
-fn refuse_unsupported(request: &CompletionRequest, n: usize) -> Result<(), ApiError> {
-    if request.best_of.is_some_and(|best_of| best_of.0 != n) {
-        return Err(ApiError::invalid("best_of", "best_of: only as many as n are possible"));
-    }
+fn refuse_unsupported(request: &CompletionRequest) -> Result<(), ApiError> {
     let has_suffix = request.suffix.as_ref().is_some_and(|suffix| !suffix.is_null() && suffix != "");
     if has_suffix {
         return Err(ApiError::invalid("suffix", "suffix: text can't be inserted, only continued"));
@@ -121,29 +119,35 @@ impl Text {
         Self { head: Head::new("cmpl", served), tokenizer: Arc::clone(&served.tokenizer), tells_logprobs }
     }
 
-    fn choice(&self, index: usize, Part { piece, finish_reason }: Part) -> CompletionChoice {
-        let logprobs = (self.tells_logprobs && !piece.told.is_empty()).then(|| self.logprobs(piece.told));
-        CompletionChoice { index, text: piece.text, logprobs, finish_reason }
-    }
-
     fn logprobs(&self, told: Vec<Told>) -> CompletionLogprobs {
+        let spelled = |token| self.tokenizer.spelling_of(token).0;
         let mut logprobs = CompletionLogprobs::default();
         for Told { token, logprob, top, offset, .. } in told {
-            logprobs.tokens.push(self.tokenizer.spelling_of(token).0);
+            logprobs.tokens.push(spelled(token));
             logprobs.token_logprobs.push(logprob);
-            logprobs.top_logprobs.push(logprob.map(|logprob| self.ranked(top, (token, logprob))));
+            logprobs.top_logprobs.push(logprob.map(|logprob| ranked(top, (token, logprob), spelled)));
             logprobs.text_offset.push(offset);
         }
         logprobs
     }
+}
 
-    /// The most probable tokens, the chosen one always among them.
-    fn ranked(&self, mut top: Vec<(u32, f32)>, chosen: (u32, f32)) -> Ranking {
-        if top.is_empty() {
-            top.push(chosen);
-        }
-        Ranking(top.iter().map(|(token, logprob)| (self.tokenizer.spelling_of(*token).0, *logprob)).collect())
+/// The most probable tokens, the chosen one always among them. Of those that are spelled alike it is the one that is told,
+/// else the most probable.
+fn ranked(mut top: Vec<(u32, f32)>, chosen: (u32, f32), spelled: impl Fn(u32) -> String) -> Ranking {
+    if !top.contains(&chosen) {
+        top.push(chosen);
     }
+    let own = spelled(chosen.0);
+    let mut ranking = Ranking::default();
+    for (token, logprob) in top {
+        let name = spelled(token);
+        let is_hidden = name == own && token != chosen.0;
+        if !is_hidden && !ranking.0.iter().any(|(known, _)| *known == name) {
+            ranking.0.push((name, logprob));
+        }
+    }
+    ranking
 }
 
 impl Shape for Text {
@@ -154,18 +158,37 @@ impl Shape for Text {
     }
 
     fn delta(&self, index: usize, part: Part) -> CompletionChoice {
-        self.choice(index, part)
+        let is_silent = part.piece.told.is_empty();
+        let whole = self.whole(index, part);
+        CompletionChoice { logprobs: whole.logprobs.filter(|_| !is_silent), ..whole }
     }
 
-    fn whole(&self, index: usize, part: Part) -> CompletionChoice {
-        self.choice(index, part)
+    fn whole(&self, index: usize, Part { piece, finish_reason }: Part) -> CompletionChoice {
+        let logprobs = self.tells_logprobs.then(|| self.logprobs(piece.told));
+        CompletionChoice { index, text: piece.text, logprobs, finish_reason }
     }
 
     fn body(&self, _: bool, choices: Vec<CompletionChoice>, usage: UsageField) -> impl Serialize {
         self.head.body("text_completion", choices, usage)
     }
 
-    fn tells_tokens(&self) -> bool {
+    fn tells(&self, _: &Told) -> bool {
         self.tells_logprobs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_tokens_that_are_spelled_alike_the_chosen_one_is_told() {
+        let spelled = |token: u32| ["a", "b", "a", "b"][token as usize].to_owned();
+        let top = vec![(0, -0.1), (1, -1.0), (2, -2.0), (3, -3.0)];
+        let entries =
+            |entries: &[(&str, f32)]| entries.iter().map(|(name, score)| ((*name).to_owned(), *score)).collect();
+        assert_eq!(ranked(top.clone(), (2, -2.0), spelled), Ranking(entries(&[("b", -1.0), ("a", -2.0)])));
+        assert_eq!(ranked(top, (1, -1.0), spelled), Ranking(entries(&[("a", -0.1), ("b", -1.0)])));
+        assert_eq!(ranked(Vec::new(), (3, -3.0), spelled), Ranking(entries(&[("b", -3.0)])));
     }
 }

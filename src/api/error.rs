@@ -39,7 +39,9 @@ pub struct Envelope {
 pub(super) struct ErrorBody {
     message: String,
     r#type: &'static str,
+    #[schema(required)]
     param: Option<String>,
+    #[schema(required)]
     code: Option<&'static str>,
 }
 
@@ -81,8 +83,8 @@ impl From<Error> for ApiError {
         let message = error.to_string();
         match error {
             Error::Invalid { param, .. } => Self::invalid(param, message),
-            Error::ContextLength { .. } => Self {
-                param: Some("prompt".into()),
+            Error::ContextLength { param, .. } => Self {
+                param: Some(param.into()),
                 ..Self::new(StatusCode::BAD_REQUEST, Some("context_length_exceeded"), message)
             },
             Error::Overloaded { retry_after_seconds, .. } => Self {
@@ -95,7 +97,7 @@ impl From<Error> for ApiError {
             }
             Error::Timeout(Timeout::Reader) => Self::new(StatusCode::GATEWAY_TIMEOUT, Some("slow_reader"), message),
             Error::Unavailable(Unavailable::Loading) => Self::come_back("model_loading", message),
-            Error::Unavailable(Unavailable::Draining | Unavailable::Stalled) => {
+            Error::Unavailable(Unavailable::Draining | Unavailable::Stalled | Unavailable::Dead) => {
                 Self::come_back("shutting_down", message)
             }
             Error::NotFound { .. }

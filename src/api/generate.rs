@@ -17,12 +17,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::app::{App, Served, Settings, now};
+use super::app::{App, InFlight, Served, Settings, now};
 use super::aside::{aside, with_served};
 use super::error::ApiError;
 use super::sse;
 use super::types::{Answer, Object, OneOrMany, Real, Shared, StreamOptions, Usage, UsageField, Whole};
-use crate::engine::event::{Event, FinishReason, Piece};
+use crate::engine::event::{Event, FinishReason, Piece, Told};
 use crate::engine::request::{GenerateRequest, Options};
 use crate::engine::{Generation, GivenUp, Update};
 use crate::error::{Error, Timeout, Unavailable};
@@ -66,6 +66,7 @@ pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
         min_p,
         seed,
         n,
+        best_of,
         stop,
         frequency_penalty,
         presence_penalty,
@@ -77,6 +78,10 @@ pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
         stream_options: _,
     } = shared.clone();
     let (usual, defaults) = (Options::default(), Params::default());
+    let n = n.map_or(usual.n, |n| n.0);
+    if best_of.is_some_and(|best_of| best_of.0 != n) {
+        return Err(ApiError::invalid("best_of", "best_of: only as many as n are possible"));
+    }
     let sampling = Params {
         temperature: temperature.map_or(defaults.temperature, |temperature| temperature.0),
         top_k: top_k.map_or(defaults.top_k, |top_k| top_k.0),
@@ -91,7 +96,7 @@ pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
         seed: seed.map(|seed| seed.0 as u64), // negative ones wrap around: each number is its own seed
     };
     Ok(Options {
-        n: n.map_or(usual.n, |n| n.0),
+        n,
         min_tokens: min_tokens.map_or(usual.min_tokens, |min_tokens| min_tokens.0),
         ignore_eos: ignore_eos.unwrap_or(usual.ignore_eos),
         stop: stop.map(OneOrMany::into_vec).unwrap_or_default(),
@@ -185,27 +190,29 @@ pub(super) trait Shape: Send + 'static {
     /// A body around choices.
     fn body(&self, is_chunk: bool, choices: Vec<Self::Choice>, usage: UsageField) -> impl Serialize;
 
-    /// Whether a piece without text has something to say.
-    fn tells_tokens(&self) -> bool;
+    /// Whether something is said of a token besides its text.
+    fn tells(&self, told: &Told) -> bool;
 }
 
 /// Takes the requests in that `read` makes of a body, and answers with what comes of them.
 pub(super) async fn answer<S: Shape>(
     app: &App,
     read: impl FnOnce(&Served) -> Result<Vec<GenerateRequest>, Error> + Send + 'static,
+    in_flight: InFlight,
     delivery: Delivery,
     shape: S,
 ) -> Result<Response, ApiError> {
     let bounds = Bounds::new(app.settings());
     let (answers, generation) =
         timeout_at(bounds.first().0, admit(app, read)).await.map_err(|_| Error::Timeout(bounds.first().1))??;
+    drop(in_flight);
     let mut source = Source { generation, bounds, cut_off: app.watch_cut_off() };
-    let first = source.first().await?;
+    let opening = source.opening().await?;
     if delivery.stream {
         let chunks = Chunks { shape, source, delivery, answers, ready: VecDeque::new(), is_over: false };
-        Ok(chunks.respond(first))
+        Ok(chunks.respond(opening))
     } else {
-        collect(shape, source, first, answers).await
+        collect(shape, source, opening, answers).await
     }
 }
 
@@ -294,6 +301,15 @@ struct Source {
 }
 
 impl Source {
+    /// The events up to the first token, or to the end of an answer without any.
+    async fn opening(&mut self) -> Result<Vec<(usize, Event)>, Error> {
+        let mut events = vec![self.first().await?];
+        while let Some((_, Event::Prompt(_))) = events.last() {
+            events.push(self.next().await?);
+        }
+        Ok(events)
+    }
+
     /// The first event, after its time in the queue.
     async fn first(&mut self) -> Result<(usize, Event), Error> {
         let (deadline, timeout) = self.bounds.first();
@@ -333,21 +349,20 @@ impl Source {
 async fn collect<S: Shape>(
     shape: S,
     mut source: Source,
-    first: (usize, Event),
+    opening: Vec<(usize, Event)>,
     mut answers: Vec<Progress>,
 ) -> Result<Response, ApiError> {
     let mut parts: Vec<Part> = answers.iter().map(|_| Part::default()).collect();
-    let mut next = first;
-    loop {
-        let (index, event) = next;
+    let mut opening = opening.into_iter();
+    while !answers.iter().all(|answer| answer.is_over) {
+        let (index, event) = match opening.next() {
+            Some(first) => first,
+            None => source.next().await?,
+        };
         note(&mut answers, index, &event);
         if let Some(whole) = parts.get_mut(index) {
             whole.join(Part::of(event));
         }
-        if answers.iter().all(|answer| answer.is_over) {
-            break;
-        }
-        next = source.next().await?;
     }
     let n_told = parts.iter().map(|part| part.piece.told.len()).sum();
     let write = move || {
@@ -369,8 +384,8 @@ struct Chunks<S: Shape> {
 }
 
 impl<S: Shape> Chunks<S> {
-    fn respond(mut self, (index, event): (usize, Event)) -> Response {
-        self.take(index, event);
+    fn respond(mut self, opening: Vec<(usize, Event)>) -> Response {
+        opening.into_iter().for_each(|(index, event)| self.take(index, event));
         sse::response(stream::unfold(self, |mut chunks| async { Some((chunks.next().await?, chunks)) }))
     }
 
@@ -396,9 +411,7 @@ impl<S: Shape> Chunks<S> {
             self.push(choice);
         }
         let Part { mut piece, finish_reason } = Part::of(event);
-        if !self.shape.tells_tokens() {
-            piece.told.clear();
-        }
+        piece.told.retain(|told| self.shape.tells(told));
         if !piece.text.is_empty() || !piece.told.is_empty() {
             let choice = self.shape.delta(index, Part { piece, finish_reason: None });
             self.push(choice);

@@ -3,14 +3,14 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Router;
-use axum::body::HttpBody;
-use axum::extract::{MatchedPath, Request, State};
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use hyper::body::Body as _;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::Instrument;
@@ -18,11 +18,10 @@ use uuid::Uuid;
 
 use super::app::{App, Settings};
 use super::error::{ApiError, SHOULD_RETRY};
+use super::followed::{Followed, Told};
 use super::owed::Connection;
-use crate::metrics::HTTP_REQUESTS;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Answers that go out before the body was read: the connection can't be used again, and the client has to know.
 const LEAVES_BODY: [u16; 6] = [401, 404, 405, 408, 413, 415];
@@ -50,30 +49,25 @@ fn caught<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
     routes.layer(CatchPanicLayer::custom(panicked))
 }
 
-/// Gives the request an id, counts it, and logs one line without any of its text.
+/// Gives the request an id, and follows it to the end of its answer.
 async fn observe(request: Request, next: Next) -> Response {
-    let began = Instant::now();
     let id = request_id(&request);
-    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let method = known(request.method());
-    let parent = request.headers().get(TRACE_PARENT).and_then(|value| value.to_str().ok());
-    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default(), traceparent = parent);
+    let mut followed = Followed::new(&request, &id);
+    let span = followed.span.clone();
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let owes = |is_owing| connection.iter().for_each(|connection| connection.set_owing(is_owing));
     let has_body = !request.body().is_end_stream();
     owes(false);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = next.run(request).instrument(span).await;
     owes(true);
     let status = response.status().as_u16();
-    HTTP_REQUESTS.add(1, vec![("route", route.clone()), ("method", method.into()), ("status", status.to_string())]);
-    let seconds = began.elapsed().as_secs_f64();
-    span.in_scope(|| tracing::info!(method, route, status, seconds, "answered"));
+    followed.answer(status);
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
     if has_body && LEAVES_BODY.contains(&status) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    response.map(|body| Body::new(Told { body, followed }))
 }
 
 /// The caller's own id where it is printable, else a new one.
@@ -83,20 +77,6 @@ fn request_id(request: &Request) -> HeaderValue {
     let own = request.headers().get(REQUEST_ID).filter(is_printable).cloned();
     own.or_else(|| HeaderValue::from_str(&Uuid::new_v4().to_string()).ok())
         .unwrap_or_else(|| HeaderValue::from_static("unknown"))
-}
-
-/// The method as a label: callers can make up any number of others.
-fn known(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::HEAD => "HEAD",
-        Method::OPTIONS => "OPTIONS",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::PATCH => "PATCH",
-        _ => "other",
-    }
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {

@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`types`] is the JSON, [`error`] every failure as an answer, [`app`] what handlers share,
 //! `extract` a request's body, `generate` what both kinds of generation have in common, `completions` and `chat` what
-//! they have not, the other endpoints by name, `middleware` what happens around all of them, and [`serve`] the
-//! connections. `openapi` describes it all, and `aside` is where slow work is done.
+//! they have not, the other endpoints by name, `middleware` what happens around all of them, where `followed` is what is
+//! logged and counted, and [`serve`] the connections. `openapi` describes it all, and `aside` is where slow work is done.
 //!
 //! Absent on purpose: HTTP/2 and TLS, which belong to the proxy in front.
 
@@ -13,6 +13,7 @@ mod chat;
 mod completions;
 pub mod error;
 mod extract;
+mod followed;
 mod generate;
 mod middleware;
 mod models;

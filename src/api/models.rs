@@ -10,7 +10,7 @@ use super::openapi::{Common, UnknownModel};
 use super::types::{ModelInfo, ModelList};
 
 /// What is served.
-#[utoipa::path(get, path = "/v1/models", responses((status = 200, body = ModelList), Common))]
+#[utoipa::path(get, path = "/v1/models", operation_id = "list_models", responses((status = 200, body = ModelList), Common))]
 pub(super) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
     Ok(Json(ModelList { object: "list", data: vec![info(app.served()?)] }))
 }
@@ -19,6 +19,7 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiE
 #[utoipa::path(
     get,
     path = "/v1/models/{id}",
+    operation_id = "retrieve_model",
     params(("id" = String, Path, description = "The model's id", min_length = 1)),
     responses((status = 200, body = ModelInfo), UnknownModel, Common)
 )]

@@ -41,7 +41,7 @@ const TOKEN_ID: &str = "token-id";
 struct Routes;
 
 /// The document itself.
-#[utoipa::path(get, path = "/openapi.json", responses((status = 200, body = Value), Common))]
+#[utoipa::path(get, path = "/openapi.json", operation_id = "openapi", responses((status = 200, body = Value), Common))]
 pub(super) async fn show(State(app): State<App>) -> Json<Value> {
     Json(document(&app))
 }
@@ -90,8 +90,9 @@ fn conditions() -> [(&'static str, Value); 2] {
     let stream_options = needs("stream_options", &json!({"type": "null"}), "stream");
     let top_logprobs = needs("top_logprobs", &json!({"type": "null"}), "logprobs");
     let max_tokens = needs("max_tokens", &json!({"type": ["integer", "null"], "minimum": 1}), "echo");
-    let completion = json!([stream_options, max_tokens, {"anyOf": best_of()}]);
-    [("CompletionRequest", completion), ("ChatRequest", json!([stream_options, top_logprobs]))]
+    let both = [stream_options, json!({"anyOf": best_of()})];
+    let with = |own: Value| Value::Array(both.iter().cloned().chain([own]).collect());
+    [("CompletionRequest", with(max_tokens)), ("ChatRequest", with(top_logprobs))]
 }
 
 /// A schema: where `field` is anything but `harmless`, `other` is true.

@@ -20,11 +20,11 @@ use super::types::{DetokenizeRequest, Detokenized, TokenizeRequest, Tokenized, T
 )]
 pub(super) async fn tokenize(
     State(app): State<App>,
-    Json(request): Json<TokenizeRequest>,
+    Json(request, in_flight): Json<TokenizeRequest>,
 ) -> Result<Response, ApiError> {
     let TokenizeRequest { prompt, add_special_tokens, model } = request;
     app.served()?.check_model(model.as_deref())?;
-    let _turn = app.tokenizing().lock().await;
+    let (_turn, _in_flight) = (app.tokenizing().lock().await, in_flight);
     with_served(&app, move |served| {
         let tokens = served.tokenizer.encode(&prompt, add_special_tokens.unwrap_or(true))?;
         let (count, max_model_len) = (tokens.len(), served.config.max_seq_len);
@@ -42,7 +42,7 @@ pub(super) async fn tokenize(
 )]
 pub(super) async fn detokenize(
     State(app): State<App>,
-    Json(request): Json<DetokenizeRequest>,
+    Json(request, in_flight): Json<DetokenizeRequest>,
 ) -> Result<Response, ApiError> {
     let DetokenizeRequest { tokens, model } = request;
     let tokens: Vec<u32> = tokens.into_iter().map(|token| token.0).collect();
@@ -52,22 +52,21 @@ pub(super) async fn detokenize(
         let size = served.config.vocab_size;
         return Err(ApiError::invalid("tokens", format!("tokens: {token} is not below the vocabulary's size {size}")));
     }
-    let _turn = app.tokenizing().lock().await;
-    with_served(
-        &app,
-        move |served| Ok(Answer(Detokenized { prompt: served.tokenizer.decode(&tokens) }).into_response()),
-    )
+    let (_turn, _in_flight) = (app.tokenizing().lock().await, in_flight);
+    with_served(&app, move |served| {
+        let prompt = served.tokenizer.decode_with_special(&tokens)?;
+        Ok(Answer(Detokenized { prompt }).into_response())
+    })
     .await
 }
 
 /// What the tokenizer has.
-#[utoipa::path(get, path = "/tokenizer_info", responses((status = 200, body = TokenizerInfo), Common))]
+#[utoipa::path(get, path = "/tokenizer_info", operation_id = "tokenizer_info", responses((status = 200, body = TokenizerInfo), Common))]
 pub(super) async fn info(State(app): State<App>) -> Result<Answer<TokenizerInfo>, ApiError> {
     let served = app.served()?;
-    let end = served.tokenizer.end_of_text();
     Ok(Answer(TokenizerInfo {
-        eos_token: end.first().map(|id| served.tokenizer.spelling_of(*id).0),
-        eos_token_ids: end.to_vec(),
+        eos_token: served.tokenizer.eos_token().map(|id| served.tokenizer.spelling_of(id).0),
+        eos_token_ids: served.tokenizer.end_of_text().to_vec(),
         vocab_size: served.config.vocab_size,
         max_model_len: served.config.max_seq_len,
     }))

@@ -110,7 +110,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
 
 /// One value or several.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected one of them or a list of them")]
 pub enum OneOrMany<T> {
     /// By itself.
     One(T),
@@ -199,6 +199,9 @@ generation_requests! {
         /// How many answers to each prompt.
         #[schema(value_type = Option<u64>, minimum = 1, maximum = 16, default = 1)]
         n: Option<Whole<usize>>,
+        /// Only as many as `n`.
+        #[schema(value_type = Option<u64>, minimum = 1, maximum = 16)]
+        best_of: Option<Whole<usize>>,
         /// Up to 16 texts before which the answer ends.
         #[schema(schema_with = openapi::stop)]
         stop: Option<OneOrMany<String>>,
@@ -244,9 +247,6 @@ generation_requests! {
         logprobs: Option<Whole<usize>>,
         /// Whether the answer begins with the prompt.
         echo: Option<bool>,
-        /// Only as many as `n`.
-        #[schema(value_type = Option<u64>, minimum = 1, maximum = 16)]
-        best_of: Option<Whole<usize>>,
         /// Not supported, but for an empty one.
         #[schema(value_type = Option<String>, max_length = 0)]
         suffix: Option<Value>,
@@ -294,6 +294,7 @@ generation_requests! {
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[serde(expecting = "an object with a role and a content")]
 pub struct Message {
     /// Who speaks.
     pub role: Role,
@@ -412,7 +413,9 @@ pub struct Answer<Choice> {
 pub struct CompletionChoice {
     pub index: usize,
     pub text: String,
+    #[schema(required)]
     pub logprobs: Option<CompletionLogprobs>,
+    #[schema(required)]
     pub finish_reason: Option<&'static str>,
 }
 
@@ -449,7 +452,9 @@ pub struct ChatChoice {
     pub message: Option<AssistantMessage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delta: Option<Delta>,
+    #[schema(required)]
     pub logprobs: Option<ChatLogprobs>,
+    #[schema(required)]
     pub finish_reason: Option<&'static str>,
 }
 

@@ -14,6 +14,7 @@ pub mod shard;
 pub mod tensors;
 
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
@@ -98,6 +99,13 @@ impl Checkpoint {
     /// How many parameters the model has, and their bytes as stored.
     pub fn size(&self) -> Size {
         self.size
+    }
+
+    /// A number that other weights and other configurations don't have.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.tensors.fingerprint(), format!("{:?}", self.config)).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Reads the weights onto `device`, in the types that they are stored in, and lets go of the files.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -14,6 +15,9 @@ use super::{LARGEST_JSON, parse_json};
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::model::weights::TensorSource;
+
+/// So much of each tensor goes into the fingerprint.
+const SAMPLE_BYTES: usize = 256;
 
 /// Where the weights usually are.
 const USUAL: &str = "model.safetensors";
@@ -117,6 +121,21 @@ impl Tensors {
             parameters: sum.parameters + entry.tensor.shape.iter().product::<usize>(),
             bytes: sum.bytes + entry.tensor.bytes.len(),
         })
+    }
+
+    /// A number that other weights don't have: made of every tensor's name, type and shape, and a sample of its values.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (name, entry) in &self.by_name {
+            let StoredTensor { dtype, shape, bytes, .. } = &entry.tensor;
+            (name, format!("{dtype:?}"), shape).hash(&mut hasher);
+            let middle = bytes.start + bytes.len() / 2;
+            let sample = StoredTensor { bytes: middle..bytes.end.min(middle + SAMPLE_BYTES), ..entry.tensor.clone() };
+            if let Some(shard) = self.shards.get(entry.shard) {
+                shard.read(&sample, |bytes| bytes.hash(&mut hasher));
+            }
+        }
+        hasher.finish()
     }
 
     /// The same tensors by shape alone: a model loaded from it checks every name, shape and type without reading or

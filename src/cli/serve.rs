@@ -129,14 +129,21 @@ pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
             Err(panic) => return Some(Error::Internal(format!("loading the model panicked: {panic}"))),
             Ok(Ok(())) => {}
         }
-        signal.await;
-        None
+        let death = async {
+            while !app.is_dead() {
+                tokio::time::sleep(SIGNAL_POLL).await;
+            }
+        };
+        tokio::select! {
+            () = signal => None,
+            () = death => Some(Error::Internal("the inference loop has died: start blazr anew".into())),
+        }
     };
     let (told, mut failure) = tokio::sync::oneshot::channel();
     let until = async {
         let _ = told.send(stop.await);
     };
-    let is_clean = runtime.block_on(serve(listeners, app, until, args.drain_timeout));
+    let is_clean = runtime.block_on(serve(listeners, app.clone(), until, args.drain_timeout));
     runtime.shutdown_background();
     match failure.try_recv() {
         Ok(Some(error)) => Err(error),
@@ -231,8 +238,9 @@ impl Loading {
         let (id, config, size) = (checkpoint.id().to_owned(), checkpoint.config().clone(), checkpoint.size());
         let tokenizer = Arc::new(checkpoint.tokenizer()?);
         let template = checkpoint.chat_template(self.chat_template.as_deref(), &tokenizer)?;
-        let fingerprint = format!("blazr-{}-{}", env!("CARGO_PKG_VERSION"), size.parameters);
         let device = device::choose(self.model.cpu);
+        let kind = if device.is_cpu() { "cpu" } else { "gpu" };
+        let fingerprint = format!("blazr-{}-{kind}-{:016x}", env!("CARGO_PKG_VERSION"), checkpoint.fingerprint());
         tracing::info!("loading {id}: {} MB of weights", megabytes(size.bytes));
         let progress = progress_bar(size.bytes);
         let model = checkpoint.load_telling(&device, &|bytes| progress.inc(bytes as u64))?;
@@ -242,7 +250,7 @@ impl Loading {
         let sequence = config.state_bytes().saturating_add(config.cache_bytes(config.max_seq_len));
         let ready = format!(
             "serving {id} on http://{} after {:.3} s: {} parameters, a context of {} tokens, {} MB of weights and at most \
-             {} MB of state; try: {}",
+             {} MB of state; {}",
             self.address,
             began.elapsed().as_secs_f64(),
             size.parameters,
@@ -258,11 +266,15 @@ impl Loading {
     }
 }
 
-/// A request that works when it is pasted into a shell, which has the key where one is asked for.
+/// A request that works when it is pasted into a shell, which must have the key where one is asked for.
 fn command_to_try(address: SocketAddr, asks_for_key: bool) -> String {
-    let key = if asks_for_key { r#" -H "Authorization: Bearer $BLAZR_API_KEY""# } else { "" };
+    let (try_it, key) = if asks_for_key {
+        ("with a key in BLAZR_API_KEY try", r#" -H "Authorization: Bearer $BLAZR_API_KEY""#)
+    } else {
+        ("try", "")
+    };
     let body = r#"{"prompt": "Once upon a time"}"#;
-    format!("curl http://{address}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'")
+    format!("{try_it}: curl http://{address}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'")
 }
 
 /// Rounded up.

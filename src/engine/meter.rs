@@ -13,19 +13,22 @@ use crate::metrics as m;
 pub(super) struct Meter {
     arrived: Instant,
     given_up: Arc<OnceLock<GivenUp>>,
+    /// When it was begun, and whether anything was generated since.
+    started: Option<Instant>,
+    has_token: bool,
     phase: Phase,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Queued,
+    /// Of one of its prompts.
     Prefill {
-        started: Instant,
+        since: Instant,
     },
-    /// `last` is none where the next token is the first of another answer.
+    /// `last` is none where the next token is the first of another answer to the same prompt.
     Decode {
-        started: Instant,
-        first: Instant,
+        since: Instant,
         last: Option<Instant>,
     },
     Over,
@@ -33,7 +36,7 @@ enum Phase {
 
 impl Meter {
     pub(super) fn new(given_up: Arc<OnceLock<GivenUp>>) -> Self {
-        Self { arrived: Instant::now(), given_up, phase: Phase::Queued }
+        Self { arrived: Instant::now(), given_up, started: None, has_token: false, phase: Phase::Queued }
     }
 
     /// The request was not taken in.
@@ -50,7 +53,15 @@ impl Meter {
     pub(super) fn start(&mut self) {
         let now = Instant::now();
         m::QUEUE_SECONDS.observe(seconds(self.arrived, now));
-        self.phase = Phase::Prefill { started: now };
+        self.started = Some(now);
+        self.phase = Phase::Prefill { since: now };
+    }
+
+    /// All answers to a prompt are complete, and the next prompt's turn comes.
+    pub(super) fn next_prompt(&mut self) {
+        let now = Instant::now();
+        self.end_phase(now);
+        self.phase = Phase::Prefill { since: now };
     }
 
     /// Something was generated for the answer with this index to a prompt.
@@ -68,11 +79,14 @@ impl Meter {
     }
 
     fn token(&mut self, now: Instant) {
+        if !self.has_token {
+            m::FIRST_TOKEN_SECONDS.observe(seconds(self.arrived, now));
+            self.has_token = true;
+        }
         match &mut self.phase {
-            Phase::Prefill { started } => {
-                m::FIRST_TOKEN_SECONDS.observe(seconds(self.arrived, now));
-                m::PREFILL_SECONDS.observe(seconds(*started, now));
-                self.phase = Phase::Decode { started: *started, first: now, last: Some(now) };
+            Phase::Prefill { .. } => {
+                self.end_phase(now);
+                self.phase = Phase::Decode { since: now, last: Some(now) };
             }
             Phase::Decode { last, .. } => {
                 if let Some(last) = last.replace(now) {
@@ -83,13 +97,19 @@ impl Meter {
         }
     }
 
+    fn end_phase(&self, now: Instant) {
+        match self.phase {
+            Phase::Prefill { since } => m::PREFILL_SECONDS.observe(seconds(since, now)),
+            Phase::Decode { since, .. } => m::DECODE_SECONDS.observe(seconds(since, now)),
+            Phase::Queued | Phase::Over => {}
+        }
+    }
+
     /// The request was answered to its end.
     pub(super) fn finish(&mut self) {
         let now = Instant::now();
         m::REQUEST_SECONDS.observe(seconds(self.arrived, now));
-        if let Phase::Decode { first, .. } = self.phase {
-            m::DECODE_SECONDS.observe(seconds(first, now));
-        }
+        self.end_phase(now);
         self.stop(now);
     }
 
@@ -100,7 +120,7 @@ impl Meter {
     }
 
     fn stop(&mut self, now: Instant) {
-        if let Phase::Prefill { started } | Phase::Decode { started, .. } = self.phase {
+        if let Some(started) = self.started {
             m::LOOP_BUSY_SECONDS.observe(seconds(started, now));
         }
         self.phase = Phase::Over;

@@ -33,7 +33,7 @@ use crate::text::Tokenizer;
 use event::Event;
 use meter::Meter;
 use queue::{Full, Limits, Queue};
-use request::GenerateRequest;
+use request::{GenerateRequest, check_together};
 
 /// A reader that is this many events behind is too slow.
 const MOST_EVENTS_BEHIND: usize = 8192;
@@ -162,8 +162,10 @@ impl Engine {
     /// Puts requests that belong together at the end of the queue, as one entry.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] where there is no room, [`Error::Unavailable`] where nothing is taken in any more.
+    /// [`Error::Invalid`] where they ask for more than an answer can hold, [`Error::Overloaded`] where there is no room,
+    /// [`Error::Unavailable`] where nothing is taken in any more.
     pub fn submit(&self, requests: Vec<GenerateRequest>) -> Result<Generation> {
+        check_together(&requests)?;
         let tokens = requests.iter().map(GenerateRequest::prompt_tokens).sum();
         let most_events = requests.iter().map(GenerateRequest::most_events).sum::<usize>() + 1;
         let (sender, updates) = mpsc::channel(most_events.clamp(1, MOST_EVENTS_BEHIND));
@@ -185,6 +187,11 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         let waiting = self.0.lock();
         waiting.queue.is_empty() && !waiting.is_running
+    }
+
+    /// Whether the loop has died: nothing that was taken in will be done any more.
+    pub fn is_dead(&self) -> bool {
+        self.0.pulse.is_dead()
     }
 
     /// How things stand. Never waits for the loop.
@@ -216,7 +223,7 @@ impl Generation {
     fn broken_off(&self) -> Error {
         match self.ticket.given_up.get() {
             Some(GivenUp::TimedOut(timeout)) => Error::Timeout(*timeout),
-            _ => Error::Unavailable(Unavailable::Stalled),
+            _ => Error::Unavailable(Unavailable::Dead),
         }
     }
 }
@@ -243,7 +250,9 @@ impl Shared {
     fn push(&self, id: u64, tokens: usize, job: Job) -> Result<()> {
         let mut waiting = self.lock();
         let mut job = job;
-        let refused = if self.pulse.is_stalled() {
+        let refused = if self.pulse.is_dead() {
+            Error::Unavailable(Unavailable::Dead)
+        } else if self.pulse.is_stalled() {
             Error::Unavailable(Unavailable::Stalled)
         } else if !waiting.is_open {
             Error::Unavailable(Unavailable::Draining)
@@ -281,16 +290,30 @@ impl Shared {
         }
     }
 
-    /// A job that took so long is over.
-    fn done(&self, took: Duration) {
+    /// A job is over, and took so long unless it was given up before.
+    fn done(&self, took: Option<Duration>) {
         self.pulse.rest();
         m::STATE_BYTES.set(0.0, Vec::new());
         let mut waiting = self.lock();
         waiting.is_running = false;
-        let seconds = took.as_secs_f64();
-        let mean = waiting.seconds_per_request.map_or(seconds, |mean| 0.8 * mean + 0.2 * seconds);
-        waiting.seconds_per_request = Some(mean);
+        if let Some(seconds) = took.map(|took| took.as_secs_f64()) {
+            let mean = waiting.seconds_per_request.map_or(seconds, |mean| 0.8 * mean + 0.2 * seconds);
+            waiting.seconds_per_request = Some(mean);
+        }
         waiting.publish();
+    }
+
+    /// There is nobody left to work: what waits is told so, and nothing more is taken in.
+    fn die(&self) {
+        self.pulse.is_dead.store(true, Ordering::Relaxed);
+        let mut waiting = self.lock();
+        waiting.is_running = false;
+        let jobs: Vec<Job> = std::iter::from_fn(|| waiting.queue.pop()).collect();
+        waiting.publish();
+        drop(waiting);
+        for job in jobs {
+            job.fail("panic", Error::Unavailable(Unavailable::Dead));
+        }
     }
 }
 
@@ -333,16 +356,38 @@ impl Pulse {
         self.last_step.store(Self::IDLE, Ordering::Relaxed);
     }
 
+    fn is_dead(&self) -> bool {
+        self.is_dead.load(Ordering::Relaxed)
+    }
+
     fn is_stalled(&self) -> bool {
         let last = self.last_step.load(Ordering::Relaxed);
         let hangs = last != Self::IDLE && self.now().saturating_sub(last) > STALLED_AFTER.as_millis() as u64;
-        hangs || self.is_dead.load(Ordering::Relaxed)
+        hangs || self.is_dead()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_loop_that_dies_is_told() {
+        let queue = Queue::new(Limits { requests: 4, tokens: 4 });
+        let waiting = Waiting { queue, is_open: true, is_running: false, seconds_per_request: None };
+        let shared = Shared {
+            waiting: Mutex::new(waiting),
+            arrival: Condvar::new(),
+            next_id: AtomicU64::new(0),
+            pulse: Pulse::new(),
+        };
+        let engine = Engine(Arc::new(shared));
+        let mut generation = engine.submit(Vec::new()).unwrap();
+        engine.0.die();
+        assert!(matches!(generation.next().await, Update::Failed(Error::Unavailable(Unavailable::Dead))));
+        assert!(matches!(engine.submit(Vec::new()), Err(Error::Unavailable(Unavailable::Dead))));
+        assert!(engine.is_dead() && engine.is_idle() && engine.health() == Health::Stalled);
+    }
 
     #[test]
     fn a_loop_that_takes_no_step_for_long_or_has_died_is_stalled() {

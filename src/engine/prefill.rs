@@ -2,16 +2,13 @@
 
 use super::answer::Answer;
 use super::event::{Event, FinishReason, Piece, Usage};
-use super::request::{GenerateRequest, PREFILL_CHUNK};
+use super::request::GenerateRequest;
 use super::transcript::Transcript;
 use crate::error::{Error, Result};
 use crate::model::state::State;
 use crate::model::{Model, Step, Wanted};
 use crate::sampling::rank;
 use crate::text::Tokenizer;
-
-/// So many logits are taken at once at most where a prompt's log-probabilities are asked for: 32 MiB.
-const MOST_LOGITS: usize = 8 << 20;
 
 /// A prompt that is being taken in, once for all its answers.
 pub(super) struct Prefill<'a> {
@@ -41,12 +38,10 @@ impl<'a> Prefill<'a> {
 
     /// Takes in the next chunk. With `echo`, it is told.
     pub(super) fn advance(&mut self) -> Result<Option<Event>> {
-        let is_scored = self.request.echo && self.request.top_logprobs.is_some();
-        let longest = if is_scored { self.scored_chunk() } else { PREFILL_CHUNK };
         let rest = self.request.prompt.get(self.n_done..).unwrap_or_default();
-        let tokens = rest.get(..longest).unwrap_or(rest);
+        let tokens = rest.get(..self.request.prefill_chunk()).unwrap_or(rest);
         let (start, end, is_last) = (self.n_done, self.n_done + tokens.len(), tokens.len() == rest.len());
-        let wanted = match (is_scored, is_last) {
+        let wanted = match (self.request.is_scored(), is_last) {
             (true, _) => Wanted::All,
             (false, true) => Wanted::Last,
             (false, false) => Wanted::None,
@@ -60,11 +55,6 @@ impl<'a> Prefill<'a> {
             self.logits = rows.into_iter().next_back().ok_or_else(no_logits)?;
         }
         Ok(event)
-    }
-
-    /// How many tokens are taken in at once where each has logits.
-    fn scored_chunk(&self) -> usize {
-        (MOST_LOGITS / self.model.config().vocab_size).clamp(1, PREFILL_CHUNK)
     }
 
     /// Tells the prompt's tokens up to `end` that were not told with the chunk before: as each row of logits judges the

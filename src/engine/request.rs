@@ -8,7 +8,13 @@ use crate::sampling::{Params, Sampler};
 use crate::text::StopMatcher;
 
 /// At most this many tokens of a prompt are taken in at a time, so that a cancellation is seen soon.
-pub(super) const PREFILL_CHUNK: usize = 256;
+const PREFILL_CHUNK: usize = 256;
+
+/// So many logits are taken at once at most where a prompt's log-probabilities are asked for: 32 MiB.
+const MOST_LOGITS: usize = 8 << 20;
+
+/// So many log-probabilities are told at most of requests that belong together: some 100 bytes each as JSON.
+const MOST_LOGPROBS: usize = 4 << 20;
 
 /// A longer stop string is refused, in characters: each answer keeps a table of it.
 const LONGEST_STOP: usize = 1024;
@@ -85,7 +91,8 @@ impl GenerateRequest {
         }
         let room = max_seq_len.saturating_sub(prompt.len());
         if room == 0 && max_tokens > 0 || prompt.len() > max_seq_len {
-            return Err(Error::ContextLength { prompt_tokens: prompt.len(), max_seq_len });
+            let (param, prompt_tokens) = ("prompt", prompt.len());
+            return Err(Error::ContextLength { param, prompt_tokens, is_least: false, max_seq_len });
         }
         if let Some(token) = prompt.iter().find(|token| **token as usize >= vocab_size) {
             return Err(Error::invalid("prompt", format!("token id {token} is not below vocab_size {vocab_size}")));
@@ -130,13 +137,73 @@ impl GenerateRequest {
         Sampler::new(&Params { seed, ..self.sampling.clone() }, self.vocab_size, &self.prompt)
     }
 
+    /// Whether each token of the prompt needs logits.
+    pub(super) fn is_scored(&self) -> bool {
+        self.echo && self.top_logprobs.is_some()
+    }
+
+    /// How many tokens of the prompt are taken in at a time.
+    pub(super) fn prefill_chunk(&self) -> usize {
+        if self.is_scored() { (MOST_LOGITS / self.vocab_size).clamp(1, PREFILL_CHUNK) } else { PREFILL_CHUNK }
+    }
+
     /// The most events that it will make.
     pub(super) fn most_events(&self) -> usize {
-        self.prompt.len().div_ceil(PREFILL_CHUNK) + self.n * (self.max_tokens + 2)
+        self.prompt.len().div_ceil(self.prefill_chunk()) + self.n * (self.max_tokens + 2)
     }
+
+    /// The most log-probabilities that it will tell.
+    fn most_logprobs(&self) -> usize {
+        let echoed = if self.echo { self.prompt.len() } else { 0 };
+        let per_token = self.top_logprobs.map_or(0, |n_top| n_top + 1);
+        self.n.saturating_mul(echoed.saturating_add(self.max_tokens)).saturating_mul(per_token)
+    }
+}
+
+/// Judges requests that belong together, whose answers are in memory together.
+///
+/// # Errors
+/// They ask for too many log-probabilities.
+pub(super) fn check_together(requests: &[GenerateRequest]) -> Result<()> {
+    let asked = requests.iter().fold(0, |sum: usize, request| sum.saturating_add(request.most_logprobs()));
+    if asked > MOST_LOGPROBS {
+        let message = format!(
+            "up to {asked} are asked for at once, more than {MOST_LOGPROBS}: ask for fewer tokens, prompts or answers"
+        );
+        return Err(Error::invalid("logprobs", message));
+    }
+    Ok(())
 }
 
 fn ensure_at_most(param: &'static str, found: usize, what: impl Display, most: usize) -> Result<()> {
     let message = || format!("must be at most {what} {most}, but is {found}");
     if found <= most { Ok(()) } else { Err(Error::invalid(param, message())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::{config, gqa, mlp};
+
+    fn request(options: &Options) -> GenerateRequest {
+        let model = ModelConfig { vocab_size: 128_000, max_seq_len: 8192, ..config([(gqa(2), mlp())]) };
+        GenerateRequest::new(vec![7; 4000], options, &model).unwrap()
+    }
+
+    #[test]
+    fn there_is_room_for_the_events_of_a_prompt_in_small_chunks() {
+        let options = Options { echo: true, top_logprobs: Some(0), max_tokens: 1, ..Options::default() };
+        let request = request(&options);
+        assert_eq!(request.prefill_chunk(), MOST_LOGITS / 128_000);
+        assert_eq!(request.most_events(), 4000usize.div_ceil(request.prefill_chunk()) + 3);
+    }
+
+    #[test]
+    fn log_probabilities_are_bounded_over_all_requests_together() {
+        let options = Options { n: 16, echo: true, top_logprobs: Some(5), max_tokens: 1, ..Options::default() };
+        let together = |count| check_together(&(0..count).map(|_| request(&options)).collect::<Vec<_>>());
+        together(10).unwrap();
+        let error = together(11).unwrap_err().to_string();
+        assert!(error.starts_with("logprobs: ") && error.contains("4194304"), "{error}");
+    }
 }

@@ -22,6 +22,8 @@ pub(super) struct Transcript<'a> {
     characters: usize,
     /// How many of its bytes are certain.
     certain: usize,
+    /// Whether anything was generated: before that no stop string is looked for.
+    is_answer: bool,
     held: VecDeque<Held>,
 }
 
@@ -37,7 +39,7 @@ impl<'a> Transcript<'a> {
     /// That of an answer that ends before the first of `stops`.
     pub(super) fn new(tokenizer: &'a Tokenizer, stops: StopMatcher, spells: bool) -> Self {
         let (decoder, held) = (tokenizer.decoder(), VecDeque::new());
-        Self { tokenizer, spells, decoder, stops, decoded: 0, characters: 0, certain: 0, held }
+        Self { tokenizer, spells, decoder, stops, decoded: 0, characters: 0, certain: 0, is_answer: false, held }
     }
 
     /// A token of the prompt, in which no stop string is looked for.
@@ -53,6 +55,7 @@ impl<'a> Transcript<'a> {
     pub(super) fn push(&mut self, token: u32, ranked: Ranked) -> (Piece, bool) {
         let (held, text) = self.read(token, Some(ranked));
         self.held.push_back(held);
+        self.is_answer = true;
         let mut piece = Piece::default();
         let is_stopped = self.stops.push(&text, &mut piece.text);
         self.certain += piece.text.len();
@@ -74,7 +77,12 @@ impl<'a> Transcript<'a> {
         let (mut text, mut piece) = (String::new(), Piece::default());
         self.decoder.finish(&mut text);
         self.decoded += text.len();
-        let is_stopped = self.stops.push(&text, &mut piece.text);
+        let is_stopped = if self.is_answer {
+            self.stops.push(&text, &mut piece.text)
+        } else {
+            piece.text.push_str(&text);
+            false
+        };
         self.stops.finish(&mut piece.text);
         self.certain += piece.text.len();
         if is_stopped {

@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
@@ -32,12 +31,14 @@ pub(super) fn start(
     Builder::new().name("inference".into()).spawn(work).map_err(|error| failed(&error))
 }
 
-/// Says that the loop has died, unless it ended as it should.
+/// Says that the loop has died, unless it ended as it should, and gives up what waits for it.
 struct Alive(Arc<Shared>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.0.pulse.is_dead.store(std::thread::panicking(), Ordering::Relaxed);
+        if std::thread::panicking() {
+            self.0.die();
+        }
     }
 }
 
@@ -51,25 +52,30 @@ impl Worker<'_> {
     fn run(&self) {
         while let Some(job) = self.shared.next() {
             let started = Instant::now();
-            self.work(job);
-            self.shared.done(started.elapsed());
+            let has_worked = self.work(job);
+            self.shared.done(has_worked.then(|| started.elapsed()));
         }
     }
 
-    fn work(&self, mut job: Job) {
+    /// Whether there was anything to do: not for a job that was given up before.
+    fn work(&self, mut job: Job) -> bool {
         if job.is_given_up() {
-            return;
+            return false;
         }
         self.shared.pulse.beat();
         job.meter.start();
         let _ = job.updates.try_send(Update::Started);
         job.settle(|job| self.generate_all(job));
+        true
     }
 
     /// Whether all requests came to their end: false where they were given up.
     fn generate_all(&self, job: &mut Job) -> Result<bool, Failure> {
         let mut first = 0;
         for request in std::mem::take(&mut job.requests) {
+            if first > 0 {
+                job.meter.next_prompt();
+            }
             let given_up = Arc::clone(&job.given_up);
             let is_given_up = || {
                 self.shared.pulse.beat();
@@ -125,7 +131,7 @@ impl Job {
         }
     }
 
-    fn fail(mut self, reason: &'static str, error: Error) {
+    pub(super) fn fail(mut self, reason: &'static str, error: Error) {
         self.meter.fail(reason);
         tracing::error!("a request failed: {error}");
         let _ = self.updates.try_send(Update::Failed(error));

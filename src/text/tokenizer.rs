@@ -78,6 +78,7 @@ pub struct Tokenizer {
     library: Arc<tokenizers::Tokenizer>,
     spelling: Spelling,
     end_of_text: Vec<u32>,
+    eos_token: Option<u32>,
     control: Arc<ControlTokens>,
     vocab_size: usize,
     /// The most bytes that one token takes in the file, and so at most in a text.
@@ -105,14 +106,15 @@ impl Tokenizer {
         let library = guarded(|| load(bytes))
             .map_err(|reason| Error::checkpoint(origin, format!("not a tokenizer that can be read: {reason}")))?;
         let last = last_id(&library, origin, vocab_size)?;
-        let end_of_text = EndOfText { library: &library, origin, vocab_size }.ids(companions)?;
+        let finder = EndOfText { library: &library, origin, vocab_size };
+        let (end_of_text, eos_token) = (finder.ids(companions)?, finder.named(companions.tokenizer_config.as_ref())?);
         let longest_token = library.get_vocab(true).keys().map(String::len).max().unwrap_or(1).max(1);
         let control = ControlTokens::new(&library, &end_of_text)
             .map_err(|reason| Error::checkpoint(origin, format!("its added tokens can't be used: {reason}")))?;
         let (library, control) = (Arc::new(library), Arc::new(control));
         let spelling = Spelling::new(&library, last).map_err(|reason| Error::checkpoint(origin, reason))?;
         let origin = origin.to_owned();
-        let this = Self { library, spelling, end_of_text, control, vocab_size, longest_token, origin };
+        let this = Self { library, spelling, end_of_text, eos_token, control, vocab_size, longest_token, origin };
         // What is added to every prompt comes from a list of its own in the file: this looks at all of it.
         this.encode("", true)?;
         Ok(this)
@@ -146,9 +148,7 @@ impl Tokenizer {
     fn check_length(&self, param: &'static str, text: &str, max_seq_len: usize) -> Result<()> {
         let least = text.len() / self.longest_token;
         if least > max_seq_len {
-            let message =
-                format!("{} bytes are {least} tokens or more, the model's max_seq_len is {max_seq_len}", text.len());
-            return Err(Error::invalid(param, message));
+            return Err(Error::ContextLength { param, prompt_tokens: least, is_least: true, max_seq_len });
         }
         Ok(())
     }
@@ -194,6 +194,20 @@ impl Tokenizer {
     /// A decoder at the start of a text.
     pub fn decoder(&self) -> Decoder {
         Decoder::new(&self.spelling)
+    }
+
+    /// The text of `ids` with the special tokens written out.
+    ///
+    /// # Errors
+    /// The tokenizer's own decoder fails on them.
+    pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
+        let failed = |reason| Error::checkpoint(&self.origin, format!("tokens can't be decoded: {reason}"));
+        guarded(|| self.library.decode(ids, false)).map_err(failed)
+    }
+
+    /// The `eos_token` of `tokenizer_config.json`, else the first of those that end a text.
+    pub fn eos_token(&self) -> Option<u32> {
+        self.eos_token.or_else(|| self.end_of_text.first().copied())
     }
 
     /// The ids that end a text, ascending. Empty if the checkpoint has none.
