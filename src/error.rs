@@ -18,7 +18,7 @@ pub enum Error {
     },
     /// A prompt leaves no room in the model's context.
     #[error(
-        "prompt is too long: this model's maximum context length is {max_seq_len} tokens, found {prompt_tokens}{}",
+        "prompt is too long: this model's maximum context length is {max_seq_len} tokens, and the prompt has {prompt_tokens}{}",
         if *is_least { " or more" } else { "" }
     )]
     ContextLength {

@@ -203,9 +203,47 @@ fn release(map: &Mmap, range: &Range<usize>) {
 #[cfg(not(unix))]
 fn release(_: &Mmap, _: &Range<usize>) {}
 
+/// The numbers that Python writes and JSON has not.
+const NO_JSON: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+
+/// JSON that Python wrote: its infinities and NaN, which are no JSON, as transformers 5 writes them,
+/// `{"__float__": "Infinity"}`.
+pub fn strict_json(json: &[u8]) -> Cow<'_, [u8]> {
+    if !NO_JSON.iter().any(|name| json.windows(name.len()).any(|window| window == *name)) {
+        return Cow::Borrowed(json);
+    }
+    let (mut strict, mut rest, mut is_text) = (Vec::with_capacity(json.len()), json, false);
+    while let Some((byte, after)) = rest.split_first() {
+        if let (false, Some(name)) = (is_text, NO_JSON.into_iter().find(|name| rest.starts_with(name))) {
+            strict.extend([b"{\"__float__\": \"", name, b"\"}"].concat());
+            rest = rest.get(name.len()..).unwrap_or_default();
+            continue;
+        }
+        is_text ^= *byte == b'"';
+        strict.push(*byte);
+        rest = after;
+        if let (true, b'\\', Some((escaped, after))) = (is_text, byte, rest.split_first()) {
+            strict.push(*escaped);
+            rest = after;
+        }
+    }
+    Cow::Owned(strict)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn infinities_become_json_and_texts_stay() {
+        let json = br#"{"a": [0.0, Infinity], "b": -Infinity, "c": "Infinity \" NaN", "d": NaN}"#;
+        let strict: serde_json::Value = serde_json::from_slice(&strict_json(json)).unwrap();
+        let float = |name: &str| serde_json::json!({"__float__": name});
+        assert_eq!(strict["a"][1], float("Infinity"));
+        assert_eq!((&strict["b"], &strict["d"]), (&float("-Infinity"), &float("NaN")));
+        assert_eq!(strict["c"], "Infinity \" NaN");
+        assert!(matches!(strict_json(b"{}"), Cow::Borrowed(_)));
+    }
 
     static EMBEDDED: Embedded = Embedded { id: "m", files: &[("b.json", b"{}"), ("a.bin", b"12345")] };
 

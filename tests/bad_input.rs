@@ -273,13 +273,13 @@ fn tensors_that_are_missing_or_of_another_shape_or_type() {
         let gate = header.remove("layers.3.self_attn.q_proj.bias").unwrap();
         header.insert("layers.3.self_attn.q_norm.weight".into(), gate);
     });
-    foreign.is_refused(&["layers.3.self_attn.q_norm.weight is not part of the native format"]);
+    foreign.is_refused(&["layers.3.self_attn.q_norm.weight is not part of the format"]);
     for name in ["lm_head.bias", "embed_layernorm.weight", "norm.bias", "layers.3.input_layernorm.bias"] {
         let foreign = Broken::new().header(|header| {
             let norm = header.remove("layers.0.mamba2.norm.bias").unwrap();
             header.insert(name.into(), norm);
         });
-        foreign.is_refused(&["model.safetensors", name, "is not part of the native format"]);
+        foreign.is_refused(&["model.safetensors", name, "is not part of the format"]);
     }
     let uneven = Broken::new().header(|header| header["layers.1.self_attn.w_qr.weight"]["shape"] = json!([32, 24]));
     uneven.is_refused(&["model.safetensors: d_rope: 6 does not divide 32"]);
@@ -436,7 +436,7 @@ fn requests_that_can_not_be_done() {
     for (args, said) in [
         (&["--prompt", ""][..], &["prompt", "found none"][..]),
         (&["--prompt", &long], &["prompt", "600", "512"]),
-        (&["--prompt", &long.repeat(20)], &["prompt", "12000 bytes are 923 tokens or more", "512"]),
+        (&["--prompt", &long.repeat(20)], &["prompt", "the prompt has 923 or more", "512"]),
         (&["--prompt", &long[..512]], &["prompt", "the prompt has 512"]),
         (&["--prompt", "x", "--temperature", "9"], &["temperature", "9", "2"]),
         (&["--prompt", "x", "--temperature", "-1"], &["temperature", "-1"]),

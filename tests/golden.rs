@@ -6,9 +6,11 @@
 //! `BLAZR_GOLDEN=DIR cargo test --test golden`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use blazr::checkpoint::Checkpoint;
+use blazr::checkpoint::families::FAMILIES;
 use blazr::model::state::State;
 use blazr::model::{Model, Step, Wanted};
 use blazr::nano;
@@ -85,8 +87,10 @@ fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-fn checkpoints() -> Vec<PathBuf> {
-    let root = std::env::var_os("BLAZR_GOLDEN").map_or_else(golden, PathBuf::from);
+/// The checkpoints in `usual`, or in the folder that the variable names.
+fn checkpoints(variable: &str, usual: &str) -> Vec<PathBuf> {
+    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join(usual);
+    let root = std::env::var_os(variable).map_or(usual, PathBuf::from);
     let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
     let mut folders: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
     folders.sort();
@@ -96,12 +100,33 @@ fn checkpoints() -> Vec<PathBuf> {
 
 #[test]
 fn every_log_probability_and_greedy_continuation_is_the_references() {
-    for folder in checkpoints() {
+    for folder in checkpoints("BLAZR_GOLDEN", "tests/golden") {
         let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{error}"));
         let name = checkpoint.id().to_owned();
         let tolerance = if name.ends_with("f32") { TOLERANCE_F32 } else { TOLERANCE };
         check(&name, &checkpoint.load(&Device::Cpu).unwrap(), &folder.join("expected.json"), tolerance);
     }
+}
+
+#[test]
+fn published_checkpoints_of_every_family_say_what_transformers_does() {
+    let mut seen = BTreeSet::new();
+    let mut failed = Vec::new();
+    for folder in checkpoints("BLAZR_FAMILIES", "tests/families") {
+        let checked = std::panic::catch_unwind(|| {
+            let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{error}"));
+            let (name, family) = (checkpoint.id().to_owned(), checkpoint.family());
+            assert_eq!(name.split('-').next(), Some(family));
+            check(&name, &checkpoint.load(&Device::Cpu).unwrap(), &folder.join("expected.json"), TOLERANCE);
+            family
+        });
+        match checked {
+            Ok(family) => drop(seen.insert(family)),
+            Err(_) => failed.push(folder),
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!(FAMILIES.iter().all(|family| seen.contains(family.model_type)), "{seen:?}");
 }
 
 #[test]

@@ -7,15 +7,17 @@ use serde_json::{Map, Value};
 
 use super::{CONFIG, LARGEST_JSON, first_few, parse_json};
 use crate::error::{Error, Result};
-use crate::files::Files;
+use crate::files::{Files, strict_json};
 
 /// Counts and sizes may be this large.
 const LARGEST_INT: u64 = 1 << 30;
 
-/// The keys of a config.json; none where there is no such file.
-#[derive(Debug)]
+/// The keys of a config.json, or of an object in it; none where there is no such file.
+#[derive(Clone, Debug)]
 pub struct Keys {
     path: PathBuf,
+    /// The key of the object, and a dot.
+    within: String,
     map: Map<String, Value>,
 }
 
@@ -28,12 +30,12 @@ impl Keys {
 
     /// The keys in `json`, which was read from `path`.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self> {
-        Ok(Self { path: path.to_owned(), map: parse_json(path, json)? })
+        Ok(Self { path: path.to_owned(), within: String::new(), map: parse_json(path, &strict_json(json))? })
     }
 
     /// An error about the value of `key`.
     pub fn error(&self, key: &str, message: impl std::fmt::Display) -> Error {
-        Error::checkpoint(&self.path, format!("{key}: {message}"))
+        Error::checkpoint(&self.path, format!("{}{key}: {message}", self.within))
     }
 
     /// A count or size of at least 1.
@@ -43,17 +45,33 @@ impl Keys {
         })
     }
 
+    /// A count or size that may be 0.
+    pub fn count(&self, key: &str) -> Result<Option<usize>> {
+        self.read(key, "an integer from 0 to 1073741824", |value| {
+            value.as_u64().filter(|n| *n <= LARGEST_INT).map(|n| n as usize)
+        })
+    }
+
     /// A number in `range`.
     pub fn float(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
         let expected = format!("a number from {:e} to {:e}", range.start(), range.end());
-        self.read(key, &expected, |value| value.as_f64().filter(|number| range.contains(number)))
+        self.read(key, &expected, |value| number(value).filter(|number| range.contains(number)))
+    }
+
+    /// So many numbers in `range`.
+    pub fn floats<const N: usize>(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<[f64; N]>> {
+        let expected = format!("a list of {N} numbers from {:e} to {:e}", range.start(), range.end());
+        self.read(key, &expected, |value| {
+            let numbers = value.as_array()?.iter().map(|value| number(value).filter(|number| range.contains(number)));
+            numbers.collect::<Option<Vec<_>>>()?.try_into().ok()
+        })
     }
 
     /// Two numbers in `range`, the smaller first.
     pub fn interval(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<(f64, f64)>> {
         let expected = format!("[low, high] with {:e} <= low <= high <= {:e}", range.start(), range.end());
         self.read(key, &expected, |value| {
-            let numbers = value.as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<_>>>()?;
+            let numbers = value.as_array()?.iter().map(number).collect::<Option<Vec<_>>>()?;
             let [low, high] = numbers.try_into().ok()?;
             (range.contains(&low) && range.contains(&high) && low <= high).then_some((low, high))
         })
@@ -82,9 +100,21 @@ impl Keys {
         })
     }
 
+    /// An object, unless it is empty.
+    pub fn object(&self, key: &str) -> Result<Option<Self>> {
+        let map = self.read(key, "an object", Value::as_object)?.filter(|map| !map.is_empty());
+        let within = format!("{}{key}.", self.within);
+        Ok(map.map(|map| Self { path: self.path.clone(), within, map: map.clone() }))
+    }
+
     /// The value as it stands in the file.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether the key is there and null.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(Value::is_null)
     }
 
     /// The keys that are in the file and not in `known`, for a message; none if there are none.
@@ -104,6 +134,14 @@ impl Keys {
             Some(value) => Ok(Some(value)),
             None => Err(self.error(key, format!("expected {expected}, found {}", shortened(value)))),
         }
+    }
+}
+
+/// A number, which may be one that JSON has no word for.
+fn number(value: &Value) -> Option<f64> {
+    match value.get("__float__").and_then(Value::as_str) {
+        Some(name) => name.parse().ok(),
+        None => value.as_f64(),
     }
 }
 

@@ -2,13 +2,16 @@
 //!
 //! In reading order: [`shard`] is one safetensors file, [`tensors`] all of a checkpoint's tensors by name, [`keys`] the
 //! typed config.json; [`evidence`] is what tensors say by their names and shapes, [`native`] weighs both into a
-//! [`ModelConfig`], and [`report`] is the account of it that `blazr info` prints.
-//!
-//! Absent so far: the formats of published checkpoints. Each will be a file beside [`native`].
+//! [`ModelConfig`], and [`report`] is the account of it that `blazr info` prints. Published checkpoints are those with a
+//! `model_type`: [`published`] is what their config.json have in common, [`families`] what they have not, and [`names`]
+//! where their tensors are.
 
 pub mod evidence;
+pub mod families;
 pub mod keys;
+pub mod names;
 pub mod native;
+pub mod published;
 pub mod report;
 pub mod shard;
 pub mod tensors;
@@ -26,6 +29,7 @@ use crate::model::Model;
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
 use crate::text::{ChatTemplate, Tokenizer};
+use families::Family;
 use keys::Keys;
 use report::Report;
 use tensors::{Size, Tensors};
@@ -40,6 +44,7 @@ const LARGEST_JSON: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Checkpoint {
     id: String,
+    family: &'static str,
     files: Files,
     tensors: Tensors,
     config: ModelConfig,
@@ -74,11 +79,26 @@ impl Checkpoint {
         Self::new(embedded.id.to_owned(), Tensors::open(&files)?, files)
     }
 
-    fn new(id: String, tensors: Tensors, files: Files) -> Result<Self> {
-        let (config, report) = native::resolve(&Keys::open(&files)?, &tensors)?;
+    fn new(id: String, mut tensors: Tensors, files: Files) -> Result<Self> {
+        let keys = Keys::open(&files)?;
+        let family = Family::of(&keys)?;
+        let (config, report) = match family {
+            Some(family) => {
+                let (config, names, report) = family.resolve(&keys, &tensors)?;
+                tensors.rename(names);
+                (config, report)
+            }
+            None => native::resolve(&keys, &tensors)?,
+        };
         Model::load(&config, &Weights::new(&tensors.shapes(), &Device::Cpu))?;
-        check_leftovers(&tensors)?;
-        Ok(Self { id, size: tensors.size_asked_for(), files, tensors, config, report })
+        check_leftovers(&tensors, config.layers.len())?;
+        let family = family.map_or(native::FAMILY, |family| family.model_type);
+        Ok(Self { id, family, size: tensors.size_asked_for(), files, tensors, config, report })
+    }
+
+    /// The `model_type` of the checkpoint's family.
+    pub fn family(&self) -> &'static str {
+        self.family
     }
 
     /// The name under which the model is served: that of the checkpoint's directory or file, or of the embedded model.
@@ -145,14 +165,22 @@ impl Checkpoint {
 }
 
 /// The roots of the model's own names: a tensor below them that nothing reads would change what the model says.
-const MODEL_ROOTS: [&str; 4] = ["layers.", "embed", "norm", "lm_head"];
+const MODEL_ROOTS: [&str; 5] = ["layers.", "embed", "norm", "final_layernorm", "lm_head"];
 
-/// Refuses such a tensor by name and warns of the others.
-fn check_leftovers(tensors: &Tensors) -> Result<()> {
-    // Tables of rotary frequencies, which some trainers save, are computed from rope_theta.
-    let leftovers: Vec<&str> = tensors.not_asked_for().into_iter().filter(|name| !name.ends_with("inv_freq")).collect();
+/// What some trainers save and others compute: tables of rotary frequencies, and the multipliers of a projection.
+const COMPUTED: [&str; 2] = ["inv_freq", "mup_vector"];
+
+/// Refuses such a tensor by name and warns of the others. Layers behind the last are those that predict further tokens.
+fn check_leftovers(tensors: &Tensors, num_layers: usize) -> Result<()> {
+    let is_computed = |name: &str| COMPUTED.iter().any(|end| name.ends_with(end));
+    let is_behind = |name: &str| {
+        let index = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')).map(|(index, _)| index.parse());
+        index.is_some_and(|index| index.is_ok_and(|index: usize| index >= num_layers))
+    };
+    let is_left = |name: &&str| !is_computed(name) && !is_behind(name);
+    let leftovers: Vec<&str> = tensors.not_asked_for().into_iter().filter(is_left).collect();
     if let Some(name) = leftovers.iter().find(|name| MODEL_ROOTS.iter().any(|root| name.starts_with(root))) {
-        let message = format!("tensor {name} is not part of the native format: leaving it out would change the model");
+        let message = format!("tensor {name} is not part of the format: leaving it out would change the model");
         return Err(Error::checkpoint(tensors.file_of(name), message));
     }
     if !leftovers.is_empty() {

@@ -50,6 +50,9 @@ const KEYS: [&str; 27] = [
     "tokenizer",
 ];
 
+/// What a checkpoint in this format is called where published ones have their `model_type`.
+pub const FAMILY: &str = "blazr";
+
 /// Where the tokenizer is if no key says so.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 

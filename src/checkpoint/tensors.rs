@@ -1,5 +1,6 @@
 //! All tensors of a checkpoint under their native names, whichever files they lie in.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -10,6 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
+use super::names::{Names, Place};
 use super::shard::{Shard, StoredTensor};
 use super::{LARGEST_JSON, parse_json};
 use crate::error::{Error, Result};
@@ -19,6 +21,9 @@ use crate::model::weights::TensorSource;
 /// So much of each tensor goes into the fingerprint.
 const SAMPLE_BYTES: usize = 256;
 
+/// What all names of a file may begin with.
+const PREFIXES: [&str; 2] = ["model.", "backbone."];
+
 /// Where the weights usually are.
 const USUAL: &str = "model.safetensors";
 
@@ -26,8 +31,10 @@ const USUAL: &str = "model.safetensors";
 #[derive(Debug)]
 pub struct Tensors {
     shards: Vec<Shard>,
-    /// By name without the optional `model.` prefix.
+    /// By name without the optional `model.` or `backbone.` before all of them.
     by_name: BTreeMap<String, Entry>,
+    /// Where the native format's tensors are among them.
+    names: Names,
     /// What a loader has asked for.
     asked: RefCell<BTreeSet<String>>,
     origin: PathBuf,
@@ -83,7 +90,12 @@ impl Tensors {
             _ => files.root(),
         };
         let origin = origin.to_owned();
-        Ok(Self { by_name: by_name(&shards)?, shards, asked: RefCell::default(), origin })
+        Ok(Self { by_name: by_name(&shards)?, names: Names::default(), shards, asked: RefCell::default(), origin })
+    }
+
+    /// From now on the native format's tensors are looked for under these names.
+    pub fn rename(&mut self, names: Names) {
+        self.names = names;
     }
 
     /// The file, or the directory of several files.
@@ -99,6 +111,13 @@ impl Tensors {
     /// A tensor's shape, where there is one of that name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.by_name.get(name).map(|entry| entry.tensor.shape.as_slice())
+    }
+
+    /// How many layers the names tell of: one more than the largest index.
+    pub fn count_layers(&self) -> usize {
+        let indices =
+            self.names().filter_map(|name| name.strip_prefix("layers.")?.split_once('.')?.0.parse::<usize>().ok());
+        indices.max().map_or(0, |last| last.saturating_add(1))
     }
 
     /// The file that holds a tensor, or the origin for a tensor that is not there.
@@ -163,43 +182,91 @@ impl Tensors {
         Ok(())
     }
 
-    /// The tensor's entry, once its shape and type have been found as expected.
-    fn expect(&self, name: &str, shape: &[usize]) -> Result<Option<(&Entry, DType)>> {
-        let Some(entry) = self.by_name.get(name) else { return Ok(None) };
-        self.asked.borrow_mut().insert(name.to_owned());
-        let found = &entry.tensor;
-        let wrong = |expected: String, found: String| {
-            Error::checkpoint(
-                self.file_of(name),
-                format!("tensor {}: expected {expected}, found {found}", entry.tensor.name),
-            )
-        };
-        if found.shape != shape {
-            return Err(wrong(format!("shape {shape:?}"), format!("{:?}", found.shape)));
+    /// The tensor of a native name, once its shape and type have been found as expected.
+    fn find(&self, native: &str, shape: &[usize]) -> Result<Option<Found<'_>>> {
+        for place in self.names.places(native) {
+            if let Some(entry) = self.by_name.get(&place.name) {
+                self.asked.borrow_mut().insert(place.name.clone());
+                return Found::new(self, entry, &place, shape).map(Some);
+            }
         }
-        let dtype = match found.dtype {
+        Ok(None)
+    }
+}
+
+/// A tensor in its file, or the rows of it that are wanted.
+struct Found<'a> {
+    entry: &'a Entry,
+    dtype: DType,
+    /// The bytes of a row.
+    row: usize,
+    /// The first row of the matrix that the rows are from.
+    first: usize,
+    /// The rows of a block, and which of them are wanted.
+    lanes: (usize, usize, usize),
+    /// How many blocks there are.
+    blocks: usize,
+}
+
+impl<'a> Found<'a> {
+    fn new(tensors: &Tensors, entry: &'a Entry, place: &Place, shape: &[usize]) -> Result<Self> {
+        let stored = &entry.tensor;
+        let wrong = |expected: String, found: String| {
+            let (file, name) = (tensors.file_of(&place.name), &stored.name);
+            Error::checkpoint(file, format!("tensor {name}: expected {expected}, found {found}"))
+        };
+        let (rows, rest) = shape.split_first().map_or((1, shape), |(rows, rest)| (*rows, rest));
+        let lanes @ (block, from, to) = place.part.lanes(rows);
+        let blocks = rows.checked_div(to - from).unwrap_or(0);
+        let whole = |stack: &[usize]| {
+            let own = if shape.is_empty() { Vec::new() } else { vec![blocks * block] };
+            [stack, &own, rest].concat()
+        };
+        let matrices = place.index.and(stored.shape.first()).copied();
+        let expected = whole(matrices.as_slice());
+        if stored.shape != expected || place.index.is_some_and(|index| matrices.is_none_or(|count| index >= count)) {
+            return Err(wrong(format!("shape {expected:?}"), format!("{:?}", stored.shape)));
+        }
+        let dtype = match stored.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
             other => return Err(wrong("type F32, F16 or BF16".into(), format!("{other:?}"))),
         };
-        Ok(Some((entry, dtype)))
+        let row = rest.iter().product::<usize>() * dtype.size_in_bytes();
+        Ok(Self { entry, dtype, row, first: place.index.unwrap_or(0) * blocks * block, lanes, blocks })
+    }
+
+    /// The bytes that are wanted of all that the tensor has.
+    fn select<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
+        let (block, from, to) = self.lanes;
+        let rows =
+            |first: usize, count: usize| bytes.get(first * self.row..(first + count) * self.row).unwrap_or_default();
+        if from == 0 && to == block {
+            return Cow::Borrowed(rows(self.first, self.blocks * block));
+        }
+        let starts = (0..self.blocks).map(|at| self.first + at * block + from);
+        Cow::Owned(starts.flat_map(|start| rows(start, to - from)).copied().collect())
     }
 }
 
 impl TensorSource for Tensors {
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
-        let Some((entry, dtype)) = self.expect(name, shape)? else { return Ok(None) };
-        let shard = self.shards.get(entry.shard).ok_or_else(|| self.missing(name, shape))?;
-        let tensor = shard.read(&entry.tensor, |bytes| match dtype {
-            DType::F16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f16>(bytes), shape, device),
-            DType::BF16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, bf16>(bytes), shape, device),
-            _ => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape, device),
+        let Some(found) = self.find(name, shape)? else { return Ok(None) };
+        let shard = self.shards.get(found.entry.shard).ok_or_else(|| self.missing(name, shape))?;
+        let tensor = shard.read(&found.entry.tensor, |bytes| {
+            let bytes = &found.select(bytes);
+            match found.dtype {
+                DType::F16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f16>(bytes), shape, device),
+                DType::BF16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, bf16>(bytes), shape, device),
+                _ => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape, device),
+            }
         });
         Ok(Some(tensor?))
     }
 
     fn missing(&self, name: &str, shape: &[usize]) -> Error {
+        let name = self.names.places(name).first().map_or_else(|| name.to_owned(), |place| place.name.clone());
         Error::checkpoint(&self.origin, format!("tensor {name} is missing; expected it with shape {shape:?}"))
     }
 }
@@ -213,8 +280,8 @@ pub struct Telling<'a> {
 impl TensorSource for Telling<'_> {
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
         let tensor = self.tensors.tensor(name, shape, device)?;
-        if let (Some(_), Some(entry)) = (&tensor, self.tensors.by_name.get(name)) {
-            (self.loaded)(entry.tensor.bytes.len());
+        if let Some(tensor) = &tensor {
+            (self.loaded)(tensor.elem_count() * tensor.dtype().size_in_bytes());
         }
         Ok(tensor)
     }
@@ -230,8 +297,8 @@ pub struct Shapes<'a>(&'a Tensors);
 
 impl TensorSource for Shapes<'_> {
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
-        let Some((_, dtype)) = self.0.expect(name, shape)? else { return Ok(None) };
-        Ok(Some(Tensor::zeros((), dtype, device)?.broadcast_as(shape)?))
+        let Some(found) = self.0.find(name, shape)? else { return Ok(None) };
+        Ok(Some(Tensor::zeros((), found.dtype, device)?.broadcast_as(shape)?))
     }
 
     fn missing(&self, name: &str, shape: &[usize]) -> Error {
@@ -240,7 +307,7 @@ impl TensorSource for Shapes<'_> {
 }
 
 fn native_name(name: &str) -> &str {
-    name.strip_prefix("model.").unwrap_or(name)
+    PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
 
 fn by_name(shards: &[Shard]) -> Result<BTreeMap<String, Entry>> {

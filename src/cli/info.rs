@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::{ModelArgs, print};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::report::Report;
 use crate::error::{Error, Result};
+use crate::model::config::{LayerSpec, ModelConfig};
 use crate::model::{Step, Wanted, device};
 use crate::sampling::{Params, Sampled, Sampler};
 
@@ -25,8 +27,11 @@ pub(super) struct InfoArgs {
 #[derive(Serialize)]
 struct Info {
     id: String,
+    family: &'static str,
     #[serde(flatten)]
     report: Report,
+    /// How many there are of each kind.
+    layers: Map<String, Value>,
     parameters: usize,
     weight_bytes: usize,
     state_bytes_per_sequence: usize,
@@ -49,7 +54,9 @@ pub(super) fn run(args: &InfoArgs) -> Result<ExitCode> {
     let config = checkpoint.config();
     let mut info = Info {
         id: checkpoint.id().to_owned(),
+        family: checkpoint.family(),
         report: checkpoint.report().clone(),
+        layers: layers(config),
         parameters: checkpoint.size().parameters,
         weight_bytes: checkpoint.size().bytes,
         state_bytes_per_sequence: config.state_bytes(),
@@ -63,6 +70,15 @@ pub(super) fn run(args: &InfoArgs) -> Result<ExitCode> {
     let text = serde_json::to_string_pretty(&info).map_err(|error| Error::Internal(error.to_string()))?;
     print(&format!("{text}\n"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn layers(config: &ModelConfig) -> Map<String, Value> {
+    let mut counts = Map::new();
+    for kind in config.layers.iter().map(LayerSpec::kind) {
+        let count = counts.get(&kind).and_then(Value::as_u64).unwrap_or(0) + 1;
+        counts.insert(kind, count.into());
+    }
+    counts
 }
 
 /// Loads all weights and generates a token after the first one of the vocabulary: no tokenizer is needed.

@@ -47,6 +47,25 @@ pub(super) enum LayerState {
     Parallel(Mamba2State, GqaCache),
 }
 
+impl LayerSpec {
+    /// What the layer is made of, for people.
+    pub fn kind(&self) -> String {
+        let mixer = match self.mixer {
+            MixerSpec::None => None,
+            MixerSpec::Mamba2(_) => Some("Mamba2"),
+            MixerSpec::Mla(_) => Some("MLA"),
+            MixerSpec::Gqa(_) => Some("GQA"),
+            MixerSpec::Parallel(_) => Some("Mamba2 beside GQA"),
+        };
+        let ffn = match self.ffn {
+            FfnSpec::None => None,
+            FfnSpec::Mlp(_) => Some("MLP"),
+            FfnSpec::Moe(_) => Some("MoE"),
+        };
+        [mixer, ffn].into_iter().flatten().collect::<Vec<_>>().join(" + ")
+    }
+}
+
 impl MixerSpec {
     /// The bytes of one sequence's recurrent state.
     pub fn state_bytes(&self) -> usize {

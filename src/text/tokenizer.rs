@@ -15,7 +15,7 @@ use super::decode::Decoder;
 use super::guard::guarded;
 use super::spelling::Spelling;
 use crate::error::{Error, Result};
-use crate::files::Files;
+use crate::files::{Files, strict_json};
 
 /// The largest file that is read. The largest tokenizers in use (256 Ki tokens) have about 35 MiB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -342,7 +342,7 @@ impl EndOfText<'_> {
 impl Companion {
     /// The value of `key`; null if there is none.
     fn value(&self, key: &str) -> Result<Value> {
-        let mut object: Map<String, Value> = serde_json::from_slice(&self.json)
+        let mut object: Map<String, Value> = serde_json::from_slice(&strict_json(&self.json))
             .map_err(|error| Error::checkpoint(&self.path, format!("can't be read for its {key}: {error}")))?;
         Ok(object.remove(key).unwrap_or(Value::Null))
     }

@@ -1,0 +1,46 @@
+//! `bamba`: Bamba 9B (<https://huggingface.co/blog/bamba>).
+
+use super::super::names::Names;
+use super::super::published::{Published, layer, model};
+use super::granitemoehybrid::mamba2;
+use crate::error::Result;
+use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
+use crate::model::gqa::GqaSpec;
+use crate::model::mlp::MlpSpec;
+
+pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+    let num_layers = file.size(&["num_hidden_layers"])?;
+    file.only("hidden_act", "silu")?;
+    let sizes = file.sizes(num_layers)?;
+    let norm_eps = file.eps_or("rms_norm_eps", 1e-5)?;
+    for bias in ["attention_bias", "mlp_bias"] {
+        file.flag_or(&[bias], false)?; // biases are used where they are
+    }
+    let with_attention = file.indices("attn_layer_indices")?.unwrap_or_default();
+    file.ignore(&["layer_types", "layers_block_type", "attn_rotary_emb"]); // the indices say it all
+    let mamba2 = mamba2(file, sizes.hidden_size, norm_eps)?;
+    let gqa = file.attention(sizes.hidden_size, None)?;
+    let rotated = (gqa.head_dim as f64 * file.partial_rotary_factor(0.5)?) as usize;
+    let rope = file.rope(rotated, 10_000.0, sizes.max_seq_len)?;
+    let gqa = GqaSpec { rope: Some(rope), ..gqa };
+    let ffn = FfnSpec::Mlp(MlpSpec::swiglu(file.size(&["intermediate_size"])?));
+    let mixer = |at: usize| {
+        if with_attention.contains(&at) { MixerSpec::Gqa(gqa.clone()) } else { MixerSpec::Mamba2(mamba2.clone()) }
+    };
+    file.check_tied(false)?;
+    let layers = (0..sizes.num_layers).map(|at| layer(norm_eps, mixer(at), ffn.clone()));
+    Ok((model(sizes, norm_eps, layers.collect()), names()))
+}
+
+/// Also those of `falcon_h1`.
+pub(super) fn names() -> Names {
+    Names::of(&[
+        ("embed_tokens.", "embed_tokens."),
+        ("embed_tokens.", "lm_head."),
+        ("norm.", "final_layernorm."),
+        ("mamba2.mixer.", "mamba."),
+        ("mamba2.norm.", "input_layernorm."),
+        ("post_attention_layernorm.", "pre_ff_layernorm."),
+        ("mlp.", "feed_forward."),
+    ])
+}

@@ -1,0 +1,121 @@
+//! `deepseek_v2`: DeepSeek V2, its Lite and Coder (<https://arxiv.org/abs/2405.04434>).
+
+use super::super::names::{Names, Part};
+use super::super::published::{Published, Sizes, interleaved, layer, model};
+use super::llama::sizes;
+use super::mlp_experts;
+use crate::error::Result;
+use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
+use crate::model::gqa::usual_scale;
+use crate::model::mla::MlaSpec;
+use crate::model::mlp::MlpSpec;
+use crate::model::moe::{Groups, MoeSpec, Routing, Scores};
+use crate::model::rope::RopeSpec;
+
+/// The constant of the latents' norms, whatever `rms_norm_eps` says.
+const LATENT_EPS: f64 = 1e-6;
+
+pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+    let sizes = sizes(file)?;
+    file.ignore(&["norm_topk_prob", "scoring_func", "mlp_bias"]); // transformers reads none of them
+    let mla = latent_attention(file, sizes, interleaved)?;
+    file.check_tied(false)?;
+    let routing = routing(file)?;
+    finish(file, sizes, mla, 64, 2, 0, routing)
+}
+
+fn routing(file: &mut Published<'_>) -> Result<Routing> {
+    let groups = groups(file, 1, 1, 1)?;
+    let groups = match file.string_or("topk_method", "greedy")?.as_str() {
+        "greedy" => None,
+        "group_limited_greedy" => Some(groups),
+        other => {
+            let message = format!("{other:?} is not supported: expected greedy or group_limited_greedy");
+            return Err(file.error("topk_method", message));
+        }
+    };
+    let experts_per_tok = file.size(&["num_experts_per_tok"])?;
+    let scale = file.multiplier("routed_scaling_factor")?;
+    Ok(Routing { experts_per_tok, scores: Scores::Softmax, is_normalized: false, scale, groups })
+}
+
+/// The groups of experts among which the best are kept.
+pub(super) fn groups(file: &mut Published<'_>, count: usize, kept: usize, judged_by: usize) -> Result<Groups> {
+    let count = file.size_or(&["n_group"], count)?;
+    Ok(Groups { count, kept: file.size_or(&["topk_group"], kept)?, judged_by })
+}
+
+/// Latent attention, and the names of its tensors.
+pub(super) fn latent_attention(
+    file: &mut Published<'_>,
+    sizes: Sizes,
+    pairing: fn(RopeSpec) -> RopeSpec,
+) -> Result<(MlaSpec, Names)> {
+    file.flag_or(&["attention_bias"], false)?; // biases are used where they are
+    file.ignore(&["head_dim", "num_key_value_heads"]); // they say nothing of latent attention
+    let d_rope = file.size_or(&["qk_rope_head_dim"], 64)?;
+    let rope = pairing(file.rope(d_rope, 10_000.0, sizes.max_seq_len)?);
+    let (head_dim, value_dim) = (file.size_or(&["qk_nope_head_dim"], 128)?, file.size_or(&["v_head_dim"], 128)?);
+    let spec = MlaSpec {
+        num_heads: file.size(&["num_attention_heads"])?,
+        head_dim,
+        value_dim,
+        kv_latent_dim: file.size_or(&["kv_lora_rank"], 512)?,
+        q_latent_dim: file.size_if_given("q_lora_rank")?,
+        rope_from_q_latent: true,
+        latent_norm_eps: Some(LATENT_EPS),
+        rope,
+        scale: usual_scale(head_dim + d_rope) * file.yarn_softmax_scale(rope)?,
+    };
+    let names = names(&spec);
+    Ok((spec, names))
+}
+
+/// Native projections are rows of the published ones: each head's queries have a plain and a rotated part, its latent
+/// expands to a key and a value, and the latent stands beside the rotated key.
+fn names(spec: &MlaSpec) -> Names {
+    let MlaSpec { head_dim, value_dim, kv_latent_dim, .. } = *spec;
+    let lanes = |block: usize, from: usize, to: usize| Part::Lanes { block, from, to };
+    let (q_width, kv_width) = (head_dim + spec.rope.width, head_dim + value_dim);
+    let down_width = kv_latent_dim + spec.rope.width;
+    let q_proj = if spec.q_latent_dim.is_some() { "self_attn.q_b_proj." } else { "self_attn.q_proj." };
+    mlp_experts()
+        .with("self_attn.w_dq.", "self_attn.q_a_proj.", Part::All)
+        .with("self_attn.q_norm.", "self_attn.q_a_layernorm.", Part::All)
+        .with("self_attn.w_uq.", q_proj, lanes(q_width, 0, head_dim))
+        .with("self_attn.w_qr.", q_proj, lanes(q_width, head_dim, q_width))
+        .with("self_attn.w_dkv.", "self_attn.kv_a_proj_with_mqa.", lanes(down_width, 0, kv_latent_dim))
+        .with("self_attn.w_kr.", "self_attn.kv_a_proj_with_mqa.", lanes(down_width, kv_latent_dim, down_width))
+        .with("self_attn.kv_norm.", "self_attn.kv_a_layernorm.", Part::All)
+        .with("self_attn.w_uk.", "self_attn.kv_b_proj.", lanes(kv_width, 0, head_dim))
+        .with("self_attn.w_uv.", "self_attn.kv_b_proj.", lanes(kv_width, head_dim, kv_width))
+}
+
+/// The layers: the first ones with a SwiGLU layer, the others with experts.
+pub(super) fn finish(
+    file: &mut Published<'_>,
+    sizes: Sizes,
+    (mla, names): (MlaSpec, Names),
+    default_experts: usize,
+    default_shared: usize,
+    default_dense: usize,
+    routing: Routing,
+) -> Result<(ModelConfig, Names)> {
+    let norm_eps = file.eps_or("rms_norm_eps", 1e-6)?;
+    let dense = FfnSpec::Mlp(MlpSpec::swiglu(file.size(&["intermediate_size"])?));
+    let num_experts = file.size_or(&["n_routed_experts", "num_experts", "num_local_experts"], default_experts)?;
+    let n_shared = file.count_or(&["n_shared_experts"], default_shared)?;
+    let width = file.size(&["moe_intermediate_size"])?;
+    file.check_routing(num_experts, &routing)?;
+    let moe = FfnSpec::Moe(MoeSpec {
+        num_experts,
+        routing,
+        expert: MlpSpec::swiglu(width),
+        shared: (n_shared > 0).then(|| MlpSpec::swiglu(n_shared.saturating_mul(width))),
+        latent_size: None,
+    });
+    let n_dense = file.count_or(&["first_k_dense_replace"], default_dense)?;
+    let ffn = |at: usize| if at < n_dense { dense.clone() } else { moe.clone() };
+    let layers = (0..sizes.num_layers).map(|at| layer(norm_eps, MixerSpec::Mla(mla.clone()), ffn(at)));
+    Ok((model(sizes, norm_eps, layers.collect()), names))
+}

@@ -1,0 +1,129 @@
+//! `granitemoehybrid`: Granite 4.0, hybrid and not, with experts and without
+//! (<https://huggingface.co/docs/transformers/model_doc/granitemoehybrid>).
+
+use super::super::names::{Names, Part};
+use super::super::published::{Published, layer, model};
+use super::mamba2::{CHUNK_SIZE, check_groups};
+use crate::error::Result;
+use crate::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
+use crate::model::gqa::GqaSpec;
+use crate::model::mamba2::{Gating, Mamba2Spec};
+use crate::model::mlp::MlpSpec;
+use crate::model::moe::{MoeSpec, Routing};
+
+pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+    let num_layers = file.size(&["num_hidden_layers"])?;
+    file.only("hidden_act", "silu")?;
+    let sizes = file.sizes(num_layers)?;
+    let norm_eps = file.eps_or("rms_norm_eps", 1e-6)?;
+    let kinds = layer_kinds(file, num_layers)?;
+    let mamba2 = mamba2(file, sizes.hidden_size, norm_eps)?;
+    let gqa = attention(file, sizes.hidden_size, sizes.max_seq_len)?;
+    let ffn = ffn(file)?;
+    let residual = file.multiplier("residual_multiplier")?;
+    let with_multipliers = |mixer: MixerSpec| LayerSpec {
+        mixer_multiplier: residual,
+        ffn_multiplier: residual,
+        ..layer(norm_eps, mixer, ffn.clone())
+    };
+    let layers = kinds.into_iter().map(|is_attention| {
+        with_multipliers(if is_attention { MixerSpec::Gqa(gqa.clone()) } else { MixerSpec::Mamba2(mamba2.clone()) })
+    });
+    let embedding_multiplier = file.multiplier("embedding_multiplier")?;
+    let logits_multiplier = 1.0 / file.float_or("logits_scaling", 1e-9..=1e9, 1.0)?;
+    let config = model(sizes, norm_eps, layers.collect());
+    file.check_tied(false)?;
+    Ok((ModelConfig { embedding_multiplier, logits_multiplier, ..config }, names()))
+}
+
+/// Whether each layer has attention.
+fn layer_kinds(file: &mut Published<'_>, num_layers: usize) -> Result<Vec<bool>> {
+    let Some(kinds) = file.names(&["layer_types", "layers_block_type"])? else { return Ok(vec![false; num_layers]) };
+    if kinds.len() != num_layers {
+        let message = format!("expected one for each of {num_layers} layers, found {}", kinds.len());
+        return Err(file.error("layer_types", message));
+    }
+    let is_attention = |kind: &String| match kind.as_str() {
+        "attention" | "full_attention" => Ok(true),
+        "mamba" | "linear_attention" => Ok(false),
+        other => Err(file.error("layer_types", format!("{other:?} is not supported: expected mamba or attention"))),
+    };
+    kinds.iter().map(is_attention).collect()
+}
+
+/// The state-space layer as the keys of this family and its relatives describe it.
+pub(super) fn mamba2(file: &mut Published<'_>, hidden_size: usize, norm_eps: f64) -> Result<Mamba2Spec> {
+    for (bias, default) in [("mamba_conv_bias", true), ("mamba_proj_bias", false)] {
+        file.flag_or(&[bias], default)?; // biases are used where they are
+    }
+    let num_heads = file.size_or(&["mamba_n_heads"], 128)?;
+    let inner = file.size_or(&["mamba_expand"], 2)?.saturating_mul(hidden_size);
+    let usual = inner / num_heads;
+    let head_dim = if file.is_auto("mamba_d_head") { usual } else { file.size_or(&["mamba_d_head"], usual)? };
+    let spec = Mamba2Spec {
+        num_heads,
+        head_dim,
+        state_size: file.size_or(&["mamba_d_state"], 256)?,
+        n_groups: file.size_or(&["mamba_n_groups"], 1)?,
+        conv_kernel: file.size_or(&["mamba_d_conv"], 4)?,
+        chunk_size: CHUNK_SIZE,
+        dt_limit: file.time_step_limit()?,
+        gating: Gating::ThenNorm(norm_eps),
+        multipliers: None,
+    };
+    check_groups(file, &spec, "mamba_n_groups")?;
+    Ok(spec)
+}
+
+/// Attention whose scale is a key of its own, with positions only where they are asked for.
+fn attention(file: &mut Published<'_>, hidden_size: usize, max_seq_len: usize) -> Result<GqaSpec> {
+    file.flag_or(&["attention_bias"], false)?; // biases are used where they are
+    let gqa = file.attention(hidden_size, None)?;
+    let has_positions = file.string_or("position_embedding_type", "nope")? == "rope";
+    let rope = if has_positions { Some(file.rope(gqa.head_dim, 10_000.0, max_seq_len)?) } else { None };
+    file.ignore(&["rope_theta", "rope_scaling", "rope_parameters"]);
+    Ok(GqaSpec { scale: file.multiplier("attention_multiplier")?, rope, ..gqa })
+}
+
+/// The shared layer, with experts beside it where there are any.
+fn ffn(file: &mut Published<'_>) -> Result<FfnSpec> {
+    let shared = MlpSpec::swiglu(file.size_or(&["shared_intermediate_size"], 1024)?);
+    let num_experts = file.count_or(&["num_local_experts"], 8)?;
+    let (experts_per_tok, intermediate_size) =
+        (file.count_or(&["num_experts_per_tok"], 2)?, file.size_or(&["intermediate_size"], 8192)?);
+    if num_experts == 0 {
+        return Ok(FfnSpec::Mlp(shared));
+    }
+    let routing = Routing::softmax_over_chosen(experts_per_tok);
+    file.check_routing(num_experts, &routing)?;
+    Ok(FfnSpec::Moe(MoeSpec {
+        num_experts,
+        routing,
+        expert: MlpSpec::swiglu(intermediate_size),
+        shared: Some(shared),
+        latent_size: None,
+    }))
+}
+
+fn names() -> Names {
+    Names::of(&[
+        ("embed_tokens.", "embed_tokens."),
+        ("embed_tokens.", "lm_head."),
+        ("mamba2.mixer.", "mamba."),
+        ("mamba2.norm.", "input_layernorm."),
+        ("mlp.down_proj.", "shared_mlp.output_linear."),
+        ("moe.shared_expert.down_proj.", "shared_mlp.output_linear."),
+        ("moe.router.gate.", "block_sparse_moe.router.layer."),
+        ("moe.router.gate.", "block_sparse_moe.router."),
+        ("moe.experts.{e}.down_proj.weight", "block_sparse_moe.output_linear.weight"),
+        ("moe.experts.{e}.down_proj.weight", "block_sparse_moe.experts.down_proj"),
+    ])
+    .with("mlp.gate_proj.", "shared_mlp.input_linear.", Part::Half(0))
+    .with("mlp.up_proj.", "shared_mlp.input_linear.", Part::Half(1))
+    .with("moe.shared_expert.gate_proj.", "shared_mlp.input_linear.", Part::Half(0))
+    .with("moe.shared_expert.up_proj.", "shared_mlp.input_linear.", Part::Half(1))
+    .with("moe.experts.{e}.gate_proj.weight", "block_sparse_moe.input_linear.weight", Part::Half(0))
+    .with("moe.experts.{e}.up_proj.weight", "block_sparse_moe.input_linear.weight", Part::Half(1))
+    .with("moe.experts.{e}.gate_proj.weight", "block_sparse_moe.experts.gate_up_proj", Part::Half(0))
+    .with("moe.experts.{e}.up_proj.weight", "block_sparse_moe.experts.gate_up_proj", Part::Half(1))
+}

@@ -1,0 +1,58 @@
+//! `mamba2`: Mamba Codestral and the converted Mamba2 models (<https://arxiv.org/abs/2405.21060>).
+
+use super::super::names::Names;
+use super::super::published::{Published, layer, model};
+use crate::error::Result;
+use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
+use crate::model::mamba2::{Gating, Mamba2Spec};
+
+/// How many tokens of a prompt are multiplied at once where nothing is said; never changes the result.
+pub(super) const CHUNK_SIZE: usize = 256;
+
+pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+    let num_layers = file.size(&["num_hidden_layers"])?;
+    file.only("hidden_act", "silu")?;
+    let sizes = file.sizes(num_layers)?;
+    for bias in ["use_bias", "use_conv_bias"] {
+        file.flag_or(&[bias], bias == "use_conv_bias")?; // biases are used where they are
+    }
+    for ignored in ["norm_before_gate", "rms_norm"] {
+        file.flag_or(&[ignored], true)?; // transformers reads neither: the gate comes first
+    }
+    let norm_eps = file.eps_or("layer_norm_epsilon", 1e-5)?;
+    let spec = Mamba2Spec {
+        num_heads: file.size_or(&["num_heads"], 128)?,
+        head_dim: file.size_or(&["head_dim"], 64)?,
+        state_size: file.size_or(&["state_size"], 128)?,
+        n_groups: file.size_or(&["n_groups"], 8)?,
+        conv_kernel: file.size_or(&["conv_kernel"], 4)?,
+        chunk_size: CHUNK_SIZE,
+        dt_limit: file.time_step_limit()?,
+        gating: Gating::ThenNorm(norm_eps),
+        multipliers: None,
+    };
+    check_groups(file, &spec, "n_groups")?;
+    file.check_tied(false)?;
+    let layers = (0..sizes.num_layers).map(|_| layer(norm_eps, MixerSpec::Mamba2(spec.clone()), FfnSpec::None));
+    Ok((model(sizes, norm_eps, layers.collect()), names()))
+}
+
+fn names() -> Names {
+    Names::of(&[
+        ("embed_tokens.", "embeddings."),
+        ("embed_tokens.", "embedding."),
+        ("embed_tokens.", "lm_head."),
+        ("norm.", "norm_f."),
+        ("mamba2.norm.", "norm."),
+        ("mamba2.mixer.", "mixer."),
+    ])
+}
+
+/// Groups must divide the heads.
+pub(super) fn check_groups(file: &Published<'_>, spec: &Mamba2Spec, key: &str) -> Result<()> {
+    let Mamba2Spec { num_heads, n_groups, .. } = *spec;
+    if num_heads.is_multiple_of(n_groups) {
+        return Ok(());
+    }
+    Err(file.error(key, format!("{n_groups} groups don't divide {num_heads} heads")))
+}

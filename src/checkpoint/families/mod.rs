@@ -1,0 +1,97 @@
+//! The families of published checkpoints: each reads its config.json, and says under which names its tensors lie.
+//!
+//! A family is a file here and a line in [`FAMILIES`]. What its layers are is [`crate::model`]'s, which knows no family.
+
+mod bamba;
+mod deepseek_v2;
+mod deepseek_v3;
+mod falcon_h1;
+mod granitemoehybrid;
+mod llama;
+mod mamba2;
+mod mistral;
+mod mixtral;
+mod nemotron_h;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+
+use super::keys::Keys;
+use super::names::{Names, Part};
+use super::published::Published;
+use super::report::Report;
+use super::tensors::Tensors;
+use crate::error::Result;
+use crate::model::config::ModelConfig;
+
+/// A family of published checkpoints.
+#[derive(Debug)]
+pub struct Family {
+    /// What `model_type` calls it.
+    pub model_type: &'static str,
+    read: fn(&mut Published<'_>) -> Result<(ModelConfig, Names)>,
+}
+
+/// All of them.
+pub static FAMILIES: &[Family] = &[
+    Family { model_type: "bamba", read: bamba::read },
+    Family { model_type: "deepseek_v2", read: deepseek_v2::read },
+    Family { model_type: "deepseek_v3", read: deepseek_v3::read },
+    Family { model_type: "falcon_h1", read: falcon_h1::read },
+    Family { model_type: "granitemoehybrid", read: granitemoehybrid::read },
+    Family { model_type: "llama", read: llama::read },
+    Family { model_type: "mamba2", read: mamba2::read },
+    Family { model_type: "mistral", read: mistral::read },
+    Family { model_type: "mixtral", read: mixtral::read },
+    Family { model_type: "nemotron_h", read: nemotron_h::read },
+    Family { model_type: "qwen2", read: qwen2::read },
+    Family { model_type: "qwen3", read: qwen3::read },
+    Family { model_type: "qwen3_moe", read: qwen3_moe::read },
+];
+
+impl Family {
+    /// The family that config.json names; none where it has no `model_type`.
+    ///
+    /// # Errors
+    /// The family is not among those that are supported.
+    pub fn of(keys: &Keys) -> Result<Option<&'static Self>> {
+        let key = "model_type";
+        let Some(found) = keys.string(key)? else { return Ok(None) };
+        let family = FAMILIES.iter().find(|family| family.model_type == found);
+        family.map(Some).ok_or_else(|| {
+            let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+            keys.error(key, format!("{found:?} is not supported: expected one of {}", known.join(", ")))
+        })
+    }
+
+    /// Works out the model, and where its tensors are; the report says where each value came from.
+    ///
+    /// # Errors
+    /// A key is missing, has an impossible value or asks for what is not supported: the error names it.
+    pub fn resolve(&self, keys: &Keys, tensors: &Tensors) -> Result<(ModelConfig, Names, Report)> {
+        let mut file = Published::new(keys, tensors);
+        file.only("model_type", self.model_type)?;
+        let (config, names) = (self.read)(&mut file)?;
+        Ok((config, names, file.finish()))
+    }
+}
+
+/// The names of experts as [transformers](https://github.com/huggingface/transformers) 5 holds them, all in one tensor
+/// for each projection.
+fn with_stacked_experts(names: Names, gate_up: &'static str, down: &'static str) -> Names {
+    names
+        .with("moe.experts.{e}.gate_proj.weight", gate_up, Part::Half(0))
+        .with("moe.experts.{e}.up_proj.weight", gate_up, Part::Half(1))
+        .with("moe.experts.{e}.down_proj.weight", down, Part::All)
+}
+
+/// The names of the usual layer of experts below `mlp`: each by itself, or all in one tensor.
+fn mlp_experts() -> Names {
+    let own = Names::of(&[
+        ("moe.router.gate.", "mlp.gate."),
+        ("moe.router.correction", "mlp.gate.e_score_correction_bias"),
+        ("moe.experts.{e}.", "mlp.experts.{e}."),
+        ("moe.shared_expert.", "mlp.shared_experts."),
+    ]);
+    with_stacked_experts(own, "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+}

@@ -1,0 +1,54 @@
+//! `qwen3_moe`: Qwen3 with experts (<https://arxiv.org/abs/2505.09388>).
+
+use super::super::names::Names;
+use super::super::published::{Published, layer, model};
+use super::llama::sizes;
+use super::mlp_experts;
+use super::qwen3::attention;
+use crate::error::Result;
+use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
+use crate::model::gqa::GqaSpec;
+use crate::model::mlp::MlpSpec;
+use crate::model::moe::{MoeSpec, Routing};
+
+pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+    let sizes = sizes(file)?;
+    let gqa = attention(file, sizes, None)?;
+    let window = file.size_if_given("sliding_window")?;
+    let window = if file.flag_or(&["use_sliding_window"], false)? { window } else { None };
+    let mixer = MixerSpec::Gqa(GqaSpec { window, ..gqa });
+    file.check_tied(false)?;
+    let norm_eps = file.eps_or("rms_norm_eps", 1e-6)?;
+    let dense = FfnSpec::Mlp(MlpSpec::swiglu(file.size(&["intermediate_size"])?));
+    let num_experts = file.count_or(&["num_experts", "num_local_experts"], 128)?;
+    let ffns = if num_experts == 0 {
+        vec![dense; sizes.num_layers]
+    } else {
+        let moe = moe(file, num_experts)?;
+        let has_experts = layers_with_experts(file, sizes.num_layers)?.into_iter();
+        has_experts.map(|has_experts| if has_experts { moe.clone() } else { dense.clone() }).collect()
+    };
+    let layers = ffns.into_iter().map(|ffn| layer(norm_eps, mixer.clone(), ffn));
+    Ok((model(sizes, norm_eps, layers.collect()), mlp_experts()))
+}
+
+fn moe(file: &mut Published<'_>, num_experts: usize) -> Result<FfnSpec> {
+    let routing = Routing {
+        is_normalized: file.flag_or(&["norm_topk_prob"], false)?,
+        ..Routing::softmax_over_chosen(file.size_or(&["num_experts_per_tok"], 8)?)
+    };
+    file.check_routing(num_experts, &routing)?;
+    Ok(FfnSpec::Moe(MoeSpec {
+        num_experts,
+        routing,
+        expert: MlpSpec::swiglu(file.size_or(&["moe_intermediate_size"], 768)?),
+        shared: None,
+        latent_size: None,
+    }))
+}
+
+fn layers_with_experts(file: &mut Published<'_>, num_layers: usize) -> Result<Vec<bool>> {
+    let dense = file.indices("mlp_only_layers")?.unwrap_or_default();
+    let step = file.size_or(&["decoder_sparse_step"], 1)?;
+    Ok((0..num_layers).map(|at| !dense.contains(&at) && (at + 1) % step == 0).collect())
+}

@@ -1,0 +1,109 @@
+//! What published checkpoints may say in their config.json, and what is refused by name.
+#![cfg(unix)] // which has symbolic links
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::path::{Path, PathBuf};
+
+use blazr::checkpoint::Checkpoint;
+use blazr::error::Error;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/families").join(name)
+}
+
+fn config_of(name: &str) -> Value {
+    let text = std::fs::read_to_string(fixture(name).join("config.json")).unwrap();
+    serde_json::from_str(&text.replace("Infinity", "100.0")).unwrap()
+}
+
+/// A fixture's weights beside this config.json.
+fn with_config(name: &str, config: &Value) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture(name)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains(".safetensors") {
+            std::os::unix::fs::symlink(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+    directory
+}
+
+/// The error of a fixture whose config.json has other values; null takes a key away.
+fn refusal(name: &str, changes: &Value) -> String {
+    let mut config = config_of(name);
+    for (key, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => drop(config.as_object_mut().unwrap().remove(key)),
+            value => config[key] = value.clone(),
+        }
+    }
+    let directory = with_config(name, &config);
+    let error = Checkpoint::open(directory.path()).unwrap_err();
+    assert!(matches!(error, Error::Checkpoint { .. }), "{changes}: {error:?}");
+    error.to_string()
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    for (name, changes, said) in [
+        ("llama", json!({"model_type": "gpt_neox"}), &["model_type", "gpt_neox", "granitemoehybrid", "qwen3_moe"][..]),
+        (
+            "llama",
+            json!({"rope_scaling": {"type": "longrope", "factor": 2.0}}),
+            &["rope_scaling.rope_type", "longrope"],
+        ),
+        ("llama", json!({"rope_scaling": {"type": "linear"}}), &["rope_scaling.factor"]),
+        ("llama", json!({"hidden_act": "gelu"}), &["hidden_act", "gelu", "silu"]),
+        ("llama", json!({"quantization_config": {"quant_method": "fp8"}}), &["quantization_config", "fp8"]),
+        ("llama", json!({"num_hidden_layers": 9}), &["num_hidden_layers", "9"]),
+        ("llama", json!({"hidden_size": null}), &["hidden_size"]),
+        ("llama", json!({"num_key_value_heads": 3}), &["num_key_value_heads", "3"]),
+        ("llama", json!({"vocab_size": 97}), &["embed_tokens.weight", "97", "96"]),
+        ("llama-llama3", json!({"tie_word_embeddings": false}), &["lm_head.weight", "tie_word_embeddings"]),
+        ("granitemoehybrid", json!({"layer_types": ["mamba"]}), &["layer_types"]),
+        ("granitemoehybrid-moe", json!({"num_experts_per_tok": 6}), &["num_experts_per_tok", "6"]),
+        ("granitemoehybrid-moe", json!({"mamba_n_groups": 3}), &["mamba_n_groups", "3"]),
+        ("nemotron_h", json!({"hybrid_override_pattern": "M-X-M"}), &["hybrid_override_pattern", "X"]),
+        ("nemotron_h", json!({"mlp_hidden_act": "silu"}), &["mlp_hidden_act", "relu2"]),
+        ("deepseek_v2", json!({"topk_method": "noaux_tc"}), &["topk_method", "noaux_tc"]),
+        ("deepseek_v3", json!({"n_group": 3}), &["n_group", "3"]),
+        ("qwen3_moe", json!({"num_experts": 7}), &["mlp.gate.weight", "7", "6"]),
+        ("falcon_h1", json!({"mamba_d_ssm": 50}), &["mamba_d_ssm", "50"]),
+    ] {
+        let error = refusal(name, &changes);
+        for part in said {
+            assert!(error.contains(part), "{name} {changes}: {error:?} does not say {part:?}");
+        }
+    }
+}
+
+#[test]
+fn hostile_configurations_end_as_errors() {
+    let huge = 1 << 30;
+    for name in ["llama", "granitemoehybrid-moe", "nemotron_h-moe", "deepseek_v3", "falcon_h1", "mamba2", "qwen3_moe"] {
+        let usual = config_of(name);
+        for key in usual.as_object().unwrap().keys() {
+            for value in [json!(0), json!(huge), json!(-1), json!([]), json!({}), json!("x"), json!(1e300)] {
+                let mut config = usual.clone();
+                config[key] = value;
+                let opened = Checkpoint::open(with_config(name, &config).path());
+                assert!(opened.is_ok() || opened.is_err_and(|error| matches!(error, Error::Checkpoint { .. })));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_bounds_the_cache_and_latents_are_all_that_is_kept() {
+    let open = |name: &str| Checkpoint::open(&fixture(name)).unwrap();
+    let window = open("mistral");
+    assert_eq!(window.config().cache_bytes(500), window.config().cache_bytes(16));
+    let layers = window.config().layers.len();
+    assert_eq!(window.config().cache_bytes(1), layers * 2 * 2 * 16 * 4);
+    let latent = open("deepseek_v2");
+    let layers = latent.config().layers.len();
+    assert_eq!(latent.config().cache_bytes(7), 7 * layers * (20 + 8) * 4);
+}
