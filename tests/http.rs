@@ -156,6 +156,27 @@ async fn echoed_log_probabilities_are_parallel_arrays() {
 }
 
 #[tokio::test]
+async fn an_echoed_prompt_is_the_prompt_also_where_it_has_special_tokens() {
+    let server = Server::start().await;
+    let prompt = "<|user|>hi 🙂<|end|><|assistant|>";
+    let body = json!({"prompt": prompt, "echo": true, "max_tokens": 4, "temperature": 0, "logprobs": 0});
+    let answer = server.ask(COMPLETIONS, &body).await;
+    let rest = text(&answer).strip_prefix(prompt).unwrap();
+    assert_eq!(
+        rest,
+        text(&server.ask(COMPLETIONS, &json!({"prompt": prompt, "max_tokens": 4, "temperature": 0})).await)
+    );
+    let logprobs = &answer["choices"][0]["logprobs"];
+    let offsets: Vec<u64> = serde_json::from_value(logprobs["text_offset"].clone()).unwrap();
+    assert_eq!((offsets[0], offsets[1]), (0, "<|user|>".len() as u64));
+    for (token, offset) in logprobs["tokens"].as_array().unwrap().iter().zip(offsets) {
+        let token = token.as_str().unwrap();
+        let rest: String = text(&answer).chars().skip(offset as usize).collect();
+        assert!(rest.starts_with(token) || token.starts_with("bytes:"), "{token} at {offset}");
+    }
+}
+
+#[tokio::test]
 async fn stop_strings_cut_answers_and_not_the_prompt() {
     let server = Server::start().await;
     let tokens = server.ask("/tokenize", &json!({"prompt": "🙂"})).await["tokens"].as_array().unwrap().clone();

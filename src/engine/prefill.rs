@@ -61,21 +61,22 @@ impl<'a> Prefill<'a> {
     /// next token, the chunk from `start` tells one more than it has, but for the last.
     fn echo(&mut self, start: usize, end: usize, rows: &[Vec<f32>]) -> Piece {
         let prompt = &self.request.prompt;
-        let first = if start == 0 { prompt.first().map(|token| (*token, None)) } else { None };
+        let first = if start == 0 { prompt.first().map(|token| (0, *token, None)) } else { None };
+        let tokens = prompt.iter().copied().enumerate();
         let told: Vec<_> = match self.request.top_logprobs {
             Some(n_top) => {
-                let judged = prompt.iter().skip(start + 1).zip(rows);
-                let judged = judged.map(|(token, logits)| (*token, Some(rank(logits, *token, n_top))));
+                let judged = tokens.skip(start + 1).zip(rows);
+                let judged = judged.map(|((at, token), logits)| (at, token, Some(rank(logits, token, n_top))));
                 first.into_iter().chain(judged).collect()
             }
             None => {
-                let unjudged = prompt.iter().take(end).skip(start.max(1)).map(|token| (*token, None));
+                let unjudged = tokens.take(end).skip(start.max(1)).map(|(at, token)| (at, token, None));
                 first.into_iter().chain(unjudged).collect()
             }
         };
         let mut piece = Piece::default();
-        for (token, ranked) in told {
-            self.transcript.echo(token, ranked, &mut piece);
+        for (at, token, ranked) in told {
+            self.transcript.echo(at, token, ranked, &mut piece);
         }
         if self.request.n > 1 {
             self.echoed.text.push_str(&piece.text);

@@ -42,9 +42,12 @@ impl<'a> Transcript<'a> {
         Self { tokenizer, spells, decoder, stops, decoded: 0, characters: 0, certain: 0, is_answer: false, held }
     }
 
-    /// A token of the prompt, in which no stop string is looked for.
-    pub(super) fn echo(&mut self, token: u32, ranked: Option<Ranked>, piece: &mut Piece) {
-        let (held, text) = self.read(token, ranked);
+    /// The token at position `at` of the prompt, in which no stop string is looked for and special tokens are written out.
+    pub(super) fn echo(&mut self, at: usize, token: u32, ranked: Option<Ranked>, piece: &mut Piece) {
+        let (held, text) = match self.tokenizer.written_special(token, at) {
+            Some(written) => self.write(token, ranked, written),
+            None => self.read(token, ranked),
+        };
         self.certain += text.len();
         piece.text.push_str(&text);
         self.held.push_back(held);
@@ -103,6 +106,20 @@ impl<'a> Transcript<'a> {
         let mut told = self.told(token, ranked, bytes);
         told.offset += n_broken;
         let start = self.decoded + n_broken * char::REPLACEMENT_CHARACTER.len_utf8();
+        self.decoded += text.len();
+        self.characters += text.chars().count();
+        (Held { told, start, end: self.decoded }, text)
+    }
+
+    /// A token whose text is not the decoder's, as [`Transcript::read`] gives others.
+    fn write(&mut self, token: u32, ranked: Option<Ranked>, written: String) -> (Held, String) {
+        let mut text = String::new();
+        self.decoder.finish(&mut text);
+        let n_before = text.chars().count();
+        let mut told = self.told(token, ranked, if self.spells { written.clone().into_bytes() } else { Vec::new() });
+        told.offset += n_before;
+        let start = self.decoded + text.len();
+        text.push_str(&written);
         self.decoded += text.len();
         self.characters += text.chars().count();
         (Held { told, start, end: self.decoded }, text)

@@ -81,6 +81,8 @@ pub struct Tokenizer {
     eos_token: Option<u32>,
     control: Arc<ControlTokens>,
     vocab_size: usize,
+    /// What is added before every prompt.
+    leading: Vec<u32>,
     /// The most bytes that one token takes in the file, and so at most in a text.
     longest_token: usize,
     origin: PathBuf,
@@ -114,10 +116,20 @@ impl Tokenizer {
         let (library, control) = (Arc::new(library), Arc::new(control));
         let spelling = Spelling::new(&library, last).map_err(|reason| Error::checkpoint(origin, reason))?;
         let origin = origin.to_owned();
-        let this = Self { library, spelling, end_of_text, eos_token, control, vocab_size, longest_token, origin };
+        let this = Self {
+            leading: Vec::new(),
+            library,
+            spelling,
+            end_of_text,
+            eos_token,
+            control,
+            vocab_size,
+            longest_token,
+            origin,
+        };
         // What is added to every prompt comes from a list of its own in the file: this looks at all of it.
-        this.encode("", true)?;
-        Ok(this)
+        let leading = this.encode("", true)?;
+        Ok(Self { leading, ..this })
     }
 
     /// The ids of `text`, between the tokens that the model expects around a prompt if `add_special_tokens`.
@@ -189,6 +201,14 @@ impl Tokenizer {
             Err(_) => bytes.iter().fold("bytes:".to_owned(), |text, byte| text + &format!("\\x{byte:02x}")),
         };
         (written, bytes)
+    }
+
+    /// How a special token is written that stands in a prompt at position `at`; none for other tokens, and for those that
+    /// were added before the prompt.
+    pub fn written_special(&self, id: u32, at: usize) -> Option<String> {
+        let written = self.library.id_to_token(id)?;
+        let is_special = self.library.get_added_vocabulary().is_special_token(&written);
+        (is_special && self.leading.get(at) != Some(&id)).then_some(written)
     }
 
     /// A decoder at the start of a text.
