@@ -59,6 +59,19 @@ fn what_is_not_supported_is_refused_by_name() {
         ("llama", json!({"hidden_act": "gelu"}), &["hidden_act", "gelu", "silu"]),
         ("llama", json!({"quantization_config": {"quant_method": "fp8"}}), &["quantization_config", "fp8"]),
         ("llama", json!({"num_hidden_layers": 9}), &["num_hidden_layers", "9"]),
+        ("llama", json!({"num_hidden_layers": 1}), &["num_hidden_layers", "1"]),
+        ("llama", json!({"architectures": ["LlamaForSequenceClassification"]}), &["architectures", "ForCausalLM"]),
+        ("llama", json!({"attention_bias": false}), &["k_proj.bias", "is there", "attention_bias"]),
+        ("llama-linear", json!({"mlp_bias": true}), &["proj.bias", "is missing", "mlp_bias"]),
+        ("llama", json!({"max_position_embeddings": null}), &["max_position_embeddings"]),
+        ("llama", json!({"hidden_size": 3, "head_dim": null}), &["num_attention_heads"]),
+        ("mamba2", json!({"use_conv_bias": false}), &["conv1d.bias", "is there", "use_conv_bias"]),
+        ("qwen2-window", json!({"layer_types": ["sliding_attention"]}), &["layer_types", "1"]),
+        ("nemotron_h", json!({"mamba_hidden_act": "relu"}), &["mamba_hidden_act", "relu"]),
+        ("nemotron_h", json!({"hybrid_override_pattern": "M-*-MM"}), &["hybrid_override_pattern", "6"]),
+        ("deepseek_v3", json!({"num_nextn_predict_layers": 0}), &["num_hidden_layers"]),
+        ("deepseek_v3", json!({"topk_group": 9}), &["topk_group", "9"]),
+        ("deepseek_v2", json!({"qk_rope_head_dim": 5}), &["qk_rope_head_dim", "5"]),
         ("llama", json!({"hidden_size": null}), &["hidden_size"]),
         ("llama", json!({"num_key_value_heads": 3}), &["num_key_value_heads", "3"]),
         ("llama", json!({"vocab_size": 97}), &["embed_tokens.weight", "97", "96"]),
@@ -92,6 +105,52 @@ fn hostile_configurations_end_as_errors() {
                 let opened = Checkpoint::open(with_config(name, &config).path());
                 assert!(opened.is_ok() || opened.is_err_and(|error| matches!(error, Error::Checkpoint { .. })));
             }
+        }
+    }
+}
+
+/// A checkpoint of one tensor.
+fn alone(tensor: &str, config: &Value) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let header = json!({tensor: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).to_string();
+    let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat();
+    std::fs::write(directory.path().join("model.safetensors"), bytes).unwrap();
+    std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+    directory
+}
+
+#[test]
+fn layers_that_are_not_there_take_no_memory() {
+    for name in ["llama", "qwen3_moe", "falcon_h1", "deepseek_v3", "mamba2"] {
+        let mut config = config_of(name);
+        config["num_hidden_layers"] = json!(1 << 30);
+        let error = Checkpoint::open(alone("model.layers.1073741823.x", &config).path()).unwrap_err().to_string();
+        assert!(error.contains("num_hidden_layers: 1073741824 layers, but the tensors have 1"), "{error}");
+    }
+}
+
+#[test]
+fn a_head_alone_is_the_embedding_too_where_they_are_tied() {
+    for (name, prefix) in
+        [("llama-llama3", "model."), ("mixtral", "model."), ("deepseek_v3", "model."), ("mamba2", "backbone.")]
+    {
+        let embedding = if name == "mamba2" { "embeddings.weight" } else { "embed_tokens.weight" };
+        let bytes = std::fs::read(fixture(name).join("model.safetensors")).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let tensors = header.as_object_mut().unwrap();
+        let embedded = tensors.remove(&format!("{prefix}{embedding}")).unwrap();
+        // Tied ones have it under the head's name; others have both, and lose the one.
+        let other = if tensors.contains_key("lm_head.weight") { "unused" } else { "lm_head.weight" };
+        tensors.insert(other.to_owned(), embedded);
+        let header = header.to_string();
+        for is_tied in [true, false] {
+            let mut config = config_of(name);
+            config["tie_word_embeddings"] = json!(is_tied);
+            let directory = alone("x", &config);
+            let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat();
+            std::fs::write(directory.path().join("model.safetensors"), file).unwrap();
+            assert_eq!(Checkpoint::open(directory.path()).is_ok(), is_tied, "{name}");
         }
     }
 }

@@ -119,7 +119,8 @@ impl Keys {
 
     /// The keys that are in the file and not in `known`, for a message; none if there are none.
     pub fn unknown(&self, known: &[&str]) -> Option<String> {
-        let unknown: Vec<&str> = self.map.keys().map(String::as_str).filter(|key| !known.contains(key)).collect();
+        let given = self.map.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key.as_str());
+        let unknown: Vec<&str> = given.filter(|key| !known.contains(key)).collect();
         (!unknown.is_empty()).then(|| first_few(&unknown))
     }
 

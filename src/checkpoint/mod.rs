@@ -177,7 +177,8 @@ fn check_leftovers(tensors: &Tensors, num_layers: usize) -> Result<()> {
         let index = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')).map(|(index, _)| index.parse());
         index.is_some_and(|index| index.is_ok_and(|index: usize| index >= num_layers))
     };
-    let is_left = |name: &&str| !is_computed(name) && !is_behind(name);
+    let is_empty = |name: &str| tensors.shape(name).is_some_and(|shape| shape.contains(&0));
+    let is_left = |name: &&str| !is_computed(name) && !is_behind(name) && !is_empty(name);
     let leftovers: Vec<&str> = tensors.not_asked_for().into_iter().filter(is_left).collect();
     if let Some(name) = leftovers.iter().find(|name| MODEL_ROOTS.iter().any(|root| name.starts_with(root))) {
         let message = format!("tensor {name} is not part of the format: leaving it out would change the model");

@@ -44,6 +44,8 @@ impl Part {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     rules: Vec<Rule>,
+    /// Looked for last.
+    fallbacks: Vec<Rule>,
 }
 
 /// A native name, and a name that may be found in its place. Names that end with a dot stand for all that begin so; `{e}` is
@@ -72,11 +74,21 @@ impl Names {
         self
     }
 
+    /// A name to be looked for where there is no tensor under the others.
+    pub fn or(mut self, native: &'static str, published: &'static str) -> Self {
+        self.fallbacks.push(Rule { native, published, part: Part::All });
+        self
+    }
+
     /// Where the tensor of a native name may lie, the likeliest place first.
     pub fn places(&self, native: &str) -> Vec<Place> {
         let (layer, within) = split_layer(native);
-        let places: Vec<Place> = self.rules.iter().filter_map(|rule| rule.place(layer, within)).collect();
-        if places.is_empty() { vec![Place { name: native.to_owned(), index: None, part: Part::All }] } else { places }
+        let by = |rules: &[Rule]| rules.iter().filter_map(|rule| rule.place(layer, within)).collect::<Vec<_>>();
+        let mut places = by(&self.rules);
+        if places.is_empty() {
+            places.push(Place { name: native.to_owned(), index: None, part: Part::All });
+        }
+        [places, by(&self.fallbacks)].concat()
     }
 }
 
@@ -121,7 +133,8 @@ mod tests {
             ("norm.", "final_layernorm."),
             ("moe.experts.{e}.gate_proj.", "mlp.experts.{e}.w1."),
         ])
-        .with("moe.experts.{e}.gate_proj.weight", "mlp.experts.gate_up_proj", Part::Half(0));
+        .with("moe.experts.{e}.gate_proj.weight", "mlp.experts.gate_up_proj", Part::Half(0))
+        .or("embed_tokens.", "lm_head.");
         let place = |name: &str, index, part| Place { name: name.to_owned(), index, part };
         assert_eq!(names.places("layers.12.mamba2.mixer.D"), [place("layers.12.mamba.D", None, Part::All)]);
         assert_eq!(names.places("norm.weight"), [place("final_layernorm.weight", None, Part::All)]);
@@ -131,6 +144,8 @@ mod tests {
             place("layers.3.mlp.experts.gate_up_proj", Some(7), Part::Half(0)),
         ];
         assert_eq!(names.places("layers.3.moe.experts.7.gate_proj.weight"), expert);
+        let embedding = ["embed_tokens.weight", "lm_head.weight"].map(|name| place(name, None, Part::All));
+        assert_eq!(names.places("embed_tokens.weight"), embedding);
         assert_eq!(names.places("layers.x"), [place("layers.x", None, Part::All)]);
     }
 

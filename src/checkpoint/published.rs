@@ -15,7 +15,6 @@ use crate::model::rope::{Pairing, RopeSpec, Scaling};
 /// Keys that change nothing of what a model says, or nothing that is not said by another one.
 const MEANINGLESS: &[&str] = &[
     "_name_or_path",
-    "architectures",
     "attention_dropout",
     "auto_map",
     "aux_loss_alpha",
@@ -42,7 +41,6 @@ const MEANINGLESS: &[&str] = &[
     "mtp_layers_block_type",
     "normalization_function",
     "num_logits_to_keep",
-    "num_nextn_predict_layers",
     "output_router_logits",
     "pad_token_id",
     "pretraining_tp",
@@ -62,6 +60,12 @@ const MEANINGLESS: &[&str] = &[
     "use_cache",
     "use_mamba_kernels",
     "use_mrope",
+    "time_step_init_scheme",
+    "time_step_scale",
+    "mamba_ssm_cache_dtype",
+    "moe_shared_expert_overlap",
+    "router_jitter_noise",
+    "mtp_hybrid_override_pattern",
     "z_loss_coefficient",
 ];
 
@@ -78,6 +82,7 @@ pub struct Published<'a> {
     tensors: &'a Tensors,
     report: Report,
     read: BTreeSet<String>,
+    is_tied: bool,
 }
 
 /// What every family has.
@@ -93,10 +98,19 @@ pub struct Sizes {
     pub num_layers: usize,
 }
 
+/// What attention has where its keys are left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Defaults {
+    /// The width of a head.
+    pub head_dim: Option<usize>,
+    /// How many heads answer.
+    pub num_kv_heads: Option<usize>,
+}
+
 impl<'a> Published<'a> {
     /// The configuration in `keys`, of a checkpoint with these tensors.
     pub fn new(keys: &'a Keys, tensors: &'a Tensors) -> Self {
-        Self { keys, tensors, report: Report::default(), read: BTreeSet::new() }
+        Self { keys, tensors, report: Report::default(), read: BTreeSet::new(), is_tied: false }
     }
 
     /// The account of what was read. Keys that nobody asked for and that may mean something are warned of.
@@ -253,22 +267,22 @@ impl<'a> Published<'a> {
         Ok(given)
     }
 
-    /// The sizes that every family has. What the tensors have no layers for is refused.
-    pub fn sizes(&mut self, num_layers: usize) -> Result<Sizes> {
+    /// The sizes that every family has, with as many layers as `key` says. What the tensors have no layers for is refused.
+    pub fn sizes(&mut self, key: &str, num_layers: usize, context: Option<usize>) -> Result<Sizes> {
         let found = self.tensors.count_layers();
-        if num_layers == 0 || num_layers > found {
-            let message = format!("{num_layers} layers, but the tensors have {found}");
-            return Err(self.error("num_hidden_layers", message));
+        let further = self.count_or(&["num_nextn_predict_layers"], 0)?; // which predict more than the next token
+        if num_layers == 0 || found < num_layers || found > num_layers.saturating_add(further) {
+            return Err(self.error(key, format!("{num_layers} layers, but the tensors have {found}")));
         }
         self.refuse_quantized()?;
-        let max_seq_len = self.size_or(&["max_position_embeddings"], 1 << 20)?;
-        self.report.record("max_seq_len", max_seq_len, Source::File);
-        Ok(Sizes {
-            vocab_size: self.size(&["vocab_size"])?,
-            hidden_size: self.size(&["hidden_size"])?,
-            max_seq_len,
-            num_layers,
-        })
+        let key = "max_position_embeddings";
+        let (max_seq_len, source) = match context {
+            Some(default) => (self.size_or(&[key], default)?, Source::Default),
+            None => (self.size(&[key])?, Source::File),
+        };
+        self.report.record("max_seq_len", max_seq_len, source);
+        let (vocab_size, hidden_size) = (self.size(&["vocab_size"])?, self.size(&["hidden_size"])?);
+        Ok(Sizes { vocab_size, hidden_size, max_seq_len, num_layers })
     }
 
     fn refuse_quantized(&self) -> Result<()> {
@@ -285,9 +299,11 @@ impl<'a> Published<'a> {
     pub fn check_routing(&self, num_experts: usize, routing: &Routing) -> Result<()> {
         let Routing { experts_per_tok, groups, .. } = *routing;
         let choice = match groups {
-            Some(Groups { count, kept, .. }) if !num_experts.is_multiple_of(count) || kept > count => {
-                let message = format!("{kept} of {count} groups can't be chosen among {num_experts} experts");
-                return Err(self.error("n_group", message));
+            Some(Groups { count, .. }) if !num_experts.is_multiple_of(count) => {
+                return Err(self.error("n_group", format!("{count} groups don't divide {num_experts} experts")));
+            }
+            Some(Groups { count, kept, .. }) if kept > count => {
+                return Err(self.error("topk_group", format!("expected 1 to {count} groups, found {kept}")));
             }
             Some(Groups { count, kept, .. }) => num_experts / count * kept,
             None => num_experts,
@@ -298,27 +314,71 @@ impl<'a> Published<'a> {
         Err(self.error("num_experts_per_tok", format!("expected 1 to {choice}, found {experts_per_tok}")))
     }
 
+    /// Refuses checkpoints that are not for the next token: classifiers, embeddings, and what only their own code runs.
+    pub fn check_architecture(&mut self) -> Result<()> {
+        let key = "architectures";
+        let Some(names) = self.names(&[key])? else { return Ok(()) };
+        if names.iter().any(|name| name.ends_with("ForCausalLM")) {
+            return Ok(());
+        }
+        Err(self.error(key, format!("{names:?} is not supported: expected one that ends in ForCausalLM")))
+    }
+
     /// Whether the head is the embedding; if it is not, it must be there.
     pub fn check_tied(&mut self, default: bool) -> Result<()> {
-        let key = "tie_word_embeddings";
-        let is_tied = self.flag_or(&[key], default)?;
-        self.check_head(is_tied)
+        self.is_tied = self.flag_or(&["tie_word_embeddings"], default)?;
+        self.check_head()
     }
 
     /// Refuses a checkpoint whose head is neither there nor the embedding.
-    pub fn check_head(&self, is_tied: bool) -> Result<()> {
-        if is_tied || self.tensors.shape("lm_head.weight").is_some() {
+    pub fn check_head(&self) -> Result<()> {
+        if self.is_tied || self.tensors.shape("lm_head.weight").is_some() {
             return Ok(());
         }
-        let message = "tensor lm_head.weight is missing, and tie_word_embeddings is false";
+        let message = "tensor lm_head.weight is missing, and it is not the embedding (tie_word_embeddings)";
         Err(Error::checkpoint(self.tensors.origin(), message))
     }
 
-    /// Plain attention without positions: `head_dim`, or what is given, or the hidden size shared among the heads.
-    pub fn attention(&mut self, hidden_size: usize, default_head_dim: Option<usize>) -> Result<GqaSpec> {
+    /// Whether the head is the embedding.
+    pub fn is_tied(&self) -> bool {
+        self.is_tied
+    }
+
+    /// Whether linear layers of these names have biases, as a key says: one of these spellings.
+    pub fn biases(&mut self, spellings: &[&str], default: bool, linears: &[&str]) -> Result<()> {
+        let has_biases = self.flag_or(spellings, default)?;
+        self.check_biases(spellings.first().copied().unwrap_or_default(), has_biases, linears)
+    }
+
+    /// Refuses tensors that don't agree about the biases of linear layers of these names: `why` says who knows.
+    pub fn check_biases(&self, why: &str, has_biases: bool, linears: &[&str]) -> Result<()> {
+        let is_meant = |part: &str| linears.iter().any(|linear| part.ends_with(&format!(".{linear}")));
+        let weighed =
+            self.tensors.names().filter_map(|name| name.strip_suffix(".weight").filter(|part| is_meant(part)));
+        for part in weighed {
+            let bias = format!("{part}.bias");
+            if self.tensors.shape(&bias).is_some() != has_biases {
+                let (found, said) = if has_biases { ("is missing", "asks for") } else { ("is there", "has none of") };
+                let message = format!("tensor {bias} {found}, but {why} {said} it");
+                return Err(Error::checkpoint(self.tensors.file_of(&format!("{part}.weight")), message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Plain attention without positions. Where they are left out, `head_dim` is the hidden size shared among the heads, and
+    /// `num_key_value_heads` the number of heads, unless there are defaults.
+    pub fn attention(&mut self, hidden_size: usize, defaults: Defaults) -> Result<GqaSpec> {
+        let Defaults { head_dim: default_head_dim, num_kv_heads: default_kv_heads } = defaults;
         let num_heads = self.size(&["num_attention_heads"])?;
-        let num_kv_heads = self.size_or(&["num_key_value_heads"], num_heads)?;
+        let key = "num_key_value_heads";
+        let default_kv_heads = default_kv_heads.filter(|_| !self.is_null(key)).unwrap_or(num_heads);
+        let num_kv_heads = self.size_or(&[key], default_kv_heads)?;
         let head_dim = self.size_or(&["head_dim"], default_head_dim.unwrap_or(hidden_size / num_heads))?;
+        if head_dim == 0 {
+            let message = format!("{num_heads} heads are more than the {hidden_size} values that they share");
+            return Err(self.error("num_attention_heads", message));
+        }
         if num_heads % num_kv_heads != 0 {
             let message = format!("{num_kv_heads} key heads don't divide {num_heads} attention heads");
             return Err(self.error("num_key_value_heads", message));
@@ -327,8 +387,8 @@ impl<'a> Published<'a> {
         Ok(GqaSpec { num_heads, num_kv_heads, head_dim, rope, scale: usual_scale(head_dim), window, qk_norm_eps })
     }
 
-    /// How positions turn heads of which `width` elements are rotated.
-    pub fn rope(&mut self, width: usize, default_theta: f64, max_seq_len: usize) -> Result<RopeSpec> {
+    /// How positions turn heads of which `width` elements are rotated, as `key` says.
+    pub fn rope(&mut self, (key, width): (&str, usize), default_theta: f64, max_seq_len: usize) -> Result<RopeSpec> {
         let object = self.rope_keys()?;
         let theta = match &object {
             Some(object) if object.value("rope_theta").is_some() => object.float("rope_theta", 1.0..=1e18)?,
@@ -336,7 +396,7 @@ impl<'a> Published<'a> {
         };
         self.note("rope_theta", theta.unwrap_or(default_theta), theta.is_some());
         if width == 0 || !width.is_multiple_of(2) {
-            return Err(self.error("head_dim", format!("rotary positions need an even width, found {width}")));
+            return Err(self.error(key, format!("rotary positions need an even width, found {width}")));
         }
         let scaling = object.map_or(Ok(Scaling::None), |object| self.scaling(&object, max_seq_len))?;
         Ok(RopeSpec { scaling, ..RopeSpec::new(width, theta.unwrap_or(default_theta)) })
@@ -371,7 +431,11 @@ impl<'a> Published<'a> {
             let given = object.float("factor", 1e-6..=LARGEST)?.or(default);
             given.ok_or_else(|| object.error("factor", "expected a number, found no such key"))
         };
-        let float = |key: &str, default: f64| Ok::<_, Error>(object.float(key, 0.0..=LARGEST)?.unwrap_or(default));
+        // As transformers has it, 0 stands for the default too.
+        let float = |key: &str, default: f64| {
+            let given = object.float(key, 0.0..=LARGEST)?;
+            Ok::<_, Error>(given.filter(|given| *given != 0.0).unwrap_or(default))
+        };
         let original = self.original_context(object, max_seq_len)?;
         match kind {
             "default" => Ok(Scaling::None),
@@ -409,9 +473,12 @@ impl<'a> Published<'a> {
         Ok(given.unwrap_or(max_seq_len) as f64)
     }
 
-    /// What YaRN makes of the softmax's scale: 1 where `mscale_all_dim` is left out.
-    pub fn yarn_softmax_scale(&mut self, rope: RopeSpec) -> Result<f64> {
-        let Scaling::Yarn { factor, .. } = rope.scaling else { return Ok(1.0) };
+    /// What a stretched rotation makes of the softmax's scale: 1 where `mscale_all_dim` is left out.
+    pub fn stretched_softmax_scale(&mut self, rope: RopeSpec) -> Result<f64> {
+        let factor = match rope.scaling {
+            Scaling::None => return Ok(1.0),
+            Scaling::Linear { factor } | Scaling::Llama3 { factor, .. } | Scaling::Yarn { factor, .. } => factor,
+        };
         let all = self.rope_keys()?.map(|object| object.float("mscale_all_dim", 0.0..=LARGEST)).transpose()?.flatten();
         Ok(all.filter(|all| *all != 0.0).map_or(1.0, |all| yarn_mscale(factor, all).powi(2)))
     }

@@ -113,11 +113,10 @@ impl Tensors {
         self.by_name.get(name).map(|entry| entry.tensor.shape.as_slice())
     }
 
-    /// How many layers the names tell of: one more than the largest index.
+    /// How many layers have tensors.
     pub fn count_layers(&self) -> usize {
-        let indices =
-            self.names().filter_map(|name| name.strip_prefix("layers.")?.split_once('.')?.0.parse::<usize>().ok());
-        indices.max().map_or(0, |last| last.saturating_add(1))
+        let indices = self.names().filter_map(|name| Some(name.strip_prefix("layers.")?.split_once('.')?.0));
+        indices.collect::<BTreeSet<_>>().len()
     }
 
     /// The file that holds a tensor, or the origin for a tensor that is not there.

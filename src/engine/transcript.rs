@@ -45,7 +45,7 @@ impl<'a> Transcript<'a> {
     /// The token at position `at` of the prompt, in which no stop string is looked for and special tokens are written out.
     pub(super) fn echo(&mut self, at: usize, token: u32, ranked: Option<Ranked>, piece: &mut Piece) {
         let (held, text) = match self.tokenizer.written_special(token, at) {
-            Some(written) => self.write(token, ranked, written),
+            Some(written) => self.write(token, ranked, &written),
             None => self.read(token, ranked),
         };
         self.certain += text.len();
@@ -112,14 +112,14 @@ impl<'a> Transcript<'a> {
     }
 
     /// A token whose text is not the decoder's, as [`Transcript::read`] gives others.
-    fn write(&mut self, token: u32, ranked: Option<Ranked>, written: String) -> (Held, String) {
+    fn write(&mut self, token: u32, ranked: Option<Ranked>, written: &str) -> (Held, String) {
         let mut text = String::new();
         self.decoder.finish(&mut text);
         let n_before = text.chars().count();
-        let mut told = self.told(token, ranked, if self.spells { written.clone().into_bytes() } else { Vec::new() });
+        let mut told = self.told(token, ranked, if self.spells { written.as_bytes().to_vec() } else { Vec::new() });
         told.offset += n_before;
         let start = self.decoded + text.len();
-        text.push_str(&written);
+        text.push_str(written);
         self.decoded += text.len();
         self.characters += text.chars().count();
         (Held { told, start, end: self.decoded }, text)

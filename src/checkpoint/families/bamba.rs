@@ -3,25 +3,24 @@
 use super::super::names::Names;
 use super::super::published::{Published, layer, model};
 use super::granitemoehybrid::mamba2;
+use super::llama::{ATTENTION, MLP, sizes};
+use super::mistral::KV_HEADS;
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
 use crate::model::mlp::MlpSpec;
 
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
-    let num_layers = file.size(&["num_hidden_layers"])?;
-    file.only("hidden_act", "silu")?;
-    let sizes = file.sizes(num_layers)?;
+    let sizes = sizes(file)?;
     let norm_eps = file.eps_or("rms_norm_eps", 1e-5)?;
-    for bias in ["attention_bias", "mlp_bias"] {
-        file.flag_or(&[bias], false)?; // biases are used where they are
-    }
+    file.biases(&["attention_bias"], false, &ATTENTION)?;
+    file.biases(&["mlp_bias"], false, &MLP)?;
     let with_attention = file.indices("attn_layer_indices")?.unwrap_or_default();
     file.ignore(&["layer_types", "layers_block_type", "attn_rotary_emb"]); // the indices say it all
-    let mamba2 = mamba2(file, sizes.hidden_size, norm_eps)?;
-    let gqa = file.attention(sizes.hidden_size, None)?;
+    let mamba2 = mamba2(file, sizes.hidden_size, norm_eps, &["in_proj", "out_proj"])?;
+    let gqa = file.attention(sizes.hidden_size, KV_HEADS)?;
     let rotated = (gqa.head_dim as f64 * file.partial_rotary_factor(0.5)?) as usize;
-    let rope = file.rope(rotated, 10_000.0, sizes.max_seq_len)?;
+    let rope = file.rope(("partial_rotary_factor", rotated), 10_000.0, sizes.max_seq_len)?;
     let gqa = GqaSpec { rope: Some(rope), ..gqa };
     let ffn = FfnSpec::Mlp(MlpSpec::swiglu(file.size(&["intermediate_size"])?));
     let mixer = |at: usize| {
@@ -35,8 +34,6 @@ pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
 /// Also those of `falcon_h1`.
 pub(super) fn names() -> Names {
     Names::of(&[
-        ("embed_tokens.", "embed_tokens."),
-        ("embed_tokens.", "lm_head."),
         ("norm.", "final_layernorm."),
         ("mamba2.mixer.", "mamba."),
         ("mamba2.norm.", "input_layernorm."),

@@ -2,7 +2,7 @@
 
 use super::super::names::{Names, Part};
 use super::super::published::{Published, Sizes, interleaved, layer, model};
-use super::llama::sizes;
+use super::llama::{MLP, sizes};
 use super::mlp_experts;
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
@@ -17,18 +17,19 @@ const LATENT_EPS: f64 = 1e-6;
 
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
-    file.ignore(&["norm_topk_prob", "scoring_func", "mlp_bias"]); // transformers reads none of them
+    file.ignore(&["norm_topk_prob", "scoring_func"]); // transformers reads neither
+    file.biases(&["mlp_bias"], false, &MLP)?;
     let mla = latent_attention(file, sizes, interleaved)?;
     file.check_tied(false)?;
-    let routing = routing(file)?;
-    finish(file, sizes, mla, 64, 2, 0, routing)
+    let spellings = &["n_routed_experts", "num_experts"];
+    finish(file, sizes, mla, &Experts { spellings, count: 64, shared: 2, after: 0 }, routing)
 }
 
 fn routing(file: &mut Published<'_>) -> Result<Routing> {
-    let groups = groups(file, 1, 1, 1)?;
+    let (count, kept) = (file.size_or(&["n_group"], 1)?, file.size_or(&["topk_group"], 1)?);
     let groups = match file.string_or("topk_method", "greedy")?.as_str() {
         "greedy" => None,
-        "group_limited_greedy" => Some(groups),
+        "group_limited_greedy" => Some(Groups { count, kept, judged_by: 1 }), // its best expert
         other => {
             let message = format!("{other:?} is not supported: expected greedy or group_limited_greedy");
             return Err(file.error("topk_method", message));
@@ -39,33 +40,30 @@ fn routing(file: &mut Published<'_>) -> Result<Routing> {
     Ok(Routing { experts_per_tok, scores: Scores::Softmax, is_normalized: false, scale, groups })
 }
 
-/// The groups of experts among which the best are kept.
-pub(super) fn groups(file: &mut Published<'_>, count: usize, kept: usize, judged_by: usize) -> Result<Groups> {
-    let count = file.size_or(&["n_group"], count)?;
-    Ok(Groups { count, kept: file.size_or(&["topk_group"], kept)?, judged_by })
-}
-
 /// Latent attention, and the names of its tensors.
 pub(super) fn latent_attention(
     file: &mut Published<'_>,
     sizes: Sizes,
     pairing: fn(RopeSpec) -> RopeSpec,
 ) -> Result<(MlaSpec, Names)> {
-    file.flag_or(&["attention_bias"], false)?; // biases are used where they are
+    file.biases(&["attention_bias"], false, &["q_a_proj", "kv_a_proj_with_mqa", "o_proj"])?;
+    file.check_biases("the family", false, &["q_proj", "q_b_proj", "kv_b_proj"])?;
     file.ignore(&["head_dim", "num_key_value_heads"]); // they say nothing of latent attention
     let d_rope = file.size_or(&["qk_rope_head_dim"], 64)?;
-    let rope = pairing(file.rope(d_rope, 10_000.0, sizes.max_seq_len)?);
+    let rope = pairing(file.rope(("qk_rope_head_dim", d_rope), 10_000.0, sizes.max_seq_len)?);
+    let key = "q_lora_rank";
+    let q_latent_dim = if file.is_null(key) { None } else { Some(file.size_or(&[key], 1536)?) };
     let (head_dim, value_dim) = (file.size_or(&["qk_nope_head_dim"], 128)?, file.size_or(&["v_head_dim"], 128)?);
     let spec = MlaSpec {
         num_heads: file.size(&["num_attention_heads"])?,
         head_dim,
         value_dim,
         kv_latent_dim: file.size_or(&["kv_lora_rank"], 512)?,
-        q_latent_dim: file.size_if_given("q_lora_rank")?,
+        q_latent_dim,
         rope_from_q_latent: true,
         latent_norm_eps: Some(LATENT_EPS),
         rope,
-        scale: usual_scale(head_dim + d_rope) * file.yarn_softmax_scale(rope)?,
+        scale: usual_scale(head_dim + d_rope) * file.stretched_softmax_scale(rope)?,
     };
     let names = names(&spec);
     Ok((spec, names))
@@ -91,31 +89,45 @@ fn names(spec: &MlaSpec) -> Names {
         .with("self_attn.w_uv.", "self_attn.kv_b_proj.", lanes(kv_width, head_dim, kv_width))
 }
 
+/// What experts are called, and how many there are where nothing is said.
+pub(super) struct Experts {
+    pub(super) spellings: &'static [&'static str],
+    pub(super) count: usize,
+    pub(super) shared: usize,
+    /// So many of the first layers have none.
+    pub(super) after: usize,
+}
+
 /// The layers: the first ones with a SwiGLU layer, the others with experts.
 pub(super) fn finish(
     file: &mut Published<'_>,
     sizes: Sizes,
     (mla, names): (MlaSpec, Names),
-    default_experts: usize,
-    default_shared: usize,
-    default_dense: usize,
-    routing: Routing,
+    experts: &Experts,
+    routing: fn(&mut Published<'_>) -> Result<Routing>,
 ) -> Result<(ModelConfig, Names)> {
     let norm_eps = file.eps_or("rms_norm_eps", 1e-6)?;
     let dense = FfnSpec::Mlp(MlpSpec::swiglu(file.size(&["intermediate_size"])?));
-    let num_experts = file.size_or(&["n_routed_experts", "num_experts", "num_local_experts"], default_experts)?;
-    let n_shared = file.count_or(&["n_shared_experts"], default_shared)?;
+    let n_dense = file.count_or(&["first_k_dense_replace"], experts.after)?.min(sizes.num_layers);
+    let mut ffns = vec![dense; n_dense];
+    if n_dense < sizes.num_layers {
+        let routing = routing(file)?;
+        ffns.resize(sizes.num_layers, moe(file, experts, routing)?);
+    }
+    let layers = ffns.into_iter().map(|ffn| layer(norm_eps, MixerSpec::Mla(mla.clone()), ffn));
+    Ok((model(sizes, norm_eps, layers.collect()), names))
+}
+
+fn moe(file: &mut Published<'_>, experts: &Experts, routing: Routing) -> Result<FfnSpec> {
+    let num_experts = file.size_or(experts.spellings, experts.count)?;
+    let n_shared = file.count_or(&["n_shared_experts"], experts.shared)?;
     let width = file.size(&["moe_intermediate_size"])?;
     file.check_routing(num_experts, &routing)?;
-    let moe = FfnSpec::Moe(MoeSpec {
+    Ok(FfnSpec::Moe(MoeSpec {
         num_experts,
         routing,
         expert: MlpSpec::swiglu(width),
         shared: (n_shared > 0).then(|| MlpSpec::swiglu(n_shared.saturating_mul(width))),
         latent_size: None,
-    });
-    let n_dense = file.count_or(&["first_k_dense_replace"], default_dense)?;
-    let ffn = |at: usize| if at < n_dense { dense.clone() } else { moe.clone() };
-    let layers = (0..sizes.num_layers).map(|at| layer(norm_eps, MixerSpec::Mla(mla.clone()), ffn(at)));
-    Ok((model(sizes, norm_eps, layers.collect()), names))
+    }))
 }

@@ -5,7 +5,8 @@ use super::super::names::Names;
 use super::super::published::{Published, layer, model};
 use super::bamba::names;
 use super::granitemoehybrid::mamba2;
-use super::llama::rotated;
+use super::llama::{ATTENTION, MLP, rotated, sizes};
+use super::mistral::KV_HEADS;
 use crate::error::Result;
 use crate::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig, ParallelSpec};
 use crate::model::gqa::GqaSpec;
@@ -13,14 +14,12 @@ use crate::model::mamba2::{Gating, Mamba2Spec};
 use crate::model::mlp::{Activation, MlpSpec};
 
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
-    let num_layers = file.size(&["num_hidden_layers"])?;
-    file.only("hidden_act", "silu")?;
-    let sizes = file.sizes(num_layers)?;
+    let sizes = sizes(file)?;
     let norm_eps = file.eps_or("rms_norm_eps", 1e-5)?;
-    for bias in ["attention_bias", "mlp_bias", "projectors_bias"] {
-        file.flag_or(&[bias], false)?; // biases are used where they are
-    }
-    let gqa = rotated(file, sizes, None, 10_000.0)?;
+    file.biases(&["attention_bias"], false, &ATTENTION)?;
+    file.biases(&["mlp_bias"], false, &MLP)?;
+    file.biases(&["projectors_bias"], false, &["out_proj"])?;
+    let gqa = rotated(file, sizes, KV_HEADS, 10_000.0)?;
     // What keys are multiplied by, the products of queries and keys are too.
     let scale = gqa.scale * file.multiplier("key_multiplier")?;
     let mixer = MixerSpec::Parallel(ParallelSpec {
@@ -41,12 +40,14 @@ pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
 }
 
 fn state_space(file: &mut Published<'_>, hidden_size: usize, norm_eps: f64) -> Result<Mamba2Spec> {
-    let usual = mamba2(file, hidden_size, norm_eps)?;
-    let head_dim = match file.size_if_given("mamba_d_ssm")? {
+    let usual = mamba2(file, hidden_size, norm_eps, &["in_proj"])?;
+    let key = "mamba_d_ssm";
+    let inner = if file.is_null(key) { None } else { Some(file.size_or(&[key], 1024)?) };
+    let head_dim = match inner {
         Some(inner) if inner % usual.num_heads == 0 => inner / usual.num_heads,
         Some(inner) => {
             let message = format!("{} heads don't divide {inner}", usual.num_heads);
-            return Err(file.error("mamba_d_ssm", message));
+            return Err(file.error(key, message));
         }
         None => usual.head_dim,
     };

@@ -2,7 +2,8 @@
 //! (<https://huggingface.co/docs/transformers/model_doc/granitemoehybrid>).
 
 use super::super::names::{Names, Part};
-use super::super::published::{Published, layer, model};
+use super::super::published::{Defaults, Published, layer, model};
+use super::llama::{ATTENTION, sizes};
 use super::mamba2::{CHUNK_SIZE, check_groups};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
@@ -12,12 +13,10 @@ use crate::model::mlp::MlpSpec;
 use crate::model::moe::{MoeSpec, Routing};
 
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
-    let num_layers = file.size(&["num_hidden_layers"])?;
-    file.only("hidden_act", "silu")?;
-    let sizes = file.sizes(num_layers)?;
+    let sizes = sizes(file)?;
     let norm_eps = file.eps_or("rms_norm_eps", 1e-6)?;
-    let kinds = layer_kinds(file, num_layers)?;
-    let mamba2 = mamba2(file, sizes.hidden_size, norm_eps)?;
+    let kinds = layer_kinds(file, sizes.num_layers)?;
+    let mamba2 = mamba2(file, sizes.hidden_size, norm_eps, &["in_proj", "out_proj"])?;
     let gqa = attention(file, sizes.hidden_size, sizes.max_seq_len)?;
     let ffn = ffn(file)?;
     let residual = file.multiplier("residual_multiplier")?;
@@ -51,15 +50,25 @@ fn layer_kinds(file: &mut Published<'_>, num_layers: usize) -> Result<Vec<bool>>
     kinds.iter().map(is_attention).collect()
 }
 
-/// The state-space layer as the keys of this family and its relatives describe it.
-pub(super) fn mamba2(file: &mut Published<'_>, hidden_size: usize, norm_eps: f64) -> Result<Mamba2Spec> {
-    for (bias, default) in [("mamba_conv_bias", true), ("mamba_proj_bias", false)] {
-        file.flag_or(&[bias], default)?; // biases are used where they are
-    }
+/// The state-space layer as the keys of this family and its relatives describe it. `projections` are those that have
+/// biases with `mamba_proj_bias`.
+pub(super) fn mamba2(
+    file: &mut Published<'_>,
+    hidden_size: usize,
+    norm_eps: f64,
+    projections: &[&str],
+) -> Result<Mamba2Spec> {
+    file.biases(&["mamba_conv_bias"], true, &["conv1d"])?;
+    file.biases(&["mamba_proj_bias"], false, projections)?;
     let num_heads = file.size_or(&["mamba_n_heads"], 128)?;
     let inner = file.size_or(&["mamba_expand"], 2)?.saturating_mul(hidden_size);
     let usual = inner / num_heads;
     let head_dim = if file.is_auto("mamba_d_head") { usual } else { file.size_or(&["mamba_d_head"], usual)? };
+    if head_dim == 0 {
+        return Err(
+            file.error("mamba_n_heads", format!("{num_heads} heads are more than the {inner} values that they share"))
+        );
+    }
     let spec = Mamba2Spec {
         num_heads,
         head_dim,
@@ -77,10 +86,10 @@ pub(super) fn mamba2(file: &mut Published<'_>, hidden_size: usize, norm_eps: f64
 
 /// Attention whose scale is a key of its own, with positions only where they are asked for.
 fn attention(file: &mut Published<'_>, hidden_size: usize, max_seq_len: usize) -> Result<GqaSpec> {
-    file.flag_or(&["attention_bias"], false)?; // biases are used where they are
-    let gqa = file.attention(hidden_size, None)?;
+    file.biases(&["attention_bias"], false, &ATTENTION)?;
+    let gqa = file.attention(hidden_size, Defaults::default())?;
     let has_positions = file.string_or("position_embedding_type", "nope")? == "rope";
-    let rope = if has_positions { Some(file.rope(gqa.head_dim, 10_000.0, max_seq_len)?) } else { None };
+    let rope = if has_positions { Some(file.rope(("head_dim", gqa.head_dim), 10_000.0, max_seq_len)?) } else { None };
     file.ignore(&["rope_theta", "rope_scaling", "rope_parameters"]);
     Ok(GqaSpec { scale: file.multiplier("attention_multiplier")?, rope, ..gqa })
 }
@@ -107,8 +116,6 @@ fn ffn(file: &mut Published<'_>) -> Result<FfnSpec> {
 
 fn names() -> Names {
     Names::of(&[
-        ("embed_tokens.", "embed_tokens."),
-        ("embed_tokens.", "lm_head."),
         ("mamba2.mixer.", "mamba."),
         ("mamba2.norm.", "input_layernorm."),
         ("mlp.down_proj.", "shared_mlp.output_linear."),

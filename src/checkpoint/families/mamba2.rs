@@ -9,13 +9,16 @@ use crate::model::mamba2::{Gating, Mamba2Spec};
 /// How many tokens of a prompt are multiplied at once where nothing is said; never changes the result.
 pub(super) const CHUNK_SIZE: usize = 256;
 
+/// The context where none is given: a state has no end.
+const CONTEXT: usize = 1 << 20;
+
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
-    let num_layers = file.size(&["num_hidden_layers"])?;
+    let key = "num_hidden_layers";
+    let num_layers = file.size(&[key])?;
     file.only("hidden_act", "silu")?;
-    let sizes = file.sizes(num_layers)?;
-    for bias in ["use_bias", "use_conv_bias"] {
-        file.flag_or(&[bias], bias == "use_conv_bias")?; // biases are used where they are
-    }
+    let sizes = file.sizes(key, num_layers, Some(CONTEXT))?;
+    file.biases(&["use_bias"], false, &["in_proj", "out_proj"])?;
+    file.biases(&["use_conv_bias"], true, &["conv1d"])?;
     for ignored in ["norm_before_gate", "rms_norm"] {
         file.flag_or(&[ignored], true)?; // transformers reads neither: the gate comes first
     }
@@ -41,7 +44,6 @@ fn names() -> Names {
     Names::of(&[
         ("embed_tokens.", "embeddings."),
         ("embed_tokens.", "embedding."),
-        ("embed_tokens.", "lm_head."),
         ("norm.", "norm_f."),
         ("mamba2.norm.", "norm."),
         ("mamba2.mixer.", "mixer."),

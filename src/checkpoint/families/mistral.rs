@@ -1,16 +1,20 @@
 //! `mistral`: Mistral 7B, Mistral Nemo, Codestral and more (<https://arxiv.org/abs/2310.06825>).
 
 use super::super::names::Names;
-use super::super::published::Published;
-use super::llama::{dense, rotated, sizes};
+use super::super::published::{Defaults, Published};
+use super::llama::{ATTENTION, MLP, dense, rotated, sizes};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::gqa::GqaSpec;
 
+/// What attention has where the key is left out.
+pub(super) const KV_HEADS: Defaults = Defaults { head_dim: None, num_kv_heads: Some(8) };
+
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
     let window = if file.is_null("sliding_window") { None } else { Some(file.size_or(&["sliding_window"], 4096)?) };
-    let gqa = GqaSpec { window, ..rotated(file, sizes, None, 10_000.0)? };
+    let gqa = GqaSpec { window, ..rotated(file, sizes, KV_HEADS, 10_000.0)? };
+    file.check_biases("the family", false, &[ATTENTION.as_slice(), &MLP].concat())?;
     file.check_tied(false)?;
     dense(file, sizes, 1e-6, |_| gqa.clone())
 }

@@ -1,8 +1,9 @@
 //! `mixtral`: Mixtral 8x7B and 8x22B (<https://arxiv.org/abs/2401.04088>).
 
-use super::super::names::{Names, Part};
+use super::super::names::Names;
 use super::super::published::{Published, layer, model};
-use super::llama::{rotated, sizes};
+use super::llama::{ATTENTION, rotated, sizes};
+use super::mistral::KV_HEADS;
 use super::with_stacked_experts;
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
@@ -13,7 +14,8 @@ use crate::model::moe::{MoeSpec, Routing};
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
     let window = file.size_if_given("sliding_window")?;
-    let gqa = GqaSpec { window, ..rotated(file, sizes, None, 1e6)? };
+    let gqa = GqaSpec { window, ..rotated(file, sizes, KV_HEADS, 1e6)? };
+    file.check_biases("the family", false, &ATTENTION)?;
     file.check_tied(false)?;
     let norm_eps = file.eps_or("rms_norm_eps", 1e-5)?;
     let num_experts = file.size_or(&["num_local_experts", "num_experts"], 8)?;
@@ -38,9 +40,5 @@ fn names() -> Names {
         ("moe.experts.{e}.up_proj.", "block_sparse_moe.experts.{e}.w3."),
         ("moe.experts.{e}.down_proj.", "block_sparse_moe.experts.{e}.w2."),
     ]);
-    with_stacked_experts(own, "mlp.experts.gate_up_proj", "mlp.experts.down_proj").with(
-        "embed_tokens.",
-        "embed_tokens.",
-        Part::All,
-    )
+    with_stacked_experts(own, "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 }

@@ -49,6 +49,10 @@ pub static FAMILIES: &[Family] = &[
     Family { model_type: "qwen3_moe", read: qwen3_moe::read },
 ];
 
+/// What has a bias in no family: norms, routers, and experts by their older names.
+const WITHOUT_BIAS: [&str; 8] =
+    ["norm", "input_layernorm", "post_attention_layernorm", "gate", "router.layer", "w1", "w2", "w3"];
+
 impl Family {
     /// The family that config.json names; none where it has no `model_type`.
     ///
@@ -71,7 +75,11 @@ impl Family {
     pub fn resolve(&self, keys: &Keys, tensors: &Tensors) -> Result<(ModelConfig, Names, Report)> {
         let mut file = Published::new(keys, tensors);
         file.only("model_type", self.model_type)?;
+        file.check_architecture()?;
+        file.check_biases("the family", false, &WITHOUT_BIAS)?;
         let (config, names) = (self.read)(&mut file)?;
+        // The embedding may be there as the head alone.
+        let names = if file.is_tied() { names.or("embed_tokens.", "lm_head.") } else { names };
         Ok((config, names, file.finish()))
     }
 }

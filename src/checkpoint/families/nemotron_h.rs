@@ -1,8 +1,9 @@
 //! `nemotron_h`: Nemotron-H and Nemotron Nano 2 and 3 (<https://arxiv.org/abs/2504.03624>), whose layers are one part each.
 
 use super::super::names::{Names, Part};
-use super::super::published::{Published, layer, model};
+use super::super::published::{Defaults, Published, layer, model};
 use super::deepseek_v3::sigmoid_routing;
+use super::llama::ATTENTION;
 use super::mamba2::{CHUNK_SIZE, check_groups};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
@@ -10,6 +11,16 @@ use crate::model::gqa::GqaSpec;
 use crate::model::mamba2::{Gating, Mamba2Spec};
 use crate::model::mlp::{Activation, MlpSpec};
 use crate::model::moe::MoeSpec;
+
+/// The linear layers whose biases go together; those of routed experts have none.
+const MLP: [&str; 6] = [
+    "mixer.up_proj",
+    "mixer.down_proj",
+    "shared_experts.up_proj",
+    "shared_experts.down_proj",
+    "fc1_latent_proj",
+    "fc2_latent_proj",
+];
 
 /// What a layer is.
 #[derive(Clone, Copy, PartialEq)]
@@ -22,29 +33,24 @@ enum Kind {
 
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let kinds = kinds(file)?;
-    let sizes = file.sizes(kinds.len())?;
+    let sizes = file.sizes("hybrid_override_pattern", kinds.len(), None)?;
     file.only("mlp_hidden_act", "relu2")?;
-    file.ignore(&["num_hidden_layers", "mamba_hidden_act", "rms_norm_eps", "rope_theta", "rope_scaling"]);
-    file.ignore(&[
-        "rope_parameters",
-        "partial_rotary_factor",
-        "sliding_window",
-        "attention_bias",
-        "attention_head_dim",
-        "n_shared_experts",
-    ]);
-    file.ignore(&[
-        "tie_word_embeddings",
-        "use_bias",
-        "mlp_bias",
-        "mamba_proj_bias",
-        "use_conv_bias",
-        "mamba_conv_bias",
-    ]);
-    file.check_head(false)?;
+    file.only("mamba_hidden_act", "silu")?;
+    file.biases(&["use_bias"], false, &["in_proj", "out_proj"])?;
+    file.biases(&["use_conv_bias", "mamba_conv_bias"], true, &["conv1d"])?;
+    file.biases(&["mlp_bias"], false, &MLP)?;
+    file.check_biases("the family", false, &ATTENTION)?;
+    // Layers are one for each letter; there are no positions and no windows; the head is never the embedding.
+    file.ignore(&["num_hidden_layers", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters"]);
+    file.ignore(&["partial_rotary_factor", "sliding_window", "attention_bias", "attention_head_dim"]);
+    file.ignore(&["tie_word_embeddings", "mamba_proj_bias", "n_shared_experts"]);
+    file.check_head()?;
     let norm_eps = file.eps_or("layer_norm_epsilon", 1e-5)?;
     let mamba2 = MixerSpec::Mamba2(mamba2(file, norm_eps)?);
-    let gqa = GqaSpec { rope: None, ..file.attention(sizes.hidden_size, Some(128))? };
+    let gqa = GqaSpec {
+        rope: None,
+        ..file.attention(sizes.hidden_size, Defaults { head_dim: Some(128), num_kv_heads: Some(8) })?
+    };
     let mlp = FfnSpec::Mlp(relu2(file.size_or(&["intermediate_size"], 21_504)?));
     let moe = if kinds.contains(&Kind::Moe) { FfnSpec::Moe(moe(file)?) } else { FfnSpec::None };
     let layers = kinds.into_iter().map(|kind| {
@@ -113,9 +119,7 @@ fn relu2(intermediate_size: usize) -> MlpSpec {
 
 fn moe(file: &mut Published<'_>) -> Result<MoeSpec> {
     let num_experts = file.size_or(&["n_routed_experts", "num_local_experts"], 8)?;
-    let (n_group, topk_group) = (file.size_or(&["n_group"], 1)?, file.size_or(&["topk_group"], 1)?);
-    let scale = file.multiplier("routed_scaling_factor")?;
-    let routing = sigmoid_routing(file, 2, (n_group, topk_group), scale)?;
+    let routing = sigmoid_routing(file, 2, (1, 1), 1.0)?;
     file.check_routing(num_experts, &routing)?;
     Ok(MoeSpec {
         num_experts,

@@ -1,9 +1,10 @@
 //! `qwen3_moe`: Qwen3 with experts (<https://arxiv.org/abs/2505.09388>).
 
 use super::super::names::Names;
-use super::super::published::{Published, layer, model};
+use super::super::published::{Defaults, Published, layer, model};
 use super::llama::sizes;
 use super::mlp_experts;
+use super::qwen2::window;
 use super::qwen3::attention;
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
@@ -13,10 +14,8 @@ use crate::model::moe::{MoeSpec, Routing};
 
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
-    let gqa = attention(file, sizes, None)?;
-    let window = file.size_if_given("sliding_window")?;
-    let window = if file.flag_or(&["use_sliding_window"], false)? { window } else { None };
-    let mixer = MixerSpec::Gqa(GqaSpec { window, ..gqa });
+    let gqa = attention(file, sizes, Defaults { num_kv_heads: Some(4), ..Defaults::default() })?;
+    let mixer = MixerSpec::Gqa(GqaSpec { window: window(file)?, ..gqa });
     file.check_tied(false)?;
     let norm_eps = file.eps_or("rms_norm_eps", 1e-6)?;
     let dense = FfnSpec::Mlp(MlpSpec::swiglu(file.size(&["intermediate_size"])?));
