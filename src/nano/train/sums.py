@@ -21,7 +21,7 @@ Exchanged = tuple[str, str]
 def pair(rng: Random, words: Words, operation: str) -> tuple[int, int]:
     """Two numbers that this split may calculate with: of one digit, of two, or one of each."""
     while True:
-        digits = rng.choices([(1, 1), (1, 2), (2, 1), (2, 2)], [0.15, 0.12, 0.13, 0.6])[0]
+        digits = rng.choices([(1, 1), (1, 2), (2, 1), (2, 2)], [0.25, 0.2, 0.2, 0.35])[0]
         a, b = (rng.randrange(10) if n == 1 else rng.randrange(10, 100) for n in digits)
         if words.allows_sum(operation, a, b):
             return a, b
