@@ -11,6 +11,7 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 
 from harness import Connection, Report, Server, ask, arguments, completion, endless, get, quantile, series, wait_for
 
@@ -24,8 +25,8 @@ STORM_EVERY = 5
 LATE_SHARE = 0.02
 LATEST_SECONDS = 2.0
 
-# The first tenth is a warm-up.
-TENTHS = 10
+# The first half is a warm-up, the second must not add to its memory.
+FIFTHS = 5
 
 PATIENCE_SECONDS = 10
 RUNNING_KINDS = [("prefill", True), ("decode", True), ("prefill", False), ("decode", False)]
@@ -44,9 +45,9 @@ class Pace:
     def __init__(self, server: Server) -> None:
         connection = Connection(server.address)
         self.request = statistics.median(freed_after(connection) for _ in range(50))
-        # With `echo`, each chunk of the prompt is an event.
-        chunks = list(gaps(server, endless(True, prompt=PROMPT, echo=True, max_tokens=1)))
-        self.chunk = sorted(chunks[: len(PROMPT) // PREFILL_CHUNK])
+        ends = range(PREFILL_CHUNK, len(PROMPT) + 1, PREFILL_CHUNK)
+        upto = [0.0, *(freed_after(connection, PROMPT[:end]) for end in ends)]
+        self.chunk = sorted(after - before for before, after in pairwise(upto))
         self.token = sorted(list(gaps(server, endless(True, max_tokens=1000)))[1:])
 
     def bound(self, phase: str) -> tuple[float, float]:
@@ -65,10 +66,10 @@ def gaps(server: Server, request: bytes) -> Iterator[float]:
         last = now
 
 
-def freed_after(connection: Connection) -> float:
+def freed_after(connection: Connection, prompt: list[int] = [5]) -> float:
     """The time until a request of one token is answered."""
     began = time.monotonic()
-    answer = connection.send(completion(prompt=[5], max_tokens=1)).answer()
+    answer = connection.send(completion(prompt=prompt, max_tokens=1)).answer()
     assert answer.status == 200, answer
     return time.monotonic() - began
 
@@ -104,6 +105,15 @@ class Clients:
                 self.leave_queue(kind, group, is_reset)
             self.leave_loop((phase, is_streamed), runner, is_reset)
         self.n_rounds += 1
+
+    def rounds(self, count: int) -> list[int]:
+        """So many rounds, and the RSS after each fifth of them, in KiB."""
+        course = []
+        for done in range(1, count + 1):
+            self.round()
+            if done * FIFTHS // count > len(course):
+                course.append(self.server.footprint().rss_kib)
+        return course
 
     def start(self, phase: str, is_streamed: bool) -> Connection:
         """A request that is in this phase."""
@@ -182,19 +192,14 @@ def main() -> None:
         )
         clients = Clients(server, pace)
         n_rounds = -(-options.count // PER_ROUND)
-        for _ in range(-(-n_rounds // TENTHS)):
-            clients.round()
-        warm = server.footprint_at_rest()
         began = time.monotonic()
-        course = [warm.rss_kib]
-        while clients.n_rounds < n_rounds:
-            clients.round()
-            if clients.n_rounds * TENTHS // n_rounds > len(course):
-                course.append(server.footprint().rss_kib)
+        course = clients.rounds(n_rounds // 2)
+        half = server.footprint_at_rest()
+        course += clients.rounds(n_rounds - clients.n_rounds)
         seconds = time.monotonic() - began
-        print(f"{n_rounds * PER_ROUND} hang-ups, the last nine tenths of them in {seconds:.0f} s", flush=True)
+        print(f"{n_rounds * PER_ROUND} hang-ups in {seconds:.0f} s", flush=True)
         print(f"RSS after each tenth, in MiB: {', '.join(str(kib // 1024) for kib in course)}", flush=True)
-        report.growth(warm, server.footprint_at_rest())
+        report.growth(half, server.footprint_at_rest())
         check_times(report, clients)
         check_counts(report, clients)
         answer = ask(server.address, completion(prompt="Once upon a time", max_tokens=5, ignore_eos=True)).json()
