@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 
 import documents as doc
+import people
 import sums
 import talk
 from grammar import could_be_told
@@ -112,6 +113,12 @@ def calculation(kind: Callable, digits: int | None = None) -> Task:
     return task
 
 
+def people_question(rng: Random) -> tuple[str, Check]:
+    """A question about one of several people of whom the user tells."""
+    told, [(asked, right), *_] = people.described(rng, HELD_OUT)
+    return prompt([], f"{told} {asked}"), lambda answer: answer.ended and answer.text == right
+
+
 def recall(rng: Random) -> tuple[str, Check]:
     """Somebody's name, given and asked for."""
     slots = talk.slots(rng, HELD_OUT)
@@ -157,6 +164,7 @@ TASKS: dict[str, Task] = {
     "comparisons": calculation(sums.comparison),
     "sums in a sentence": calculation(sums.told),
     "questions about the story": story_question,
+    "questions about several people": people_question,
     "names in small talk": recall,
     "one sentence": under(doc.ONE_SENTENCE, is_one_sentence),
     "one sentence, new wording": under(doc.HELD_OUT_ONE_SENTENCE, is_one_sentence),
