@@ -26,6 +26,6 @@ fuzz_target!(|input: &[u8]| {
         let Ok(keys) = Keys::parse(Path::new("config.json"), input) else { return };
         let Ok((config, report)) = native::resolve(&keys, tensors) else { return };
         Model::load(&config, &Weights::new(&tensors.shapes(), &Device::Cpu)).expect("what was resolved fits the tensors");
-        let _ = (config.state_bytes(), config.cache_bytes_per_token(), serde_json::to_string(&report).unwrap());
+        let _ = (config.state_bytes(), config.cache_bytes(config.max_seq_len), serde_json::to_string(&report).unwrap());
     });
 });
