@@ -75,7 +75,13 @@ async fn every_metric_is_there_before_the_first_request_and_counters_are_the_sum
         "route=\"other\"",
         "process_resident_memory_bytes",
         "blazr_build_info{version=",
+        // Of vLLM's buckets, the ends.
         "blazr_time_to_first_token_seconds_bucket{le=\"0.001\"}",
+        "blazr_time_to_first_token_seconds_bucket{le=\"2560\"}",
+        "blazr_time_between_tokens_seconds_bucket{le=\"0.0025\"}",
+        "blazr_time_between_tokens_seconds_bucket{le=\"80\"}",
+        "blazr_request_time_seconds_bucket{le=\"0.3\"}",
+        "blazr_request_time_seconds_bucket{le=\"7680\"}",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -119,6 +125,17 @@ async fn what_is_given_up(server: &Server) {
     running.abort();
     wait_for(server, "blazr_cancelled_total{phase=\"decode\"}", 1.0).await;
     wait_for(server, "blazr_state_bytes", 0.0).await;
+    // Whoever has read `[DONE]` may go at once.
+    let finished = sum(&server.metrics().await, "blazr_finished_total");
+    let body = json!({"prompt": "Once", "max_tokens": 3, "ignore_eos": true, "stream": true});
+    let mut answer = server.post("/v1/completions", &body).send().await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"data: [DONE]\n\n") {
+        read.extend(answer.chunk().await.unwrap().unwrap());
+    }
+    drop(answer);
+    assert_eq!(sum(&server.metrics().await, "blazr_finished_total"), finished + 1.0);
+    assert_eq!(sum(&server.metrics().await, "blazr_cancelled_total"), 2.0);
     let gone = "blazr_http_requests_total{route=\"/v1/completions\",method=\"POST\",status=\"499\"}";
     wait_for(server, gone, 2.0).await;
 }

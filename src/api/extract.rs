@@ -190,3 +190,31 @@ fn field(reason: &str) -> Option<String> {
     let rest = ["missing field `", "duplicate field `"].iter().find_map(|start| reason.strip_prefix(start))?;
     rest.split_once('`').map(|(name, _)| name.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Bytes;
+    use futures_util::stream;
+
+    use super::super::app::Settings;
+    use super::*;
+    use crate::metrics::Exposition;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let settings = Settings {
+            api_keys: Vec::new(),
+            cors_origins: Vec::new(),
+            has_metrics_port: false,
+            logs_prompts: false,
+            body_limit: 100,
+            queue_timeout: Duration::ZERO,
+            request_timeout: Duration::ZERO,
+        };
+        let app = App::new(settings, Exposition::install().unwrap());
+        let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let request = Request::builder().header("content-type", "application/json").body(silent).unwrap();
+        let Err(error) = Json::<Object<Value>>::from_request(request, &app).await else { panic!("it was read") };
+        assert_eq!((error.status, error.code), (StatusCode::REQUEST_TIMEOUT, Some("request_timeout")));
+    }
+}
