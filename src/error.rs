@@ -47,6 +47,14 @@ pub enum Error {
         /// The key or tensor, what was expected and what was found.
         message: String,
     },
+    /// A model of the Hub can't be had.
+    #[error("{id}: {message}")]
+    Hub {
+        /// The model as it was asked for.
+        id: String,
+        /// What was asked, what the answer was and what to do.
+        message: String,
+    },
     /// Reading or writing failed.
     #[error("{}: {source}", path.display())]
     Io {
@@ -133,6 +141,11 @@ impl Error {
     /// A fault in the checkpoint file at `path`.
     pub fn checkpoint(path: &Path, message: impl Into<String>) -> Self {
         Self::Checkpoint { path: path.to_owned(), message: message.into() }
+    }
+
+    /// A failure to get the model `id` from the Hub.
+    pub fn hub(id: &impl std::fmt::Display, message: impl Into<String>) -> Self {
+        Self::Hub { id: id.to_string(), message: message.into() }
     }
 
     /// A failed read or write of the file at `path`.

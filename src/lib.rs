@@ -4,6 +4,7 @@
 //! In reading order, which is also who may import whom (each only what stands before it; `tests/tidy.rs` checks it):
 //!
 //! - [`error`]: what can go wrong.
+//! - [`config`]: settings from the environment.
 //! - [`files`]: a model's files, on the disk or in the program.
 //! - [`metrics`]: what is counted and measured.
 //! - [`kernels`]: the inner loops of decoding, over plain slices.
@@ -12,6 +13,7 @@
 //! - [`text`]: from text to tokens and back, and stop strings.
 //! - [`checkpoint`]: from files to a loaded model.
 //! - [`nano`]: the model that is part of the program.
+//! - [`hub`]: from a name on the Hugging Face Hub to files.
 //! - [`engine`]: from a validated request to a stream of events, and the queue before it.
 //! - [`shutdown`]: SIGINT and SIGTERM.
 //! - [`api`]: the HTTP API.
@@ -32,9 +34,11 @@
 pub mod api;
 pub mod checkpoint;
 pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod error;
 pub mod files;
+pub mod hub;
 pub mod kernels;
 pub mod metrics;
 pub mod model;

@@ -102,6 +102,7 @@ impl From<Error> for ApiError {
             }
             Error::NotFound { .. }
             | Error::Checkpoint { .. }
+            | Error::Hub { .. }
             | Error::Io { .. }
             | Error::Unsupported(_)
             | Error::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, None, message),

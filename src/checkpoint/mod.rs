@@ -1,13 +1,14 @@
 //! Checkpoints: from files, on the disk or in the program, to a loaded model.
 //!
-//! In reading order: [`shard`] is one safetensors file, [`tensors`] all of a checkpoint's tensors by name, [`keys`] the
-//! typed config.json; [`evidence`] is what tensors say by their names and shapes, [`native`] weighs both into a
-//! [`ModelConfig`], and [`report`] is the account of it that `blazr info` prints. Published checkpoints are those with a
-//! `model_type`: [`published`] is what their config.json have in common, [`families`] what they have not, and [`names`]
-//! where their tensors are.
+//! In reading order: [`shard`] is one safetensors file, [`index`] says which of several holds which tensor, [`tensors`]
+//! are all of a checkpoint's tensors by name, [`keys`] the typed config.json; [`evidence`] is what tensors say by their
+//! names and shapes, [`native`] weighs both into a [`ModelConfig`], and [`report`] is the account of it that `blazr info`
+//! prints. Published checkpoints are those with a `model_type`: [`published`] is what their config.json have in common,
+//! [`families`] what they have not, and [`names`] where their tensors are.
 
 pub mod evidence;
 pub mod families;
+pub mod index;
 pub mod keys;
 pub mod names;
 pub mod native;
@@ -94,6 +95,11 @@ impl Checkpoint {
         check_leftovers(&tensors, config.layers.len())?;
         let family = family.map_or(native::FAMILY, |family| family.model_type);
         Ok(Self { id, family, size: tensors.size_asked_for(), files, tensors, config, report })
+    }
+
+    /// The same checkpoint, served under another name.
+    pub fn named(self, id: &str) -> Self {
+        Self { id: id.to_owned(), ..self }
     }
 
     /// The `model_type` of the checkpoint's family.

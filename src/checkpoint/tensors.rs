@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
@@ -11,9 +11,9 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
+use super::index::Index;
 use super::names::{Names, Place};
 use super::shard::{Shard, StoredTensor};
-use super::{LARGEST_JSON, parse_json};
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::model::weights::TensorSource;
@@ -67,7 +67,7 @@ impl Tensors {
         }
         if let Some(name) = only(files, ".safetensors.index.json")? {
             let index = Index::open(files, &name)?;
-            let tensors = Self::of(files, &index.shards(files)?)?;
+            let tensors = Self::of(files, &index.present_shards(files)?)?;
             return tensors.check_index(&index).map(|()| tensors);
         }
         match only(files, ".safetensors")? {
@@ -323,47 +323,6 @@ fn by_name(shards: &[Shard]) -> Result<BTreeMap<String, Entry>> {
         }
     }
     Ok(by_name)
-}
-
-/// Which shard holds which tensor.
-#[derive(Debug)]
-struct Index {
-    path: PathBuf,
-    weight_map: BTreeMap<String, String>,
-}
-
-impl Index {
-    fn open(files: &Files, name: &OsStr) -> Result<Self> {
-        #[derive(serde::Deserialize)]
-        struct Contents {
-            weight_map: BTreeMap<String, String>,
-        }
-        let path = files.path(name);
-        let json = files.read_if_present(name, LARGEST_JSON)?.unwrap_or_default();
-        let Contents { weight_map } = parse_json(&path, &json)?;
-        Ok(Self { path, weight_map })
-    }
-
-    /// The shards' names, each once. They must be plain, so that an index can't reach out of its directory.
-    fn shards(&self, files: &Files) -> Result<Vec<&str>> {
-        let names: BTreeSet<&str> = self.weight_map.values().map(String::as_str).collect();
-        if names.is_empty() {
-            return Err(Error::checkpoint(&self.path, "weight_map names no shards"));
-        }
-        names.iter().try_for_each(|name| self.check_shard(files, name))?;
-        Ok(names.into_iter().collect())
-    }
-
-    fn check_shard(&self, files: &Files, name: &str) -> Result<()> {
-        if Path::new(name).file_name().is_none_or(|plain| plain != name) {
-            return Err(Error::checkpoint(&self.path, format!("expected plain file names of shards, found {name:?}")));
-        }
-        if !files.has(name) {
-            let message = format!("shard {name} is missing: no file {}", files.path(name).display());
-            return Err(Error::checkpoint(&self.path, message));
-        }
-        Ok(())
-    }
 }
 
 /// The one name that ends in `ending`, if there is any.

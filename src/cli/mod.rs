@@ -2,16 +2,20 @@
 
 mod generate;
 mod info;
+mod list;
+mod progress;
+mod pull;
 mod serve;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::hub::id::ModelId;
 use crate::nano;
 
 /// Serves hybrid language models: Mamba2, latent attention, mixture of experts and grouped-query attention in any mix.
@@ -30,14 +34,19 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Describe a checkpoint as JSON: its configuration, where each value came from, and its sizes.
     Info(info::InfoArgs),
+    /// Download a model of the Hugging Face Hub, and print where it is.
+    Pull(pull::PullArgs),
+    /// List the models in the cache of the Hugging Face Hub.
+    List(list::ListArgs),
 }
 
 /// The flags of every command that computes.
 #[derive(Clone, Debug, Args)]
 struct ModelArgs {
-    /// The checkpoint: a directory, or a safetensors file [default: nano, which is embedded].
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    /// The checkpoint: a directory, a safetensors file, or a model of the Hugging Face Hub as OWNER/NAME[@REVISION]
+    /// [default: nano, which is embedded].
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
     /// Run on the CPU even where there is a GPU.
     #[arg(long)]
     cpu: bool,
@@ -47,21 +56,28 @@ struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the checkpoint that was named, else the embedded one.
+    /// Opens the checkpoint that was named, else the embedded one. What is no path here is looked for at the Hub.
     fn open(&self) -> Result<Checkpoint> {
-        self.model.as_deref().map_or_else(|| Checkpoint::embedded(&nano::MODEL), Checkpoint::open)
+        let Some(model) = self.model.as_deref() else { return Checkpoint::embedded(&nano::MODEL) };
+        match ModelId::parse(model).filter(|_| !Path::new(model).exists()) {
+            Some(id) => Ok(Checkpoint::open(&progress::find(&id)?)?.named(&id.repo)),
+            None => Checkpoint::open(Path::new(model)),
+        }
     }
 }
 
 impl Cli {
     /// How many threads compute: `--threads`, else one for each physical core.
     pub fn threads(&self) -> usize {
-        let (Command::Generate(generate::GenerateArgs { model, .. })
-        | Command::Serve(serve::ServeArgs { model, .. })
-        | Command::Info(info::InfoArgs { model, .. })) = &self.command;
+        let model = match &self.command {
+            Command::Generate(args) => Some(&args.model),
+            Command::Serve(args) => Some(&args.model),
+            Command::Info(args) => Some(&args.model),
+            Command::Pull(_) | Command::List(_) => None,
+        };
         // A container may be given fewer cores than the machine has.
         let usable = || num_cpus::get_physical().min(num_cpus::get());
-        model.threads.map_or_else(usable, usize::from)
+        model.and_then(|model| model.threads).map_or_else(usable, usize::from)
     }
 
     /// Runs the command.
@@ -74,6 +90,8 @@ impl Cli {
             Command::Generate(args) => computing(threads, || generate::run(args)),
             Command::Info(args) => computing(threads, || info::run(args)),
             Command::Serve(args) => serve::run(args, threads),
+            Command::Pull(args) => pull::run(args),
+            Command::List(args) => list::run(args),
         };
         match result {
             // Whoever read the output has seen enough of it.

@@ -1,6 +1,6 @@
 //! `blazr serve`: the model behind the HTTP API.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use axum::http::HeaderValue;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 
 use super::ModelArgs;
+use super::progress::{bar, megabytes};
 use crate::api::app::{ApiKey, App, Served, Settings, now};
 use crate::api::serve::{Listeners, serve};
 use crate::engine::Engine;
@@ -241,8 +241,8 @@ impl Loading {
         let device = device::choose(self.model.cpu);
         let kind = if device.is_cpu() { "cpu" } else { "gpu" };
         let fingerprint = format!("blazr-{}-{kind}-{:016x}", env!("CARGO_PKG_VERSION"), checkpoint.fingerprint());
-        tracing::info!("loading {id}: {} MB of weights", megabytes(size.bytes));
-        let progress = progress_bar(size.bytes);
+        tracing::info!("loading {id}: {} MB of weights", megabytes(size.bytes as u64));
+        let progress = bar(size.bytes as u64);
         let model = checkpoint.load_telling(&device, &|bytes| progress.inc(bytes as u64))?;
         progress.finish_and_clear();
         let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), self.limits, self.threads)?;
@@ -255,8 +255,8 @@ impl Loading {
             began.elapsed().as_secs_f64(),
             size.parameters,
             config.max_seq_len,
-            megabytes(size.bytes),
-            megabytes(sequence),
+            megabytes(size.bytes as u64),
+            megabytes(sequence as u64),
             command_to_try(self.address, !app.settings().api_keys.is_empty()),
         );
         let aliases = self.aliases;
@@ -275,19 +275,4 @@ fn command_to_try(address: SocketAddr, asks_for_key: bool) -> String {
     };
     let body = r#"{"prompt": "Once upon a time"}"#;
     format!("{try_it}: curl http://{address}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'")
-}
-
-/// Rounded up.
-fn megabytes(bytes: usize) -> usize {
-    bytes.div_ceil(1_000_000)
-}
-
-/// Shows on a terminal how many of the bytes are loaded, and nothing elsewhere.
-fn progress_bar(bytes: usize) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(bytes as u64);
-    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left");
-    style.map_or_else(|_| ProgressBar::hidden(), |style| bar.with_style(style))
 }
