@@ -347,7 +347,10 @@ fn every_command_takes_the_name_of_a_model_and_list_knows_it() {
     let info: Value = serde_json::from_str(&hub.run(&["info", "--model", "tiny/llama@v1", "--check"])).unwrap();
     assert_eq!((&info["id"], &info["family"]), (&json!("tiny/llama"), &json!("llama")));
     hub.run(&["pull", "tiny/llama@refs/pr/1"]);
-    assert_eq!(hub.run(&["list"]), "MODEL       REVISION       SIZE  FAMILY\ntiny/llama  refs/pr/1, v1  1 MB  llama\n");
+    assert_eq!(
+        hub.run(&["list"]),
+        "MODEL       REVISION            SIZE  FAMILY\ntiny/llama  refs/pr/1, v1  167.45 kB  llama\n"
+    );
     let listed: Value = serde_json::from_str(&hub.run(&["list", "--json"])).unwrap();
     assert_eq!((&listed[0]["repo"], &listed[0]["commit"]), (&json!("tiny/llama"), &json!(COMMIT)));
     assert_eq!((&listed[0]["family"], &listed[0]["error"]), (&json!("llama"), &Value::Null));

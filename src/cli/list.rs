@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use indicatif::DecimalBytes;
 use serde::Serialize;
 
 use super::print;
-use super::progress::megabytes;
 use crate::checkpoint::Checkpoint;
 use crate::config::HubSettings;
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ impl Listed {
         let short = commit.get(..8).unwrap_or(commit);
         let revision = if revisions.is_empty() { short.to_owned() } else { revisions.join(", ") };
         let family = self.family.unwrap_or("can't be served").to_owned();
-        [repo.clone(), revision, format!("{} MB", megabytes(*bytes)), family]
+        [repo.clone(), revision, DecimalBytes(*bytes).to_string(), family]
     }
 }
 

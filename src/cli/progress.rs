@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
 use crate::config::HubSettings;
 use crate::error::Result;
@@ -19,7 +19,7 @@ pub(super) fn find(id: &ModelId) -> Result<PathBuf> {
             tracing::debug!("{id} needs {name}, {bytes} bytes");
         }
         Told::Begun(name, bytes) if bar.is_hidden() => {
-            tracing::info!("downloading {name} of {id}, {} MB", megabytes(bytes));
+            tracing::info!("downloading {name} of {id}, {}", DecimalBytes(bytes));
         }
         Told::Begun(name, _) => bar.set_message(name.to_owned()),
         Told::Gained(bytes) => bar.inc(bytes),

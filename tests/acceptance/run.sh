@@ -26,3 +26,5 @@ run "$place/litellm/bin/python" "$here/litellm_client.py"
 for client in python_sdk langchain_client lm_eval_harness scraped schema; do
   run "$place/bin/python" "$here/$client.py"
 done
+echo "== hub_cache.py"
+"$place/bin/python" "$here/hub_cache.py" "$blazr"
