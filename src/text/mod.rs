@@ -9,6 +9,7 @@
 //! ends as an error that names the file.
 
 mod chat;
+mod configured;
 mod control;
 mod decode;
 mod guard;

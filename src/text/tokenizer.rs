@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use tokenizers::ModelWrapper;
 
 use super::chat::Rendered;
+use super::configured::configure;
 use super::control::ControlTokens;
 use super::decode::Decoder;
 use super::guard::guarded;
@@ -52,7 +53,7 @@ pub struct Companions {
     pub generation_config: Option<Companion>,
     /// `config.json`, for its `eos_token_id`.
     pub config: Option<Companion>,
-    /// `tokenizer_config.json`, for its `eos_token`.
+    /// `tokenizer_config.json`, for its `eos_token` and what it says of other special tokens.
     pub tokenizer_config: Option<Companion>,
 }
 
@@ -105,8 +106,14 @@ impl Tokenizer {
     /// The tokenizer whose `tokenizer.json` is `bytes`. Errors name `origin` and the
     /// companions' paths.
     pub fn from_bytes(bytes: &[u8], companions: &Companions, origin: &Path, vocab_size: usize) -> Result<Self> {
-        let library = guarded(|| load(bytes))
+        let mut library = guarded(|| load(bytes))
             .map_err(|reason| Error::checkpoint(origin, format!("not a tokenizer that can be read: {reason}")))?;
+        let last = last_id(&library, origin, vocab_size)?;
+        if let Some(companion) = &companions.tokenizer_config {
+            let config = companion.object("special tokens")?;
+            guarded(|| configure(&mut library, &config, last, vocab_size))
+                .map_err(|reason| Error::checkpoint(&companion.path, reason))?;
+        }
         let last = last_id(&library, origin, vocab_size)?;
         let finder = EndOfText { library: &library, origin, vocab_size };
         let (end_of_text, eos_token) = (finder.ids(companions)?, finder.named(companions.tokenizer_config.as_ref())?);
@@ -362,9 +369,13 @@ impl EndOfText<'_> {
 impl Companion {
     /// The value of `key`; null if there is none.
     fn value(&self, key: &str) -> Result<Value> {
-        let mut object: Map<String, Value> = serde_json::from_slice(&strict_json(&self.json))
-            .map_err(|error| Error::checkpoint(&self.path, format!("can't be read for its {key}: {error}")))?;
-        Ok(object.remove(key).unwrap_or(Value::Null))
+        Ok(self.object(key)?.remove(key).unwrap_or(Value::Null))
+    }
+
+    /// All that it says, for `what` it is read.
+    fn object(&self, what: &str) -> Result<Map<String, Value>> {
+        serde_json::from_slice(&strict_json(&self.json))
+            .map_err(|error| Error::checkpoint(&self.path, format!("can't be read for its {what}: {error}")))
     }
 }
 
