@@ -245,3 +245,25 @@ fn a_standard_error_that_takes_nothing_is_no_failure() {
     assert!(output.status.success());
     assert!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["check"].is_object());
 }
+
+#[test]
+fn the_authors_way_of_sampling_is_taken_if_asked_for() {
+    let model = checkpoint();
+    let run = |args: &[&str]| {
+        let args = [&["--prompt", "Once", "--max-tokens", "12", "--json"], args].concat();
+        generate(model.path(), &args)
+    };
+    let text = |args: &[&str]| json(&run(args))["text"].clone();
+    let missing = stderr(&run(&["--generation-config"]));
+    assert!(missing.contains("generation_config.json: no such file, which --generation-config asks for"), "{missing}");
+    std::fs::write(model.path().join("generation_config.json"), r#"{"do_sample": false}"#).unwrap();
+    let greedy = text(&["--temperature", "0"]);
+    assert_eq!(text(&["--generation-config"]), greedy);
+    let drawn = |seed: &str, more: &[&str]| text(&[&["--seed", seed], more].concat());
+    assert_ne!(drawn("1", &[]), drawn("2", &[]), "otherwise the file changes nothing");
+    assert_ne!(
+        drawn("1", &["--generation-config", "--temperature", "1"]),
+        drawn("2", &["--generation-config", "--temperature", "1"]),
+        "a flag counts more"
+    );
+}

@@ -114,3 +114,25 @@ async fn a_client_that_goes_before_its_answer_is_logged_too() {
         assert!(line.contains(&format!("status={status}")), "{line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_say_nothing_are_drawn_as_the_authors_have_it_if_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("nano"); // a copy of the embedded one
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/nano/model")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    std::fs::write(model.join("generation_config.json"), r#"{"do_sample": false}"#).unwrap();
+    let serve = Serve::start(&["--model", model.to_str().unwrap(), "--generation-config"]);
+    let text = async |more: Value| {
+        let mut body = json!({"prompt": "Once upon a time", "max_tokens": 24});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer: Value = serve.complete(&body).send().await.unwrap().json().await.unwrap();
+        answer["choices"][0]["text"].as_str().unwrap().to_owned()
+    };
+    let greedy = text(json!({"temperature": 0})).await;
+    assert_eq!(text(json!({})).await, greedy);
+    assert_ne!(text(json!({"temperature": 2, "seed": 1})).await, greedy);
+}

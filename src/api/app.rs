@@ -14,6 +14,7 @@ use crate::engine::{Engine, Health};
 use crate::error::{Error, Unavailable};
 use crate::metrics::Exposition;
 use crate::model::config::ModelConfig;
+use crate::sampling::Params;
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// Requests on their way into the queue have so many bodies' bytes together at most, each as large as one may be.
@@ -54,6 +55,8 @@ pub struct Served {
     pub tokenizer: Arc<Tokenizer>,
     /// How conversations are written, if the model has a way.
     pub template: Option<ChatTemplate>,
+    /// How tokens are drawn where a request says nothing.
+    pub sampling: Params,
     /// What works on requests.
     pub engine: Engine,
     /// The same seed, prompt and parameters give the same tokens wherever this is the same.

@@ -46,7 +46,7 @@ pub(super) async fn complete(
     let shared = request.shared();
     let delivery = Delivery::new(&shared)?;
     refuse_unsupported(&request)?;
-    let mut options = options(&shared)?;
+    let mut options = options(&shared, &served.sampling)?;
     options.max_tokens = max_tokens(max_completion_tokens(&request)?);
     options.top_logprobs = top_logprobs(&request)?;
     let shape = Turn::new(served, options.top_logprobs);

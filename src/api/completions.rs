@@ -51,7 +51,7 @@ pub(super) async fn complete(
     let shared = request.shared();
     let delivery = Delivery::new(&shared)?;
     refuse_unsupported(&request)?;
-    let mut options = options(&shared)?;
+    let mut options = options(&shared, &served.sampling)?;
     options.max_tokens = max_tokens(request.max_tokens);
     options.echo = request.echo.unwrap_or(false);
     options.top_logprobs = top_logprobs(request.logprobs)?;

@@ -55,8 +55,9 @@ impl Delivery {
     }
 }
 
-/// The options that the fields ask for, but for those that differ between the endpoints.
-pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
+/// The options that the fields ask for, but for those that differ between the endpoints; `defaults` are for those left
+/// out.
+pub(super) fn options(shared: &Shared, defaults: &Params) -> Result<Options, ApiError> {
     let Shared {
         model: _,
         user: _,
@@ -77,7 +78,7 @@ pub(super) fn options(shared: &Shared) -> Result<Options, ApiError> {
         stream: _,
         stream_options: _,
     } = shared.clone();
-    let (usual, defaults) = (Options::default(), Params::default());
+    let usual = Options::default();
     let n = n.map_or(usual.n, |n| n.0);
     if best_of.is_some_and(|best_of| best_of.0 != n) {
         return Err(ApiError::invalid("best_of", "best_of: only as many as n are possible"));

@@ -8,6 +8,7 @@
 
 pub mod evidence;
 pub mod families;
+mod generation;
 pub mod index;
 pub mod keys;
 pub mod names;
@@ -29,6 +30,7 @@ use crate::files::{Embedded, Files};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
+use crate::sampling::Params;
 use crate::text::{ChatTemplate, Tokenizer};
 use families::Family;
 use keys::Keys;
@@ -161,6 +163,14 @@ impl Checkpoint {
         let Some(file) = file else { return ChatTemplate::open(&self.files, &name, tokenizer) };
         let source = std::fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
         ChatTemplate::from_source(&source, file, &self.files, &name, tokenizer).map(Some)
+    }
+
+    /// How tokens are drawn where a request says nothing: as `generation_config.json` has it.
+    ///
+    /// # Errors
+    /// There is no such file, or what it says is no possible way.
+    pub fn sampling(&self) -> Result<Params> {
+        generation::sampling(&self.files, self.config.vocab_size)
     }
 
     fn tokenizer_name(&self) -> PathBuf {

@@ -41,21 +41,21 @@ struct OptionArgs {
     /// Generate at most this many tokens.
     #[arg(long, value_name = "N", default_value_t = MAX_TOKENS)]
     max_tokens: usize,
-    /// How evenly tokens are drawn, 0 to 2; 0 always takes the most probable one.
-    #[arg(long, value_name = "T", allow_negative_numbers = true, default_value_t = Params::default().temperature)]
-    temperature: f32,
-    /// Draw from the most probable tokens that together have this probability; 1 is off.
-    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = Params::default().top_p)]
-    top_p: f32,
-    /// Draw from this many of the most probable tokens; 0 is off.
-    #[arg(long, value_name = "K", default_value_t = Params::default().top_k)]
-    top_k: usize,
-    /// Draw from tokens with at least this share of the most probable one's probability; 0 is off.
-    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = Params::default().min_p)]
-    min_p: f32,
-    /// Divide the logits of tokens that were there before by this; 1 is off.
-    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = Params::default().repetition_penalty)]
-    repetition_penalty: f32,
+    /// How evenly tokens are drawn, 0 to 2; 0 always takes the most probable one [default: 0.7].
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Draw from the most probable tokens that together have this probability; 1 is off [default: 0.9].
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Draw from this many of the most probable tokens; 0 is off [default: 40].
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Draw from tokens with at least this share of the most probable one's probability; 0 is off [default: 0].
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Divide the logits of tokens that were there before by this; 1 is off [default: 1].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    repetition_penalty: Option<f32>,
     /// Lower the logit of a generated token by this for each time, -2 to 2.
     #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = Params::default().frequency_penalty)]
     frequency_penalty: f32,
@@ -65,6 +65,9 @@ struct OptionArgs {
     /// Add a number from -100 to 100 to a token's logit; may be given several times.
     #[arg(long, value_name = "TOKEN_ID=BIAS", value_parser = parse_bias)]
     logit_bias: Vec<(u32, f32)>,
+    /// Where no flag says how tokens are drawn, do as the checkpoint's generation_config.json says.
+    #[arg(long)]
+    generation_config: bool,
     /// Draw the same tokens each time.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -74,13 +77,14 @@ struct OptionArgs {
 }
 
 impl OptionArgs {
-    fn options(&self) -> Options {
+    /// The options, with `defaults` for the parameters of sampling that were left out.
+    fn options(&self, defaults: &Params) -> Options {
         let sampling = Params {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
             logit_bias: self.logit_bias.clone(),
@@ -101,7 +105,8 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let config = checkpoint.config();
     let tokenizer = checkpoint.tokenizer()?;
     let prompt = tokenizer.encode_prompt(&prompt, config.max_seq_len)?;
-    let request = GenerateRequest::new(prompt, &args.options.options(), config)?;
+    let defaults = if args.options.generation_config { checkpoint.sampling()? } else { Params::default() };
+    let request = GenerateRequest::new(prompt, &args.options.options(&defaults), config)?;
     let model = checkpoint.load(&device::choose(args.model.cpu))?;
     let shutdown = Shutdown::on_signals()?;
 

@@ -22,6 +22,7 @@ use crate::engine::queue::Limits;
 use crate::error::{Error, Result};
 use crate::metrics::{Exposition, MODEL_INFO};
 use crate::model::device;
+use crate::sampling::Params;
 use crate::shutdown::Shutdown;
 
 /// How often it is looked whether a signal has come.
@@ -82,6 +83,9 @@ pub(super) struct ServeArgs {
     /// Write conversations as this Jinja template says, instead of the checkpoint's.
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
+    /// Where a request doesn't say how tokens are drawn, do as the checkpoint's generation_config.json says.
+    #[arg(long)]
+    generation_config: bool,
     /// Write what is asked into the log.
     #[arg(long)]
     log_prompts: bool,
@@ -188,6 +192,7 @@ impl ServeArgs {
         Loading {
             model: self.model.clone(),
             chat_template: self.chat_template.clone(),
+            generation_config: self.generation_config,
             aliases: self.alias.clone(),
             limits: Limits { requests: self.max_queue, tokens: self.max_queue_tokens },
             threads,
@@ -225,6 +230,7 @@ fn read_keys(path: &Path) -> Result<Vec<ApiKey>> {
 struct Loading {
     model: ModelArgs,
     chat_template: Option<PathBuf>,
+    generation_config: bool,
     aliases: Vec<String>,
     limits: Limits,
     threads: usize,
@@ -238,6 +244,7 @@ impl Loading {
         let (id, config, size) = (checkpoint.id().to_owned(), checkpoint.config().clone(), checkpoint.size());
         let tokenizer = Arc::new(checkpoint.tokenizer()?);
         let template = checkpoint.chat_template(self.chat_template.as_deref(), &tokenizer)?;
+        let sampling = if self.generation_config { checkpoint.sampling()? } else { Params::default() };
         let device = device::choose(self.model.cpu);
         let kind = if device.is_cpu() { "cpu" } else { "gpu" };
         let fingerprint = format!("blazr-{}-{kind}-{:016x}", env!("CARGO_PKG_VERSION"), checkpoint.fingerprint());
@@ -260,7 +267,7 @@ impl Loading {
             command_to_try(self.address, !app.settings().api_keys.is_empty()),
         );
         let aliases = self.aliases;
-        app.serve(Served { id, aliases, config, tokenizer, template, engine, fingerprint, created: now() });
+        app.serve(Served { id, aliases, config, tokenizer, template, sampling, engine, fingerprint, created: now() });
         tracing::info!("{ready}");
         Ok(())
     }

@@ -42,7 +42,11 @@ fn tokens(library: &Tokenizer, config: &Map<String, Value>) -> tokenizers::Resul
         tokens.iter().enumerate().map(|(at, token)| (token.content.clone(), at)).collect();
     let known: HashMap<String, AddedToken> =
         library.get_added_tokens_decoder().into_values().map(|token| (token.content.clone(), token)).collect();
+    let end = config.get("eos_token").and_then(content);
     for content in special_tokens(config) {
+        if Some(content) == end && !places.contains_key(content) && library.token_to_id(content).is_none() {
+            continue; // a new one would end no text that the model writes
+        }
         let at = *places.entry(content.to_owned()).or_insert_with(|| {
             tokens.push(known.get(content).cloned().unwrap_or_else(|| AddedToken::from(content, true)));
             tokens.len() - 1
@@ -164,7 +168,7 @@ mod tests {
             (json!({"added_tokens_decoder": {"1": {"content": "a", "lstrip": 1}}}), "added_tokens_decoder: expected"),
             (json!({"bos_token": "he", "add_bos_token": 1}), "add_bos_token: expected true or false, found 1"),
             (
-                json!({"pad_token": "x1", "mask_token": "x2", "bos_token": "x3", "add_bos_token": true}),
+                json!({"added_tokens_decoder": {"900": {"content": "x1"}}, "bos_token": "x3", "add_bos_token": true}),
                 "add_bos_token: bos_token \"x3\" is not in the vocabulary",
             ),
         ] {

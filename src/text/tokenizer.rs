@@ -637,7 +637,7 @@ mod tests {
             ("config.json", r#"{"eos_token_id": 4294967296}"#, "vocab_size 300, eos_token_id is 4294967296".into()),
             ("config.json", "{", "can't be read for its eos_token_id: EOF".into()),
             ("generation_config.json", "[]", "can't be read for its eos_token_id: invalid type".into()),
-            ("tokenizer_config.json", "", "can't be read for its eos_token: EOF".into()),
+            ("tokenizer_config.json", "", "can't be read for its special tokens: EOF".into()),
             ("tokenizer_config.json", r#"{"eos_token": 2}"#, "eos_token: expected a string".into()),
             ("tokenizer_config.json", r#"{"eos_token": {"id": 2}}"#, "eos_token: expected a string".into()),
             ("tokenizer_config.json", r#"{"eos_token": "zz"}"#, "eos_token: \"zz\" is not in the vocabulary".into()),

@@ -13,6 +13,7 @@ use blazr::engine::Engine;
 use blazr::engine::queue::Limits;
 use blazr::metrics::Exposition;
 use blazr::nano;
+use blazr::sampling::Params;
 use candle_core::Device;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
@@ -86,7 +87,17 @@ fn served(limits: Limits, has_template: bool) -> Served {
     let model = checkpoint.load(&Device::Cpu).unwrap();
     let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), limits, 1).unwrap();
     let (id, aliases) = ("nano".to_owned(), vec!["other/name".to_owned()]);
-    Served { id, aliases, config, tokenizer, template, engine, fingerprint: "test".into(), created: now() }
+    Served {
+        id,
+        aliases,
+        config,
+        tokenizer,
+        template,
+        sampling: Params::default(),
+        engine,
+        fingerprint: "test".into(),
+        created: now(),
+    }
 }
 
 impl Server {
