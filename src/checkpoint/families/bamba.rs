@@ -2,9 +2,7 @@
 
 use super::super::names::Names;
 use super::super::published::{Published, layer, model};
-use super::granitemoehybrid::mamba2;
-use super::llama::{ATTENTION, MLP, sizes};
-use super::mistral::KV_HEADS;
+use super::parts::{ATTENTION, KV_HEADS, MLP, hybrid_names, mamba2, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
@@ -28,16 +26,5 @@ pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     };
     file.check_tied(false)?;
     let layers = (0..sizes.num_layers).map(|at| layer(norm_eps, mixer(at), ffn.clone()));
-    Ok((model(sizes, norm_eps, layers.collect()), names()))
-}
-
-/// Also those of `falcon_h1`.
-pub(super) fn names() -> Names {
-    Names::of(&[
-        ("norm.", "final_layernorm."),
-        ("mamba2.mixer.", "mamba."),
-        ("mamba2.norm.", "input_layernorm."),
-        ("post_attention_layernorm.", "pre_ff_layernorm."),
-        ("mlp.", "feed_forward."),
-    ])
+    Ok((model(sizes, norm_eps, layers.collect()), hybrid_names()))
 }

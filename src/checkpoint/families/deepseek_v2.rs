@@ -2,8 +2,8 @@
 
 use super::super::names::{Names, Part};
 use super::super::published::{Published, Sizes, interleaved, layer, model};
-use super::llama::{MLP, sizes};
-use super::mlp_experts;
+use super::experts::mlp_experts;
+use super::parts::{MLP, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::usual_scale;

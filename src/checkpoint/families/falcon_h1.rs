@@ -3,10 +3,7 @@
 
 use super::super::names::Names;
 use super::super::published::{Published, layer, model};
-use super::bamba::names;
-use super::granitemoehybrid::mamba2;
-use super::llama::{ATTENTION, MLP, rotated, sizes};
-use super::mistral::KV_HEADS;
+use super::parts::{ATTENTION, KV_HEADS, MLP, hybrid_names, mamba2, rotated, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig, ParallelSpec};
 use crate::model::gqa::GqaSpec;
@@ -36,7 +33,7 @@ pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let logits_multiplier = file.multiplier("lm_head_multiplier")?;
     file.check_tied(false)?;
     let config = model(sizes, norm_eps, vec![layer; sizes.num_layers]);
-    Ok((ModelConfig { embedding_multiplier, logits_multiplier, ..config }, names()))
+    Ok((ModelConfig { embedding_multiplier, logits_multiplier, ..config }, hybrid_names()))
 }
 
 fn state_space(file: &mut Published<'_>, hidden_size: usize, norm_eps: f64) -> Result<Mamba2Spec> {

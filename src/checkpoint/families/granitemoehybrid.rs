@@ -3,12 +3,10 @@
 
 use super::super::names::{Names, Part};
 use super::super::published::{Defaults, Published, layer, model};
-use super::llama::{ATTENTION, sizes};
-use super::mamba2::{CHUNK_SIZE, check_groups};
+use super::parts::{ATTENTION, each_layer, mamba2, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
-use crate::model::mamba2::{Gating, Mamba2Spec};
 use crate::model::mlp::MlpSpec;
 use crate::model::moe::{MoeSpec, Routing};
 
@@ -38,50 +36,12 @@ pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
 /// Whether each layer has attention.
 fn layer_kinds(file: &mut Published<'_>, num_layers: usize) -> Result<Vec<bool>> {
     let Some(kinds) = file.names(&["layer_types", "layers_block_type"])? else { return Ok(vec![false; num_layers]) };
-    if kinds.len() != num_layers {
-        let message = format!("expected one for each of {num_layers} layers, found {}", kinds.len());
-        return Err(file.error("layer_types", message));
-    }
-    let is_attention = |kind: &String| match kind.as_str() {
-        "attention" | "full_attention" => Ok(true),
-        "mamba" | "linear_attention" => Ok(false),
-        other => Err(file.error("layer_types", format!("{other:?} is not supported: expected mamba or attention"))),
+    let is_attention = |kind: &str| match kind {
+        "attention" | "full_attention" => Some(true),
+        "mamba" | "linear_attention" => Some(false),
+        _ => None,
     };
-    kinds.iter().map(is_attention).collect()
-}
-
-/// The state-space layer as the keys of this family and its relatives describe it. `projections` are those that have
-/// biases with `mamba_proj_bias`.
-pub(super) fn mamba2(
-    file: &mut Published<'_>,
-    hidden_size: usize,
-    norm_eps: f64,
-    projections: &[&str],
-) -> Result<Mamba2Spec> {
-    file.biases(&["mamba_conv_bias"], true, &["conv1d"])?;
-    file.biases(&["mamba_proj_bias"], false, projections)?;
-    let num_heads = file.size_or(&["mamba_n_heads"], 128)?;
-    let inner = file.size_or(&["mamba_expand"], 2)?.saturating_mul(hidden_size);
-    let usual = inner / num_heads;
-    let head_dim = if file.is_auto("mamba_d_head") { usual } else { file.size_or(&["mamba_d_head"], usual)? };
-    if head_dim == 0 {
-        return Err(
-            file.error("mamba_n_heads", format!("{num_heads} heads are more than the {inner} values that they share"))
-        );
-    }
-    let spec = Mamba2Spec {
-        num_heads,
-        head_dim,
-        state_size: file.size_or(&["mamba_d_state"], 256)?,
-        n_groups: file.size_or(&["mamba_n_groups"], 1)?,
-        conv_kernel: file.size_or(&["mamba_d_conv"], 4)?,
-        chunk_size: CHUNK_SIZE,
-        dt_limit: file.time_step_limit()?,
-        gating: Gating::ThenNorm(norm_eps),
-        multipliers: None,
-    };
-    check_groups(file, &spec, "mamba_n_groups")?;
-    Ok(spec)
+    each_layer(file, ("layer_types", &kinds), num_layers, is_attention, "mamba or attention")
 }
 
 /// Attention whose scale is a key of its own, with positions only where they are asked for.

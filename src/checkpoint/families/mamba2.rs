@@ -2,12 +2,10 @@
 
 use super::super::names::Names;
 use super::super::published::{Published, layer, model};
+use super::parts::{CHUNK_SIZE, check_groups};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::mamba2::{Gating, Mamba2Spec};
-
-/// How many tokens of a prompt are multiplied at once where nothing is said; never changes the result.
-pub(super) const CHUNK_SIZE: usize = 256;
 
 /// The context where none is given: a state has no end.
 const CONTEXT: usize = 1 << 20;
@@ -48,13 +46,4 @@ fn names() -> Names {
         ("mamba2.norm.", "norm."),
         ("mamba2.mixer.", "mixer."),
     ])
-}
-
-/// Groups must divide the heads.
-pub(super) fn check_groups(file: &Published<'_>, spec: &Mamba2Spec, key: &str) -> Result<()> {
-    let Mamba2Spec { num_heads, n_groups, .. } = *spec;
-    if num_heads.is_multiple_of(n_groups) {
-        return Ok(());
-    }
-    Err(file.error(key, format!("{n_groups} groups don't divide {num_heads} heads")))
 }

@@ -1,14 +1,11 @@
 //! `mistral`: Mistral 7B, Mistral Nemo, Codestral and more (<https://arxiv.org/abs/2310.06825>).
 
 use super::super::names::Names;
-use super::super::published::{Defaults, Published};
-use super::llama::{ATTENTION, MLP, dense, rotated, sizes};
+use super::super::published::Published;
+use super::parts::{ATTENTION, KV_HEADS, MLP, dense, rotated, sizes};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::gqa::GqaSpec;
-
-/// What attention has where the key is left out.
-pub(super) const KV_HEADS: Defaults = Defaults { head_dim: None, num_kv_heads: Some(8) };
 
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;

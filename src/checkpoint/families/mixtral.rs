@@ -2,9 +2,8 @@
 
 use super::super::names::Names;
 use super::super::published::{Published, layer, model};
-use super::llama::{ATTENTION, rotated, sizes};
-use super::mistral::KV_HEADS;
-use super::with_stacked_experts;
+use super::experts::with_stacked_experts;
+use super::parts::{ATTENTION, KV_HEADS, rotated, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;

@@ -1,10 +1,12 @@
 //! The families of published checkpoints: each reads its config.json, and says under which names its tensors lie.
 //!
-//! A family is a file here and a line in [`FAMILIES`]. What its layers are is [`crate::model`]'s, which knows no family.
+//! A family is a file here and a line in [`FAMILIES`]; `parts` and `experts` are what several have in common. What the
+//! layers are is [`crate::model`]'s, which knows no family.
 
 mod bamba;
 mod deepseek_v2;
 mod deepseek_v3;
+mod experts;
 mod falcon_h1;
 mod granitemoehybrid;
 mod llama;
@@ -12,12 +14,13 @@ mod mamba2;
 mod mistral;
 mod mixtral;
 mod nemotron_h;
+mod parts;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 
 use super::keys::Keys;
-use super::names::{Names, Part};
+use super::names::Names;
 use super::published::Published;
 use super::report::Report;
 use super::tensors::Tensors;
@@ -82,24 +85,4 @@ impl Family {
         let names = if file.is_tied() { names.or("embed_tokens.", "lm_head.") } else { names };
         Ok((config, names, file.finish()))
     }
-}
-
-/// The names of experts as [transformers](https://github.com/huggingface/transformers) 5 holds them, all in one tensor
-/// for each projection.
-fn with_stacked_experts(names: Names, gate_up: &'static str, down: &'static str) -> Names {
-    names
-        .with("moe.experts.{e}.gate_proj.weight", gate_up, Part::Half(0))
-        .with("moe.experts.{e}.up_proj.weight", gate_up, Part::Half(1))
-        .with("moe.experts.{e}.down_proj.weight", down, Part::All)
-}
-
-/// The names of the usual layer of experts below `mlp`: each by itself, or all in one tensor.
-fn mlp_experts() -> Names {
-    let own = Names::of(&[
-        ("moe.router.gate.", "mlp.gate."),
-        ("moe.router.correction", "mlp.gate.e_score_correction_bias"),
-        ("moe.experts.{e}.", "mlp.experts.{e}."),
-        ("moe.shared_expert.", "mlp.shared_experts."),
-    ]);
-    with_stacked_experts(own, "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 }

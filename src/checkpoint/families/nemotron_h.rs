@@ -2,9 +2,8 @@
 
 use super::super::names::{Names, Part};
 use super::super::published::{Defaults, Published, layer, model};
-use super::deepseek_v3::sigmoid_routing;
-use super::llama::ATTENTION;
-use super::mamba2::{CHUNK_SIZE, check_groups};
+use super::experts::sigmoid_routing;
+use super::parts::{ATTENTION, CHUNK_SIZE, check_groups};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;

@@ -2,10 +2,8 @@
 
 use super::super::names::Names;
 use super::super::published::{Defaults, Published, layer, model};
-use super::llama::sizes;
-use super::mlp_experts;
-use super::qwen2::window;
-use super::qwen3::attention;
+use super::experts::mlp_experts;
+use super::parts::{normed_attention, sizes, window};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
@@ -14,7 +12,7 @@ use crate::model::moe::{MoeSpec, Routing};
 
 pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
-    let gqa = attention(file, sizes, Defaults { num_kv_heads: Some(4), ..Defaults::default() })?;
+    let gqa = normed_attention(file, sizes, Defaults { num_kv_heads: Some(4), ..Defaults::default() })?;
     let mixer = MixerSpec::Gqa(GqaSpec { window: window(file)?, ..gqa });
     file.check_tied(false)?;
     let norm_eps = file.eps_or("rms_norm_eps", 1e-6)?;

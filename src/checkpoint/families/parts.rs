@@ -1,0 +1,149 @@
+//! What several families have in common.
+
+use super::super::names::Names;
+use super::super::published::{Defaults, Published, Sizes, layer, model};
+use crate::error::Result;
+use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
+use crate::model::gqa::GqaSpec;
+use crate::model::mamba2::{Gating, Mamba2Spec};
+use crate::model::mlp::MlpSpec;
+
+/// The linear layers of attention, and of a SwiGLU layer.
+pub(super) const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
+pub(super) const MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
+/// What attention has where the key is left out.
+pub(super) const KV_HEADS: Defaults = Defaults { head_dim: None, num_kv_heads: Some(8) };
+
+/// How many tokens of a prompt are multiplied at once where nothing is said; never changes the result.
+pub(super) const CHUNK_SIZE: usize = 256;
+
+/// The sizes of a family with `num_hidden_layers` and the usual activation.
+pub(super) fn sizes(file: &mut Published<'_>) -> Result<Sizes> {
+    let key = "num_hidden_layers";
+    let num_layers = file.size(&[key])?;
+    file.only("hidden_act", "silu")?;
+    file.sizes(key, num_layers, None)
+}
+
+/// Attention whose heads are rotated whole.
+pub(super) fn rotated(file: &mut Published<'_>, sizes: Sizes, defaults: Defaults, theta: f64) -> Result<GqaSpec> {
+    let gqa = file.attention(sizes.hidden_size, defaults)?;
+    let rope = file.rope(("head_dim", gqa.head_dim), theta, sizes.max_seq_len)?;
+    Ok(GqaSpec { rope: Some(rope), ..gqa })
+}
+
+/// Layers of attention and a SwiGLU layer, under the usual names.
+pub(super) fn dense(
+    file: &mut Published<'_>,
+    sizes: Sizes,
+    default_eps: f64,
+    attention: impl Fn(usize) -> GqaSpec,
+) -> Result<(ModelConfig, Names)> {
+    let norm_eps = file.eps_or("rms_norm_eps", default_eps)?;
+    let ffn = FfnSpec::Mlp(MlpSpec::swiglu(file.size(&["intermediate_size"])?));
+    let layers = (0..sizes.num_layers).map(|at| layer(norm_eps, MixerSpec::Gqa(attention(at)), ffn.clone()));
+    Ok((model(sizes, norm_eps, layers.collect()), Names::default()))
+}
+
+/// Attention with norms over each head's queries and keys.
+pub(super) fn normed_attention(file: &mut Published<'_>, sizes: Sizes, defaults: Defaults) -> Result<GqaSpec> {
+    file.biases(&["attention_bias"], false, &ATTENTION)?;
+    file.check_biases("the family", false, &MLP)?;
+    let eps = file.eps_or("rms_norm_eps", 1e-6)?;
+    Ok(GqaSpec { qk_norm_eps: Some(eps), ..rotated(file, sizes, defaults, 10_000.0)? })
+}
+
+/// The window, where it is used.
+pub(super) fn window(file: &mut Published<'_>) -> Result<Option<usize>> {
+    let (key, is_used) = ("sliding_window", file.flag_or(&["use_sliding_window"], false)?);
+    let window = if file.is_null(key) { None } else { Some(file.size_or(&[key], 4096)?) };
+    Ok(window.filter(|_| is_used))
+}
+
+/// The window of each layer that has one.
+pub(super) fn windows(file: &mut Published<'_>, num_layers: usize) -> Result<Vec<Option<usize>>> {
+    let window = window(file)?;
+    let first = file.count_or(&["max_window_layers"], 28)?;
+    let has_window = match file.names(&["layer_types"])? {
+        Some(kinds) => {
+            let of = |kind: &str| match kind {
+                "sliding_attention" => Some(true),
+                "full_attention" => Some(false),
+                _ => None,
+            };
+            each_layer(file, ("layer_types", &kinds), num_layers, of, "full_attention or sliding_attention")?
+        }
+        None => (0..num_layers).map(|at| at >= first).collect(),
+    };
+    Ok(has_window.into_iter().map(|has_window| window.filter(|_| has_window)).collect())
+}
+
+/// What each layer is, as a list of names under `key` says; `expected` are the names that `of` knows.
+pub(super) fn each_layer<T>(
+    file: &Published<'_>,
+    (key, kinds): (&str, &[String]),
+    num_layers: usize,
+    of: fn(&str) -> Option<T>,
+    expected: &str,
+) -> Result<Vec<T>> {
+    if kinds.len() != num_layers {
+        return Err(file.error(key, format!("expected one for each of {num_layers} layers, found {}", kinds.len())));
+    }
+    let refused = |kind: &str| file.error(key, format!("{kind:?} is not supported: expected {expected}"));
+    kinds.iter().map(|kind| of(kind).ok_or_else(|| refused(kind))).collect()
+}
+
+/// The state-space layer as the keys of this family and its relatives describe it. `projections` are those that have
+/// biases with `mamba_proj_bias`.
+pub(super) fn mamba2(
+    file: &mut Published<'_>,
+    hidden_size: usize,
+    norm_eps: f64,
+    projections: &[&str],
+) -> Result<Mamba2Spec> {
+    file.biases(&["mamba_conv_bias"], true, &["conv1d"])?;
+    file.biases(&["mamba_proj_bias"], false, projections)?;
+    let num_heads = file.size_or(&["mamba_n_heads"], 128)?;
+    let inner = file.size_or(&["mamba_expand"], 2)?.saturating_mul(hidden_size);
+    let usual = inner / num_heads;
+    let head_dim = if file.is_auto("mamba_d_head") { usual } else { file.size_or(&["mamba_d_head"], usual)? };
+    if head_dim == 0 {
+        return Err(
+            file.error("mamba_n_heads", format!("{num_heads} heads are more than the {inner} values that they share"))
+        );
+    }
+    let spec = Mamba2Spec {
+        num_heads,
+        head_dim,
+        state_size: file.size_or(&["mamba_d_state"], 256)?,
+        n_groups: file.size_or(&["mamba_n_groups"], 1)?,
+        conv_kernel: file.size_or(&["mamba_d_conv"], 4)?,
+        chunk_size: CHUNK_SIZE,
+        dt_limit: file.time_step_limit()?,
+        gating: Gating::ThenNorm(norm_eps),
+        multipliers: None,
+    };
+    check_groups(file, &spec, "mamba_n_groups")?;
+    Ok(spec)
+}
+
+/// Groups must divide the heads.
+pub(super) fn check_groups(file: &Published<'_>, spec: &Mamba2Spec, key: &str) -> Result<()> {
+    let Mamba2Spec { num_heads, n_groups, .. } = *spec;
+    if num_heads.is_multiple_of(n_groups) {
+        return Ok(());
+    }
+    Err(file.error(key, format!("{n_groups} groups don't divide {num_heads} heads")))
+}
+
+/// The names of layers with a Mamba2 mixer, attention or both, and a SwiGLU layer.
+pub(super) fn hybrid_names() -> Names {
+    Names::of(&[
+        ("norm.", "final_layernorm."),
+        ("mamba2.mixer.", "mamba."),
+        ("mamba2.norm.", "input_layernorm."),
+        ("post_attention_layernorm.", "pre_ff_layernorm."),
+        ("mlp.", "feed_forward."),
+    ])
+}

@@ -1,0 +1,126 @@
+//! How positions turn queries and keys: `rope_theta`, `rope_scaling` and `rope_parameters`.
+
+use super::{LARGEST, Published};
+use crate::checkpoint::keys::Keys;
+use crate::error::{Error, Result};
+use crate::model::rope::{Pairing, RopeSpec, Scaling};
+
+impl Published<'_> {
+    /// How positions turn heads of which `width` elements are rotated, as `key` says.
+    pub fn rope(&mut self, (key, width): (&str, usize), default_theta: f64, max_seq_len: usize) -> Result<RopeSpec> {
+        let object = self.rope_keys()?;
+        let theta = match &object {
+            Some(object) if object.value("rope_theta").is_some() => object.float("rope_theta", 1.0..=1e18)?,
+            _ => self.keys.float("rope_theta", 1.0..=1e18)?,
+        };
+        self.note("rope_theta", theta.unwrap_or(default_theta), theta.is_some());
+        if width == 0 || !width.is_multiple_of(2) {
+            return Err(self.error(key, format!("rotary positions need an even width, found {width}")));
+        }
+        let scaling = object.map_or(Ok(Scaling::None), |object| self.scaling(&object, max_seq_len))?;
+        Ok(RopeSpec { scaling, ..RopeSpec::new(width, theta.unwrap_or(default_theta)) })
+    }
+
+    /// `rope_scaling`, or where it is left out or empty `rope_parameters`.
+    fn rope_keys(&mut self) -> Result<Option<Keys>> {
+        for key in ["rope_scaling", "rope_parameters"] {
+            self.read.insert(key.to_owned());
+            if let Some(object) = self.keys.object(key)? {
+                self.note(key, self.keys.value(key).cloned().unwrap_or_default(), true);
+                return Ok(Some(object));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What share of each head is rotated, where the rope's own object says so.
+    pub fn partial_rotary_factor(&mut self, default: f64) -> Result<f64> {
+        let key = "partial_rotary_factor";
+        let given = self.rope_keys()?.map(|object| object.float(key, 0.0..=1.0)).transpose()?.flatten();
+        self.read.insert(key.to_owned());
+        Ok(given.unwrap_or(default))
+    }
+
+    fn scaling(&mut self, object: &Keys, max_seq_len: usize) -> Result<Scaling> {
+        let kind = match object.string("rope_type")? {
+            Some(kind) => kind,
+            None => object.string("type")?.unwrap_or("default"),
+        };
+        let factor = |default: Option<f64>| {
+            let given = object.float("factor", 1e-6..=LARGEST)?.or(default);
+            given.ok_or_else(|| object.error("factor", "expected a number, found no such key"))
+        };
+        // As transformers has it, 0 stands for the default too.
+        let float = |key: &str, default: f64| {
+            let given = object.float(key, 0.0..=LARGEST)?;
+            Ok::<_, Error>(given.filter(|given| *given != 0.0).unwrap_or(default))
+        };
+        let original = self.original_context(object, max_seq_len)?;
+        match kind {
+            "default" => Ok(Scaling::None),
+            "linear" => Ok(Scaling::Linear { factor: factor(None)? }),
+            "llama3" => Ok(Scaling::Llama3 {
+                factor: factor(None)?,
+                low_freq_factor: float("low_freq_factor", 1.0)?,
+                high_freq_factor: float("high_freq_factor", 4.0)?,
+                original,
+            }),
+            "yarn" => {
+                let factor = factor(Some(max_seq_len as f64 / original))?;
+                Ok(Scaling::Yarn {
+                    factor,
+                    beta_fast: float("beta_fast", 32.0)?,
+                    beta_slow: float("beta_slow", 1.0)?,
+                    original,
+                    truncate: object.flag("truncate")?.unwrap_or(true),
+                    amplitude: yarn_amplitude(object, factor)?,
+                })
+            }
+            other => Err(object
+                .error("rope_type", format!("{other:?} is not supported: expected default, linear, llama3 or yarn"))),
+        }
+    }
+
+    /// The context of the training, in tokens.
+    fn original_context(&mut self, object: &Keys, max_seq_len: usize) -> Result<f64> {
+        let key = "original_max_position_embeddings";
+        self.read.insert(key.to_owned());
+        let given = match self.keys.int(key)? {
+            Some(given) => Some(given),
+            None => object.int(key)?,
+        };
+        Ok(given.unwrap_or(max_seq_len) as f64)
+    }
+
+    /// What a stretched rotation makes of the softmax's scale: 1 where `mscale_all_dim` is left out.
+    pub fn stretched_softmax_scale(&mut self, rope: RopeSpec) -> Result<f64> {
+        let factor = match rope.scaling {
+            Scaling::None => return Ok(1.0),
+            Scaling::Linear { factor } | Scaling::Llama3 { factor, .. } | Scaling::Yarn { factor, .. } => factor,
+        };
+        let all = self.rope_keys()?.map(|object| object.float("mscale_all_dim", 0.0..=LARGEST)).transpose()?.flatten();
+        Ok(all.filter(|all| *all != 0.0).map_or(1.0, |all| yarn_mscale(factor, all).powi(2)))
+    }
+}
+
+fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+}
+
+/// What cosines and sines are multiplied by.
+fn yarn_amplitude(object: &Keys, factor: f64) -> Result<f64> {
+    let float = |key: &str| object.float(key, 0.0..=LARGEST);
+    if let Some(given) = float("attention_factor")? {
+        return Ok(given);
+    }
+    let of = |mscale| yarn_mscale(factor, mscale);
+    Ok(match (float("mscale")?, float("mscale_all_dim")?) {
+        (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => of(mscale) / of(all),
+        _ => of(1.0),
+    })
+}
+
+/// The same rotation of neighbours instead of halves.
+pub fn interleaved(rope: RopeSpec) -> RopeSpec {
+    RopeSpec { pairing: Pairing::Neighbours, ..rope }
+}
