@@ -4,8 +4,9 @@
     pip install torch transformers==5.23.0
     python tests/families/to_gguf.py LLAMA_CPP OUT_DIR {f32,f16,bf16} [NAME ...]
 
-LLAMA_CPP is the source directory of llama.cpp, which has `conversion/` and `gguf-py/`. A folder without a tokenizer gets
-a stand-in vocabulary of so many words. `tests/gguf` has what this wrote of some folders.
+LLAMA_CPP is the source directory of llama.cpp (as llama-cpp-python 0.3.36 vendors it), which has `conversion/` and
+`gguf-py/`. The vocabulary is a stand-in of so many words. `tests/gguf` has what this wrote of some folders, in the type
+that these have their weights in.
 """
 import contextlib
 import json
@@ -82,14 +83,15 @@ def convert(folder: Path, out: Path, kind: str):
         "f16": gguf.LlamaFileType.MOSTLY_F16,
         "bf16": gguf.LlamaFileType.MOSTLY_BF16,
     }
-    with tempfile.TemporaryDirectory() as copy:
-        as_published(folder, Path(copy))
-        architecture = get_model_architecture(ModelBase.load_hparams(Path(copy), False), ModelType.TEXT)
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / folder.name  # which the file has as its name
+        copy.mkdir()
+        as_published(folder, copy)
+        architecture = get_model_architecture(ModelBase.load_hparams(copy, False), ModelType.TEXT)
         converter = get_model_class(architecture)
-        if not (folder / "tokenizer.json").exists():
-            converter = type(converter.__name__, (converter,), {"set_vocab": stand_in, "model_arch": converter.model_arch})
+        converter.set_vocab = stand_in
         with torch.inference_mode():
-            converter(Path(copy), kinds[kind], out / f"{folder.name}.gguf").write()
+            converter(copy, kinds[kind], out / f"{folder.name}.gguf").write()
 
 
 def main():
