@@ -41,10 +41,15 @@ enum Kind {
 struct Vocabulary {
     tokens: Vec<String>,
     kinds: Vec<Kind>,
+    /// The ids of special tokens where the file does not say.
+    usual: &'static [(&'static str, usize)],
 }
 
+/// Those of SentencePiece.
+const OF_PIECES: &[(&str, usize)] = &[("unknown", 0), ("bos", 1), ("eos", 2)];
+
 impl Vocabulary {
-    fn read(metadata: &Metadata<'_>) -> Result<Self> {
+    fn read(metadata: &Metadata<'_>, usual: &'static [(&'static str, usize)]) -> Result<Self> {
         let tokens = metadata.texts(TOKENS)?.unwrap_or_default();
         let types = metadata.counts(TYPES)?.unwrap_or_else(|| vec![1; tokens.len()]);
         if types.len() != tokens.len() {
@@ -57,7 +62,7 @@ impl Vocabulary {
             5 => Kind::Unused,
             _ => Kind::Text,
         };
-        Ok(Self { tokens, kinds: types.into_iter().map(kind).collect() })
+        Ok(Self { tokens, kinds: types.into_iter().map(kind).collect(), usual })
     }
 
     fn each(&self) -> impl Iterator<Item = (usize, &str, Kind)> {
@@ -79,10 +84,12 @@ impl Vocabulary {
         added.map(token).collect()
     }
 
-    /// The text of the token whose id is at `key`.
-    fn named(&self, metadata: &Metadata<'_>, key: &str) -> Result<Option<(usize, &str)>> {
-        let Some(id) = metadata.count(key)? else { return Ok(None) };
-        let token = self.tokens.get(id).ok_or_else(|| metadata.error(key, format!("there is no token {id}")))?;
+    /// The special token `name`, such as `bos`: its id and its text.
+    fn named(&self, metadata: &Metadata<'_>, name: &str) -> Result<Option<(usize, &str)>> {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        let usual = self.usual.iter().find(|(known, _)| *known == name).map(|(_, id)| *id);
+        let Some(id) = metadata.count(&key)?.or(usual) else { return Ok(None) };
+        let token = self.tokens.get(id).ok_or_else(|| metadata.error(&key, format!("there is no token {id}")))?;
         Ok(Some((id, token)))
     }
 }
@@ -95,14 +102,19 @@ pub fn files(metadata: &Metadata<'_>) -> Result<Vec<(&'static str, Value)>> {
     let Some(model) = metadata.text(MODEL)?.filter(|model| model != "none" && model != "no_vocab") else {
         return Ok(Vec::new());
     };
-    let vocabulary = Vocabulary::read(metadata)?;
-    let (tokenizer, adds_bos) = match model.as_str() {
-        "gpt2" => byte_level(metadata, &vocabulary)?,
-        "llama" => (sentence_pieces(metadata, &vocabulary)?, true),
+    let (vocabulary, mut tokenizer, adds_bos);
+    match model.as_str() {
+        "gpt2" => {
+            vocabulary = Vocabulary::read(metadata, &[])?;
+            (tokenizer, adds_bos) = byte_level(metadata, &vocabulary)?;
+        }
+        "llama" => {
+            vocabulary = Vocabulary::read(metadata, OF_PIECES)?;
+            (tokenizer, adds_bos) = (sentence_pieces(metadata, &vocabulary)?, true);
+        }
         other => return Err(metadata.error(MODEL, format!("{other:?} is not supported: expected gpt2 or llama"))),
-    };
+    }
     let processor = post_processor(metadata, &vocabulary, adds_bos)?;
-    let mut tokenizer = tokenizer;
     tokenizer.insert("version".into(), "1.0".into());
     tokenizer.insert("added_tokens".into(), vocabulary.added_tokens().into());
     tokenizer.insert("post_processor".into(), processor);
@@ -147,7 +159,7 @@ fn sentence_pieces(metadata: &Metadata<'_>, vocabulary: &Vocabulary) -> Result<M
         let message = format!("expected one for each of {} tokens, found {}", vocabulary.tokens.len(), scores.len());
         return Err(metadata.error(SCORES, message));
     }
-    let unknown = vocabulary.named(metadata, "tokenizer.ggml.unknown_token_id")?.map(|(_, token)| token);
+    let unknown = vocabulary.named(metadata, "unknown")?.map(|(_, token)| token);
     let has_prefix = metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
     let mut normalizers = vec![replace(" ", SPACE)];
@@ -185,12 +197,11 @@ fn merges(vocabulary: &Vocabulary, scores: &[f64]) -> Vec<[String; 2]> {
 
 /// What stands before and behind a text.
 fn post_processor(metadata: &Metadata<'_>, vocabulary: &Vocabulary, adds_bos: bool) -> Result<Value> {
-    let named = |key: &str, flag: &str, default: bool| -> Result<_> {
-        let is_added = metadata.flag(flag)?.unwrap_or(default);
-        Ok(vocabulary.named(metadata, key)?.filter(|_| is_added))
+    let added = |name: &str, default: bool| -> Result<_> {
+        let is_added = metadata.flag(&format!("tokenizer.ggml.add_{name}_token"))?.unwrap_or(default);
+        Ok(vocabulary.named(metadata, name)?.filter(|_| is_added))
     };
-    let bos = named("tokenizer.ggml.bos_token_id", "tokenizer.ggml.add_bos_token", adds_bos)?;
-    let eos = named("tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_eos_token", false)?;
+    let (bos, eos) = (added("bos", adds_bos)?, added("eos", false)?);
     let special = |(_, token): &(usize, &str)| json!({"SpecialToken": {"id": token, "type_id": 0}});
     let text = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
     let around = |name| bos.iter().map(special).chain([text(name)]).chain(eos.iter().map(special)).collect::<Vec<_>>();
@@ -206,7 +217,7 @@ fn post_processor(metadata: &Metadata<'_>, vocabulary: &Vocabulary, adds_bos: bo
 fn tokenizer_config(metadata: &Metadata<'_>, vocabulary: &Vocabulary) -> Result<Value> {
     let mut config = Map::new();
     for (name, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
-        if let Some((_, token)) = vocabulary.named(metadata, &format!("tokenizer.ggml.{key}_token_id"))? {
+        if let Some((_, token)) = vocabulary.named(metadata, key)? {
             config.insert(format!("{name}_token"), token.into());
         }
     }
@@ -230,7 +241,7 @@ fn tokenizer_config(metadata: &Metadata<'_>, vocabulary: &Vocabulary) -> Result<
 fn end_of_text(metadata: &Metadata<'_>, vocabulary: &Vocabulary) -> Result<Vec<usize>> {
     let mut ids = Vec::new();
     for name in ["eos", "eot", "eom"] {
-        ids.extend(vocabulary.named(metadata, &format!("tokenizer.ggml.{name}_token_id"))?.map(|(id, _)| id));
+        ids.extend(vocabulary.named(metadata, name)?.map(|(id, _)| id));
     }
     let ends_turn = |(_, token, kind): &(usize, &str, Kind)| *kind == Kind::Control && END_OF_TURN.contains(token);
     ids.extend(vocabulary.each().filter(ends_turn).map(|(id, _, _)| id));
