@@ -57,7 +57,9 @@ impl Files {
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         match self {
             Self::Directory(directory) => directory.join(name),
-            Self::Embedded(_) | Self::Made(_) => format!("{}:{}", self.root().display(), name.as_ref().display()).into(),
+            Self::Embedded(_) | Self::Made(_) => {
+                format!("{}:{}", self.root().display(), name.as_ref().display()).into()
+            }
         }
     }
 

@@ -121,7 +121,10 @@ fn what_is_not_supported_is_refused_by_the_files_own_names() {
     let llama = || Parts::of("llama.gguf");
     let vocabulary = |count: usize| Value::Array((0..count).map(|id| text(&format!("t{id}"))).collect());
     for (parts, said) in [
-        (llama().set("general.architecture", text("gemma3")), &["general.architecture", "gemma3", "nemotron_h_moe"][..]),
+        (
+            llama().set("general.architecture", text("gemma3")),
+            &["general.architecture", "gemma3", "nemotron_h_moe"][..],
+        ),
         (llama().without("general.architecture"), &["general.architecture", "missing"]),
         (llama().without("llama.block_count"), &["llama.block_count", "missing"]),
         (llama().set("llama.block_count", text("two")), &["llama.block_count", "whole number", "two"]),
@@ -338,7 +341,8 @@ struct Tokenized {
 fn tokenizers_of_every_kind_give_the_ids_that_their_own_library_gives() {
     let folder = root("tests/gguf/tokenizers");
     for name in ["gpt-2", "refact", "llama-bpe", "dbrx", "qwen2", "tekken", "deepseek-v3", "llama"] {
-        let checkpoint = Checkpoint::open(&folder.join(format!("{name}.gguf"))).unwrap_or_else(|error| panic!("{error}"));
+        let checkpoint =
+            Checkpoint::open(&folder.join(format!("{name}.gguf"))).unwrap_or_else(|error| panic!("{error}"));
         let tokenizer = checkpoint.tokenizer().unwrap();
         let answers = std::fs::read(folder.join(format!("{name}.json"))).unwrap();
         let Tokenized { texts, ids, decoded } = serde_json::from_slice(&answers).unwrap();

@@ -141,11 +141,16 @@ mod tests {
         let undone = |change: Change, values: &[f32]| {
             change.undo(rows(values)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
-        assert_eq!(undone(Change::Paired { head_dim: 4 }, &[0., 2., 1., 3., 4., 6., 5., 7.]), [0., 1., 2., 3., 4., 5., 6., 7.]);
+        assert_eq!(
+            undone(Change::Paired { head_dim: 4 }, &[0., 2., 1., 3., 4., 6., 5., 7.]),
+            [0., 1., 2., 3., 4., 5., 6., 7.]
+        );
         assert_eq!(undone(Change::NegatedExp, &[-1.0]), [0.0]);
         // Two heads with three rows of two, which lie there as two rows of three.
-        let stored = Tensor::from_slice(&[0f32, 2., 4., 1., 3., 5., 6., 8., 10., 7., 9., 11.], (6, 2), &Device::Cpu).unwrap();
-        let undone = Change::Transposed { heads: 2 }.undo(stored).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let stored =
+            Tensor::from_slice(&[0f32, 2., 4., 1., 3., 5., 6., 8., 10., 7., 9., 11.], (6, 2), &Device::Cpu).unwrap();
+        let undone =
+            Change::Transposed { heads: 2 }.undo(stored).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(undone.is_sorted(), "{undone:?}");
     }
 }

@@ -255,7 +255,9 @@ impl<'a> Found<'a> {
         let row = match stored.storage.bytes_of(rest.iter().product()) {
             Some(row) => row,
             None if is_whole => 0,
-            None => return Err(wrong("rows of whole blocks".into(), format!("{shape:?} in {}", stored.storage.name()))),
+            None => {
+                return Err(wrong("rows of whole blocks".into(), format!("{shape:?} in {}", stored.storage.name())));
+            }
         };
         let first = place.index.unwrap_or(0) * blocks * block;
         Ok(Self { entry, dtype, is_whole, row, first, lanes, blocks })

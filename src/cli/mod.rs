@@ -35,7 +35,7 @@ enum Command {
 /// The flags of every command that computes.
 #[derive(Clone, Debug, Args)]
 struct ModelArgs {
-    /// The checkpoint: a directory, or a safetensors file [default: nano, which is embedded].
+    /// The checkpoint: a directory, or a safetensors or GGUF file [default: nano, which is embedded].
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Run on the CPU even where there is a GPU.

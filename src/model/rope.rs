@@ -91,7 +91,9 @@ impl RopeSpec {
                 };
                 plain.map(|frequency| stretched(frequency, factor, 1.0 - kept(frequency))).collect()
             }
-            Scaling::Factors(ref factors) => plain.zip(&**factors).map(|(frequency, factor)| frequency / factor).collect(),
+            Scaling::Factors(ref factors) => {
+                plain.zip(&**factors).map(|(frequency, factor)| frequency / factor).collect()
+            }
             Scaling::Yarn { factor, beta_fast, beta_slow, original, truncate, .. } => {
                 let (low, high) = self.ramp(beta_fast, beta_slow, original, truncate);
                 let share = |j: usize| ((j as f64 - low) / (high - low)).clamp(0.0, 1.0);
@@ -187,9 +189,9 @@ impl Positions {
 mod tests {
     use super::*;
 
-    fn turned(spec: RopeSpec, x: &[f32]) -> Vec<f32> {
+    fn turned(spec: &RopeSpec, x: &[f32]) -> Vec<f32> {
         let x = Tensor::from_slice(x, (1, 1, x.len()), &Device::Cpu).unwrap();
-        Rope::at(&spec, 7, 1, &Device::Cpu).unwrap().rotate(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        Rope::at(spec, 7, 1, &Device::Cpu).unwrap().rotate(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 
     fn assert_close(got: &[f32], want: &[f64]) {
@@ -209,10 +211,10 @@ mod tests {
             3. * fast.cos() + fast.sin(),
             4. * slow.cos() + 2. * slow.sin(),
         ];
-        assert_close(&turned(halves.clone(), &[1., 2., 3., 4.]), &want);
-        assert_close(&turned(halves.clone(), &[1., 2., 3., 4., 5., 6.]), &[want.as_slice(), &[5., 6.]].concat());
+        assert_close(&turned(&halves, &[1., 2., 3., 4.]), &want);
+        assert_close(&turned(&halves, &[1., 2., 3., 4., 5., 6.]), &[want.as_slice(), &[5., 6.]].concat());
         let neighbours = RopeSpec { pairing: Pairing::Neighbours, ..halves };
-        assert_close(&turned(neighbours, &[1., 3., 2., 4.]), &[want[0], want[2], want[1], want[3]]);
+        assert_close(&turned(&neighbours, &[1., 3., 2., 4.]), &[want[0], want[2], want[1], want[3]]);
     }
 
     #[test]

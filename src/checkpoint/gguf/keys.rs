@@ -210,29 +210,24 @@ impl<'a> Config<'a> {
 
     fn yarn(&self) -> Result<Map<String, Value>> {
         let metadata = &self.file.metadata;
-        let mut keys = object(json!({"rope_type": "yarn"}));
+        if let Some(factor) = metadata.float("rope.scaling.yarn_ext_factor")?.filter(|factor| *factor != 1.0) {
+            let message = format!("{factor} is not supported here, only 1");
+            return Err(metadata.error("rope.scaling.yarn_ext_factor", message));
+        }
+        let original = metadata.count("rope.scaling.original_context_length")?;
+        let mut keys = object(json!({"rope_type": "yarn", "original_max_position_embeddings": original}));
         for (key, from) in [
             ("factor", "rope.scaling.factor"),
-            ("original_max_position_embeddings", "rope.scaling.original_context_length"),
             ("beta_fast", "rope.scaling.yarn_beta_fast"),
             ("beta_slow", "rope.scaling.yarn_beta_slow"),
             ("attention_factor", "rope.scaling.yarn_attn_factor"),
         ] {
-            match metadata.float(from)? {
-                Some(number) if key.starts_with("original") => drop(keys.insert(key.into(), json!(number as u64))),
-                Some(number) => drop(keys.insert(key.into(), number.into())),
-                None => {}
-            }
+            keys.insert(key.into(), metadata.float(from)?.into());
         }
-        match metadata.float("rope.scaling.yarn_ext_factor")? {
-            Some(factor) if factor != 1.0 => {
-                Err(metadata.error("rope.scaling.yarn_ext_factor", format!("{factor} is not supported here, only 1")))
-            }
-            _ => Ok(keys),
-        }
+        Ok(keys)
     }
 
-    /// The state-space layers, in keys that begin with `prefix`; their number of heads is `heads`.
+    /// The state-space layers, in the keys that the family has for them.
     fn state_space(&mut self, [heads, head_dim, state, groups, taps]: [&str; 5]) -> Result<()> {
         let metadata = &self.file.metadata;
         let (inner, count) = (metadata.needed("ssm.inner_size")?, metadata.needed("ssm.time_step_rank")?);
@@ -244,16 +239,17 @@ impl<'a> Config<'a> {
         self.needed(&[(state, "ssm.state_size"), (groups, "ssm.group_count"), (taps, "ssm.conv_kernel")])
     }
 
-    /// The experts of a token, and whose sigmoids or softmax choose them.
-    fn router(&mut self) -> Result<bool> {
+    /// Whether sigmoids choose a token's experts, or else a softmax.
+    fn has_sigmoids(&mut self) -> Result<bool> {
         const SIGMOID: usize = 2;
         let key = "expert_gating_func";
         match self.file.metadata.count(key)? {
             None | Some(0 | 1) => Ok(false),
             Some(SIGMOID) => Ok(true),
-            Some(other) => {
-                Err(self.file.metadata.error(key, format!("{other} is not supported: expected 1 (softmax) or 2 (sigmoid)")))
-            }
+            Some(other) => Err(self
+                .file
+                .metadata
+                .error(key, format!("{other} is not supported: expected 1 (softmax) or 2 (sigmoid)"))),
         }
     }
 }
@@ -302,7 +298,7 @@ fn qwen3(config: &mut Config<'_>) -> Result<&'static str> {
 
 fn qwen3_moe(config: &mut Config<'_>) -> Result<&'static str> {
     qwen3(config)?;
-    if config.router()? {
+    if config.has_sigmoids()? {
         return Err(config.file.metadata.error("expert_gating_func", "2 (sigmoid) is not supported here"));
     }
     let is_normalized = config.file.metadata.flag("expert_weights_norm")?.unwrap_or(true);
@@ -371,7 +367,11 @@ fn granite(config: &mut Config<'_>) -> Result<&'static str> {
     let is_rotated = config.file.metadata.flag("rope.scaling.finetuned")?.unwrap_or(true);
     config.put("position_embedding_type", if is_rotated { "rope" } else { "nope" });
     config.put("num_local_experts", 0);
-    config.counts(&[INTERMEDIATE, ("num_local_experts", "expert_count"), ("num_experts_per_tok", "expert_used_count")])?;
+    config.counts(&[
+        INTERMEDIATE,
+        ("num_local_experts", "expert_count"),
+        ("num_experts_per_tok", "expert_used_count"),
+    ])?;
     config.counts(&[
         ("shared_intermediate_size", "feed_forward_length"),
         ("shared_intermediate_size", "expert_shared_feed_forward_length"),
@@ -390,17 +390,16 @@ fn falcon_h1(config: &mut Config<'_>) -> Result<&'static str> {
         ("mamba_rms_norm", "ssm_norm.weight"),
     ]);
     config.put("mamba_norm_before_gate", false); // which is how llama.cpp computes
+    if !config.file.has("output.weight") {
+        tracing::warn!("the head is the embedding, by whose multiplier it was multiplied: its logits are llama.cpp's");
+    }
     Ok("falcon_h1")
 }
 
 fn nemotron_h(config: &mut Config<'_>) -> Result<&'static str> {
     config.attention()?;
     config.state_space(["mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "conv_kernel"])?;
-    config.biases(&[
-        ("use_bias", "ssm_in.bias"),
-        ("use_conv_bias", "ssm_conv1d.bias"),
-        ("mlp_bias", "ffn_up.bias"),
-    ]);
+    config.biases(&[("use_bias", "ssm_in.bias"), ("use_conv_bias", "ssm_conv1d.bias"), ("mlp_bias", "ffn_up.bias")]);
     let kinds: Vec<&str> = (0..config.num_layers).map(|layer| nemotron_layer(config, layer)).collect();
     if let Some(layer) = kinds.iter().position(|kind| *kind == "mlp") {
         let width = config.file.rows(&format!("blk.{layer}.ffn_up.weight"))?;
@@ -462,7 +461,7 @@ fn deepseek2(config: &mut Config<'_>) -> Result<&'static str> {
         ("n_shared_experts", "expert_shared_count"),
         ("moe_intermediate_size", "expert_feed_forward_length"),
     ])?;
-    if config.router()? {
+    if config.has_sigmoids()? {
         sigmoids(config)?;
         return Ok("deepseek_v3");
     }

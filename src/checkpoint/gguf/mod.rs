@@ -32,8 +32,11 @@ use metadata::Metadata;
 /// How such files end.
 pub const ENDING: &str = ".gguf";
 
+/// What the name of the first of several files has behind its stem.
+const FIRST_PART: &str = "-00001-of-";
+
 /// No model is split into more files.
-const MOST_PARTS: usize = 1000;
+const MOST_PARTS: u64 = 1000;
 
 /// What the first file of a model says of it, and the tensors of all of its files.
 pub struct Gguf<'a> {
@@ -50,10 +53,7 @@ impl<'a> Gguf<'a> {
         let of_file = |(bytes, file): &'a (&'a [u8], Container<'a>)| {
             file.tensors.iter().map(|tensor| (tensor.name, (*bytes, tensor)))
         };
-        Ok(Self {
-            metadata: Metadata::new(path, &first.metadata)?,
-            tensors: files.iter().flat_map(of_file).collect(),
-        })
+        Ok(Self { metadata: Metadata::new(path, &first.metadata)?, tensors: files.iter().flat_map(of_file).collect() })
     }
 
     /// Whether there is a tensor of this name.
@@ -63,7 +63,8 @@ impl<'a> Gguf<'a> {
 
     /// Whether some layer has a tensor of this name.
     pub fn is_in_layers(&self, tensor: &str) -> bool {
-        let within = |name: &str| name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(_, end)| end == tensor);
+        let within =
+            |name: &str| name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(_, end)| end == tensor);
         self.tensors.keys().any(|name| within(name) == Some(true))
     }
 
@@ -85,20 +86,19 @@ impl<'a> Gguf<'a> {
     }
 }
 
-/// The one GGUF file of a directory that has no safetensors, or the first of those that one was split into.
+/// The GGUF file of a directory that has no safetensors, or the first of those that one was split into.
 ///
 /// # Errors
 /// There are several, or the directory can't be read.
 pub fn only_in(directory: &Files) -> Result<Option<OsString>> {
     let names = directory.names()?;
-    let ends = |name: &OsString, ending: &str| name.to_string_lossy().ends_with(ending);
-    if names.iter().any(|name| ends(name, ".safetensors")) {
+    let texts: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+    if texts.iter().any(|name| name.ends_with(".safetensors")) {
         return Ok(None);
     }
-    match names.iter().find(|name| name.to_string_lossy().contains("-00001-of-") && ends(name, ENDING)) {
-        Some(first) if names.iter().filter(|name| name.to_string_lossy().contains("-00001-of-")).count() == 1 => {
-            Ok(Some(first.clone()))
-        }
+    let mut firsts = texts.iter().filter(|name| name.contains(FIRST_PART) && name.ends_with(ENDING));
+    match (firsts.next(), firsts.next()) {
+        (Some(first), None) => Ok(Some(first.as_ref().into())),
         _ => only(directory, ENDING),
     }
 }
@@ -134,26 +134,24 @@ fn parts(path: &Path) -> Result<(Files, Vec<PathBuf>)> {
         return Err(Error::not_found(path, "no such GGUF file"));
     };
     let directory = Files::Directory(directory.to_owned());
-    let map = directory.map(name)?;
-    let container = parse(path, &map)?;
-    let metadata = Metadata::new(path, &container.metadata);
-    let count = match metadata {
-        Ok(metadata) => metadata.count("split.count")?.unwrap_or(1),
-        Err(_) => container.metadata.get("split.count").map_or(1, |_| 0), // only the first part has an architecture
-    };
+    let count = count_parts(&parse(path, &directory.map(name)?)?);
     if count == 1 {
         return Ok((directory, vec![name.into()]));
     }
-    let named = name.to_string_lossy();
-    let first = named.strip_suffix(ENDING).and_then(|stem| stem.strip_suffix(&format!("-00001-of-{count:05}")));
-    match first {
-        Some(stem) if count <= MOST_PARTS => {
-            Ok((directory, (1..=count).map(|at| format!("{stem}-{at:05}-of-{count:05}{ENDING}").into()).collect()))
-        }
-        _ => {
-            let message = "part of a model that is split: name the first part, which ends in -00001-of-0000N.gguf";
-            Err(Error::checkpoint(path, message))
-        }
+    let name = name.to_string_lossy();
+    let ending = format!("{FIRST_PART}{count:05}{ENDING}");
+    let stem = name.strip_suffix(&ending).filter(|_| count <= MOST_PARTS).ok_or_else(|| {
+        let message = "part of a model that is split: name the first part, which ends in -00001-of-0000N.gguf";
+        Error::checkpoint(path, message)
+    })?;
+    Ok((directory, (1..=count).map(|at| format!("{stem}-{at:05}-of-{count:05}{ENDING}").into()).collect()))
+}
+
+/// How many files the model has that this one is of. Only the first needs to say anything else of it.
+fn count_parts(file: &Container<'_>) -> u64 {
+    match file.metadata.get("split.count") {
+        Some(container::Value::Natural(count)) => *count,
+        _ => 1,
     }
 }
 

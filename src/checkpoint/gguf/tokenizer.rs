@@ -102,18 +102,14 @@ pub fn files(metadata: &Metadata<'_>) -> Result<Vec<(&'static str, Value)>> {
     let Some(model) = metadata.text(MODEL)?.filter(|model| model != "none" && model != "no_vocab") else {
         return Ok(Vec::new());
     };
-    let (vocabulary, mut tokenizer, adds_bos);
-    match model.as_str() {
-        "gpt2" => {
-            vocabulary = Vocabulary::read(metadata, &[])?;
-            (tokenizer, adds_bos) = byte_level(metadata, &vocabulary)?;
-        }
-        "llama" => {
-            vocabulary = Vocabulary::read(metadata, OF_PIECES)?;
-            (tokenizer, adds_bos) = (sentence_pieces(metadata, &vocabulary)?, true);
-        }
+    let has_pieces = match model.as_str() {
+        "gpt2" => false,
+        "llama" => true,
         other => return Err(metadata.error(MODEL, format!("{other:?} is not supported: expected gpt2 or llama"))),
-    }
+    };
+    let vocabulary = Vocabulary::read(metadata, if has_pieces { OF_PIECES } else { &[] })?;
+    let (mut tokenizer, adds_bos) =
+        if has_pieces { (sentence_pieces(metadata, &vocabulary)?, true) } else { byte_level(metadata, &vocabulary)? };
     let processor = post_processor(metadata, &vocabulary, adds_bos)?;
     tokenizer.insert("version".into(), "1.0".into());
     tokenizer.insert("added_tokens".into(), vocabulary.added_tokens().into());
@@ -205,9 +201,10 @@ fn post_processor(metadata: &Metadata<'_>, vocabulary: &Vocabulary, adds_bos: bo
     let special = |(_, token): &(usize, &str)| json!({"SpecialToken": {"id": token, "type_id": 0}});
     let text = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
     let around = |name| bos.iter().map(special).chain([text(name)]).chain(eos.iter().map(special)).collect::<Vec<_>>();
-    let tokens = bos.iter().chain(&eos).map(|(id, token)| {
-        ((*token).to_owned(), json!({"id": token, "ids": [id], "tokens": [token]}))
-    });
+    let tokens = bos
+        .iter()
+        .chain(&eos)
+        .map(|(id, token)| ((*token).to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})));
     let pair = [around("A"), around("B")].concat();
     Ok(json!({"type": "TemplateProcessing", "single": around("A"), "pair": pair,
               "special_tokens": tokens.collect::<Map<_, _>>()}))
@@ -270,7 +267,8 @@ impl Pre {
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const GPT4: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK_V3: &str = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
@@ -293,14 +291,7 @@ static PRE_TOKENIZERS: [Pre; 13] = [
     Pre::new(&["deepseek-v3", "joyai-llm", "hunyuan-dense"], &[r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3]),
     Pre::new(
         &["deepseek-llm"],
-        &[
-            r"[\r\n]",
-            DEEPSEEK_LETTERS,
-            r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
-            r"\s+$",
-            "[一-龥ࠀ-一가-퟿]+",
-            r"\p{N}+",
-        ],
+        &[r"[\r\n]", DEEPSEEK_LETTERS, r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", "[一-龥ࠀ-一가-퟿]+", r"\p{N}+"],
     ),
     Pre::new(&["deepseek-coder"], &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"]),
     Pre::new(&["falcon"], &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
