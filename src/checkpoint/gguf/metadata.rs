@@ -13,7 +13,7 @@ pub const ARCHITECTURE: &str = "general.architecture";
 /// What keys begin with that belong to no architecture.
 const SHARED: [&str; 3] = ["general.", "tokenizer.", "split."];
 
-/// A file's metadata. Keys are the whole ones of the file where they begin as in [`SHARED`], and else those of the
+/// A file's metadata. Keys are the whole ones of the file where they are `general.`, `tokenizer.` or `split.`, and else those of the
 /// architecture without its name.
 #[derive(Debug)]
 pub struct Metadata<'a> {
