@@ -1,4 +1,4 @@
-//! The files of a model, on the disk or in the program: small ones are read whole, large ones are mapped. What stands at
+//! The files of a model, on the disk, in the program or made of another file: small ones are read whole, large ones are mapped. What stands at
 //! a path on the disk is not trusted.
 
 use std::borrow::Cow;
@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
@@ -20,6 +21,8 @@ pub enum Files {
     Directory(PathBuf),
     /// Those in the program itself.
     Embedded(&'static Embedded),
+    /// Those that were made of another file.
+    Made(Arc<Made>),
 }
 
 /// Files in the program itself.
@@ -30,20 +33,33 @@ pub struct Embedded {
     pub files: &'static [(&'static str, &'static [u8])],
 }
 
+/// Files that were made of another one.
+#[derive(Debug)]
+pub struct Made {
+    /// The file that they were made of; messages have it in place of a directory.
+    pub path: PathBuf,
+    /// The name and the bytes of each.
+    pub files: Vec<(&'static str, Vec<u8>)>,
+}
+
 impl Files {
     /// The directory, or what stands for it in messages.
     pub fn root(&self) -> &Path {
         match self {
             Self::Directory(directory) => directory,
             Self::Embedded(embedded) => Path::new(embedded.id),
+            Self::Made(made) => &made.path,
         }
     }
 
-    /// Where the file `name` is or would be, for messages: `nano:config.json` is embedded.
+    /// Where the file `name` is or would be, for messages: `nano:config.json` is embedded, and `model.gguf:config.json` was
+    /// made of model.gguf.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         match self {
             Self::Directory(directory) => directory.join(name),
-            Self::Embedded(embedded) => format!("{}:{}", embedded.id, name.as_ref().display()).into(),
+            Self::Embedded(_) | Self::Made(_) => {
+                format!("{}:{}", self.root().display(), name.as_ref().display()).into()
+            }
         }
     }
 
@@ -52,6 +68,7 @@ impl Files {
         match self {
             Self::Directory(directory) => directory.join(name).exists(),
             Self::Embedded(embedded) => embedded.get(name.as_ref()).is_some(),
+            Self::Made(made) => made.get(name.as_ref()).is_some(),
         }
     }
 
@@ -59,7 +76,7 @@ impl Files {
     pub fn has_directory(&self, name: impl AsRef<Path>) -> bool {
         match self {
             Self::Directory(directory) => directory.join(name).is_dir(),
-            Self::Embedded(_) => false,
+            Self::Embedded(_) | Self::Made(_) => false,
         }
     }
 
@@ -75,6 +92,7 @@ impl Files {
                 names.map_err(|error| Error::io(directory, error))?
             }
             Self::Embedded(embedded) => embedded.files.iter().map(|(name, _)| name.into()).collect(),
+            Self::Made(made) => made.files.iter().map(|(name, _)| name.into()).collect(),
         };
         names.sort();
         Ok(names)
@@ -83,15 +101,17 @@ impl Files {
     /// The bytes of the file `name`; none if nothing is there. A link that leads nowhere is an error.
     ///
     /// # Errors
-    /// What is there is not a file, can't be read, or is larger than `limit` bytes, which is not asked of embedded ones.
+    /// What is there is not a file, can't be read, or is larger than `limit` bytes, which only those in directories are
+    /// asked.
     pub fn read_if_present(&self, name: impl AsRef<Path>, limit: u64) -> Result<Option<Cow<'static, [u8]>>> {
         match self {
             Self::Directory(directory) => Ok(read_if_present(&directory.join(name), limit)?.map(Cow::Owned)),
             Self::Embedded(embedded) => Ok(embedded.get(name.as_ref()).map(Cow::Borrowed)),
+            Self::Made(made) => Ok(made.get(name.as_ref()).map(|bytes| Cow::Owned(bytes.to_vec()))),
         }
     }
 
-    /// The bytes of the file `name`, however large it is.
+    /// The bytes of the file `name`, however large it is. Nothing large is made of other files.
     ///
     /// # Errors
     /// There is no such file, or it can't be read.
@@ -103,6 +123,7 @@ impl Files {
                 let missing = || Error::not_found(&self.path(&name), "no such file is embedded");
                 Ok(Bytes(Held::Embedded(bytes.ok_or_else(missing)?)))
             }
+            Self::Made(_) => Err(Error::not_found(&self.path(&name), "no such file was made")),
         }
     }
 }
@@ -110,6 +131,12 @@ impl Files {
 impl Embedded {
     fn get(&self, name: &Path) -> Option<&'static [u8]> {
         self.files.iter().find(|(known, _)| Path::new(known) == name).map(|(_, bytes)| *bytes)
+    }
+}
+
+impl Made {
+    fn get(&self, name: &Path) -> Option<&[u8]> {
+        self.files.iter().find(|(known, _)| Path::new(known) == name).map(|(_, bytes)| bytes.as_slice())
     }
 }
 

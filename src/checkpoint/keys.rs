@@ -60,10 +60,16 @@ impl Keys {
 
     /// So many numbers in `range`.
     pub fn floats<const N: usize>(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<[f64; N]>> {
-        let expected = format!("a list of {N} numbers from {:e} to {:e}", range.start(), range.end());
+        let wrong = |found: Vec<f64>| self.error(key, format!("expected {N} numbers, found {}", found.len()));
+        self.numbers(key, range)?.map(|numbers| numbers.try_into().map_err(wrong)).transpose()
+    }
+
+    /// Numbers in `range`.
+    pub fn numbers(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<Vec<f64>>> {
+        let expected = format!("a list of numbers from {:e} to {:e}", range.start(), range.end());
         self.read(key, &expected, |value| {
             let numbers = value.as_array()?.iter().map(|value| number(value).filter(|number| range.contains(number)));
-            numbers.collect::<Option<Vec<_>>>()?.try_into().ok()
+            numbers.collect()
         })
     }
 

@@ -1,14 +1,16 @@
 //! Checkpoints: from files, on the disk or in the program, to a loaded model.
 //!
-//! In reading order: [`shard`] is one safetensors file, [`index`] says which of several holds which tensor, [`tensors`]
-//! are all of a checkpoint's tensors by name, [`keys`] the typed config.json; [`evidence`] is what tensors say by their
-//! names and shapes, [`native`] weighs both into a [`ModelConfig`], and [`report`] is the account of it that `blazr info`
-//! prints. Published checkpoints are those with a `model_type`: [`published`] is what their config.json have in common,
-//! [`families`] what they have not, and [`names`] where their tensors are.
+//! In reading order: [`storage`] is how numbers are stored, [`shard`] one file of them, [`index`] says which of several
+//! files holds which tensor, [`tensors`] are all of a checkpoint's tensors by name, [`keys`] the typed config.json;
+//! [`evidence`] is what tensors say by their names and shapes, [`native`] weighs both into a [`ModelConfig`], and
+//! [`report`] is the account of it that `blazr info` prints. Published checkpoints are those with a `model_type`:
+//! [`published`] is what their config.json have in common, [`families`] what they have not, and [`names`] where their
+//! tensors are. [`gguf`] makes the files of a published checkpoint of one in llama.cpp's format.
 
 pub mod evidence;
 pub mod families;
 mod generation;
+pub mod gguf;
 pub mod index;
 pub mod keys;
 pub mod names;
@@ -16,8 +18,10 @@ pub mod native;
 pub mod published;
 pub mod report;
 pub mod shard;
+pub mod storage;
 pub mod tensors;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -52,25 +56,31 @@ pub struct Checkpoint {
     tensors: Tensors,
     config: ModelConfig,
     report: Report,
-    size: Size,
+    sizes: BTreeMap<String, Size>,
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint at `path`, a directory or a safetensors file, and checks that every tensor of the model is
-    /// there with the right shape and type.
+    /// Opens the checkpoint at `path`, a directory or a safetensors or GGUF file, and checks that every tensor of the model
+    /// is there with the right shape and type.
     ///
     /// # Errors
     /// Something is missing, broken or contradictory: the error names the file and the key or tensor.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
             let files = Files::Directory(path.to_owned());
-            return Self::new(name_of(path), Tensors::open(&files)?, files);
+            return match gguf::only_in(&files)? {
+                Some(name) => Self::open_gguf(name_of(path), &path.join(name)),
+                None => Self::new(name_of(path), Tensors::open(&files)?, files),
+            };
+        }
+        if path.is_file() && path.to_string_lossy().ends_with(gguf::ENDING) {
+            return Self::open_gguf(name_of(path), path);
         }
         if let (true, Some(directory), Some(name)) = (path.is_file(), path.parent(), path.file_name()) {
             let files = Files::Directory(directory.to_owned());
             return Self::new(name_of(path), Tensors::of(&files, &[name])?, files);
         }
-        Err(Error::not_found(path, "no such checkpoint directory or safetensors file"))
+        Err(Error::not_found(path, "no such checkpoint directory, safetensors or GGUF file"))
     }
 
     /// Opens a checkpoint that is part of the program, as [`Checkpoint::open`] does one on the disk.
@@ -80,6 +90,11 @@ impl Checkpoint {
     pub fn embedded(embedded: &'static Embedded) -> Result<Self> {
         let files = Files::Embedded(embedded);
         Self::new(embedded.id.to_owned(), Tensors::open(&files)?, files)
+    }
+
+    fn open_gguf(id: String, path: &Path) -> Result<Self> {
+        let (files, tensors) = gguf::open(path)?;
+        Self::new(id, tensors, files)
     }
 
     fn new(id: String, mut tensors: Tensors, files: Files) -> Result<Self> {
@@ -96,7 +111,7 @@ impl Checkpoint {
         Model::load(&config, &Weights::new(&tensors.shapes(), &Device::Cpu))?;
         check_leftovers(&tensors, config.layers.len())?;
         let family = family.map_or(native::FAMILY, |family| family.model_type);
-        Ok(Self { id, family, size: tensors.size_asked_for(), files, tensors, config, report })
+        Ok(Self { id, family, sizes: tensors.sizes_asked_for(), files, tensors, config, report })
     }
 
     /// The same checkpoint, served under another name.
@@ -126,7 +141,12 @@ impl Checkpoint {
 
     /// How many parameters the model has, and their bytes as stored.
     pub fn size(&self) -> Size {
-        self.size
+        self.sizes.values().fold(Size::default(), |sum, size| sum + *size)
+    }
+
+    /// The same for each storage type by itself.
+    pub fn sizes(&self) -> &BTreeMap<String, Size> {
+        &self.sizes
     }
 
     /// A number that other weights and other configurations don't have.
@@ -197,7 +217,10 @@ fn check_leftovers(tensors: &Tensors, num_layers: usize) -> Result<()> {
     let is_left = |name: &&str| !is_computed(name) && !is_behind(name) && !is_empty(name);
     let leftovers: Vec<&str> = tensors.not_asked_for().into_iter().filter(is_left).collect();
     if let Some(name) = leftovers.iter().find(|name| MODEL_ROOTS.iter().any(|root| name.starts_with(root))) {
-        let message = format!("tensor {name} is not part of the format: leaving it out would change the model");
+        let message = format!(
+            "tensor {} is not part of the format: leaving it out would change the model",
+            tensors.name_in_file(name)
+        );
         return Err(Error::checkpoint(tensors.file_of(name), message));
     }
     if !leftovers.is_empty() {

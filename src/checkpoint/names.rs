@@ -46,6 +46,8 @@ pub struct Names {
     rules: Vec<Rule>,
     /// Looked for last.
     fallbacks: Vec<Rule>,
+    /// Whether tensors may also have the names of the native format.
+    or_native: bool,
 }
 
 /// A native name, and a name that may be found in its place. Names that end with a dot stand for all that begin so; `{e}` is
@@ -80,12 +82,17 @@ impl Names {
         self
     }
 
+    /// The same, with the native name itself behind a tensor's other names.
+    pub fn or_native(self) -> Self {
+        Self { or_native: true, ..self }
+    }
+
     /// Where the tensor of a native name may lie, the likeliest place first.
     pub fn places(&self, native: &str) -> Vec<Place> {
         let (layer, within) = split_layer(native);
         let by = |rules: &[Rule]| rules.iter().filter_map(|rule| rule.place(layer, within)).collect::<Vec<_>>();
         let mut places = by(&self.rules);
-        if places.is_empty() {
+        if places.is_empty() || self.or_native {
             places.push(Place { name: native.to_owned(), index: None, part: Part::All });
         }
         [places, by(&self.fallbacks)].concat()

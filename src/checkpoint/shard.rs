@@ -1,6 +1,6 @@
-//! One safetensors file: its header checked to the last byte, its data mapped.
+//! One file of tensors, its data mapped; and safetensors, whose header is checked to the last byte.
 //!
-//! The header is parsed here rather than by the `safetensors` crate (whose types are used) because that crate merges
+//! That header is parsed here rather than by the `safetensors` crate (whose types are used) because that crate merges
 //! tensors of the same name and does not say which tensor is broken.
 
 use std::fmt;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
+use super::storage::{Change, Storage};
 use crate::error::{Error, Result};
 use crate::files::{Bytes, Files};
 
@@ -20,10 +21,13 @@ const LENGTH_BYTES: usize = 8;
 const LARGEST_HEADER: usize = 100_000_000;
 
 /// What messages may have to repeat stays short: no model's tensors have longer names or more dimensions.
-const LONGEST_NAME: usize = 512;
+pub const LONGEST_NAME: usize = 512;
 const MOST_DIMENSIONS: usize = 8;
 
-/// A safetensors file.
+/// What all names of a file may begin with.
+const PREFIXES: [&str; 2] = ["model.", "backbone."];
+
+/// A file of tensors.
 #[derive(Debug)]
 pub struct Shard {
     name: PathBuf,
@@ -37,16 +41,25 @@ pub struct Shard {
 pub struct StoredTensor {
     /// The name in the file.
     pub name: String,
+    /// The name that a published checkpoint or the native format has for it.
+    pub known_as: String,
     /// The storage type.
-    pub dtype: Dtype,
+    pub storage: Storage,
     /// The shape.
     pub shape: Vec<usize>,
     /// The bytes in the file.
     pub bytes: Range<usize>,
+    /// What was done to it before it was written.
+    pub change: Change,
 }
 
 impl Shard {
-    /// Maps the file `name` and checks its header.
+    /// A file whose tensors are known.
+    pub fn new(name: PathBuf, path: PathBuf, bytes: Bytes, tensors: Vec<StoredTensor>) -> Self {
+        Self { name, path, bytes, tensors }
+    }
+
+    /// Maps the safetensors file `name` and checks its header.
     ///
     /// # Errors
     /// The file can't be opened, is truncated, or has a header that is not exactly the format's.
@@ -54,7 +67,7 @@ impl Shard {
         let (name, path) = (name.to_owned(), files.path(name));
         let bytes = files.map(&name)?;
         let tensors = parse_header(&bytes).map_err(|reason| Error::checkpoint(&path, reason))?;
-        Ok(Self { name, path, bytes, tensors })
+        Ok(Self::new(name, path, bytes, tensors))
     }
 
     /// The file's name among those of its model.
@@ -67,7 +80,7 @@ impl Shard {
         &self.path
     }
 
-    /// The tensors in the order of their bytes.
+    /// The tensors; those of safetensors in the order of their bytes.
     pub fn tensors(&self) -> &[StoredTensor] {
         &self.tensors
     }
@@ -136,7 +149,22 @@ fn locate(name: String, info: TensorInfo, data_start: usize, data_len: usize) ->
             "tensor {name}: offsets {start} to {end} lie beyond the {data_len} bytes of data: the file is truncated or broken"
         ));
     }
-    Ok(StoredTensor { name, dtype, shape, bytes: data_start + start..data_start + end })
+    let (storage, bytes) = (storage(dtype), data_start + start..data_start + end);
+    Ok(StoredTensor { known_as: native_name(&name).to_owned(), name, storage, shape, bytes, change: Change::None })
+}
+
+fn storage(dtype: Dtype) -> Storage {
+    match dtype {
+        Dtype::F32 => Storage::F32,
+        Dtype::F16 => Storage::F16,
+        Dtype::BF16 => Storage::BF16,
+        other => Storage::Other(other),
+    }
+}
+
+/// A name without the prefix that all names of a file may have.
+pub fn native_name(name: &str) -> &str {
+    PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
 
 /// The format wants every byte of the data to belong to exactly one tensor.

@@ -8,12 +8,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use half::{bf16, f16};
-use safetensors::tensor::Dtype;
 
 use super::index::Index;
 use super::names::{Names, Place};
-use super::shard::{Shard, StoredTensor};
+use super::shard::{Shard, StoredTensor, native_name};
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::model::weights::TensorSource;
@@ -21,23 +19,22 @@ use crate::model::weights::TensorSource;
 /// So much of each tensor goes into the fingerprint.
 const SAMPLE_BYTES: usize = 256;
 
-/// What all names of a file may begin with.
-const PREFIXES: [&str; 2] = ["model.", "backbone."];
-
 /// Where the weights usually are.
 const USUAL: &str = "model.safetensors";
 
-/// The tensors of one or several safetensors files.
+/// The tensors of one or several files.
 #[derive(Debug)]
 pub struct Tensors {
     shards: Vec<Shard>,
-    /// By name without the optional `model.` or `backbone.` before all of them.
+    /// By the name that they are known as.
     by_name: BTreeMap<String, Entry>,
     /// Where the native format's tensors are among them.
     names: Names,
     /// What a loader has asked for.
     asked: RefCell<BTreeSet<String>>,
     origin: PathBuf,
+    /// What a file calls the tensor of a native name, where it has names of its own.
+    name_in_file: Option<fn(&str) -> String>,
 }
 
 #[derive(Debug)]
@@ -53,6 +50,14 @@ pub struct Size {
     pub parameters: usize,
     /// How many bytes they take as stored.
     pub bytes: usize,
+}
+
+impl std::ops::Add for Size {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { parameters: self.parameters + other.parameters, bytes: self.bytes + other.bytes }
+    }
 }
 
 impl Tensors {
@@ -90,12 +95,22 @@ impl Tensors {
             _ => files.root(),
         };
         let origin = origin.to_owned();
-        Ok(Self { by_name: by_name(&shards)?, names: Names::default(), shards, asked: RefCell::default(), origin })
+        Self::new(shards, origin, None)
+    }
+
+    /// The tensors of these files. Where those have names of their own, `name_in_file` tells the one of a native name, and
+    /// tensors may be known by the latter.
+    ///
+    /// # Errors
+    /// A tensor is there twice.
+    pub fn new(shards: Vec<Shard>, origin: PathBuf, name_in_file: Option<fn(&str) -> String>) -> Result<Self> {
+        let (names, asked) = (Names::default(), RefCell::default());
+        Ok(Self { by_name: by_name(&shards)?, names, shards, asked, origin, name_in_file })
     }
 
     /// From now on the native format's tensors are looked for under these names.
     pub fn rename(&mut self, names: Names) {
-        self.names = names;
+        self.names = if self.name_in_file.is_some() { names.or_native() } else { names };
     }
 
     /// The file, or the directory of several files.
@@ -111,6 +126,11 @@ impl Tensors {
     /// A tensor's shape, where there is one of that name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.by_name.get(name).map(|entry| entry.tensor.shape.as_slice())
+    }
+
+    /// The name that a tensor has in its file.
+    pub fn name_in_file<'a>(&'a self, name: &'a str) -> &'a str {
+        self.by_name.get(name).map_or(name, |entry| &entry.tensor.name)
     }
 
     /// How many layers have tensors.
@@ -131,22 +151,23 @@ impl Tensors {
         self.names().filter(|name| !asked.contains(*name)).collect()
     }
 
-    /// What the tensors add up to that a loader has asked for.
-    pub fn size_asked_for(&self) -> Size {
+    /// What the tensors of each storage type add up to that a loader has asked for.
+    pub fn sizes_asked_for(&self) -> BTreeMap<String, Size> {
         let asked = self.asked.borrow();
-        let entries = self.by_name.iter().filter(|(name, _)| asked.contains(*name));
-        entries.fold(Size::default(), |sum, (_, entry)| Size {
-            parameters: sum.parameters + entry.tensor.shape.iter().product::<usize>(),
-            bytes: sum.bytes + entry.tensor.bytes.len(),
-        })
+        let mut sizes: BTreeMap<String, Size> = BTreeMap::new();
+        for (_, Entry { tensor, .. }) in self.by_name.iter().filter(|(name, _)| asked.contains(*name)) {
+            let size = sizes.entry(tensor.storage.name()).or_default();
+            *size = *size + Size { parameters: tensor.shape.iter().product(), bytes: tensor.bytes.len() };
+        }
+        sizes
     }
 
     /// A number that other weights don't have: made of every tensor's name, type and shape, and a sample of its values.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         for (name, entry) in &self.by_name {
-            let StoredTensor { dtype, shape, bytes, .. } = &entry.tensor;
-            (name, format!("{dtype:?}"), shape).hash(&mut hasher);
+            let StoredTensor { storage, shape, bytes, .. } = &entry.tensor;
+            (name, storage.name(), shape).hash(&mut hasher);
             let middle = bytes.start + bytes.len() / 2;
             let sample = StoredTensor { bytes: middle..bytes.end.min(middle + SAMPLE_BYTES), ..entry.tensor.clone() };
             if let Some(shard) = self.shards.get(entry.shard) {
@@ -197,7 +218,9 @@ impl Tensors {
 struct Found<'a> {
     entry: &'a Entry,
     dtype: DType,
-    /// The bytes of a row.
+    /// Whether all of the tensor is wanted.
+    is_whole: bool,
+    /// The bytes of a row, where less is wanted.
     row: usize,
     /// The first row of the matrix that the rows are from.
     first: usize,
@@ -226,14 +249,18 @@ impl<'a> Found<'a> {
         if stored.shape != expected || place.index.is_some_and(|index| matrices.is_none_or(|count| index >= count)) {
             return Err(wrong(format!("shape {expected:?}"), format!("{:?}", stored.shape)));
         }
-        let dtype = match stored.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => return Err(wrong("type F32, F16 or BF16".into(), format!("{other:?}"))),
+        let dtype = stored.storage.dtype();
+        let dtype = dtype.ok_or_else(|| wrong("type F32, F16 or BF16".into(), stored.storage.name()))?;
+        let is_whole = place.index.is_none() && (from, to) == (0, block);
+        let row = match stored.storage.bytes_of(rest.iter().product()) {
+            Some(row) => row,
+            None if is_whole => 0,
+            None => {
+                return Err(wrong("rows of whole blocks".into(), format!("{shape:?} in {}", stored.storage.name())));
+            }
         };
-        let row = rest.iter().product::<usize>() * dtype.size_in_bytes();
-        Ok(Self { entry, dtype, row, first: place.index.unwrap_or(0) * blocks * block, lanes, blocks })
+        let first = place.index.unwrap_or(0) * blocks * block;
+        Ok(Self { entry, dtype, is_whole, row, first, lanes, blocks })
     }
 
     /// The bytes that are wanted of all that the tensor has.
@@ -241,31 +268,35 @@ impl<'a> Found<'a> {
         let (block, from, to) = self.lanes;
         let rows =
             |first: usize, count: usize| bytes.get(first * self.row..(first + count) * self.row).unwrap_or_default();
+        if self.is_whole {
+            return Cow::Borrowed(bytes);
+        }
         if from == 0 && to == block {
             return Cow::Borrowed(rows(self.first, self.blocks * block));
         }
         let starts = (0..self.blocks).map(|at| self.first + at * block + from);
         Cow::Owned(starts.flat_map(|start| rows(start, to - from)).copied().collect())
     }
+
+    /// The tensor on `device`, and how many bytes it has in its file.
+    fn load(&self, shard: &Shard, shape: &[usize], device: &Device) -> Result<(Tensor, usize)> {
+        let stored = &self.entry.tensor;
+        let (tensor, n_bytes) = shard.read(stored, |bytes| {
+            let bytes = &self.select(bytes);
+            (stored.storage.tensor(bytes, shape, device), bytes.len())
+        });
+        Ok((stored.change.undo(tensor?)?, n_bytes))
+    }
 }
 
 impl TensorSource for Tensors {
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
-        let Some(found) = self.find(name, shape)? else { return Ok(None) };
-        let shard = self.shards.get(found.entry.shard).ok_or_else(|| self.missing(name, shape))?;
-        let tensor = shard.read(&found.entry.tensor, |bytes| {
-            let bytes = &found.select(bytes);
-            match found.dtype {
-                DType::F16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f16>(bytes), shape, device),
-                DType::BF16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, bf16>(bytes), shape, device),
-                _ => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape, device),
-            }
-        });
-        Ok(Some(tensor?))
+        self.telling(&|_| {}).tensor(name, shape, device)
     }
 
     fn missing(&self, name: &str, shape: &[usize]) -> Error {
-        let name = self.names.places(name).first().map_or_else(|| name.to_owned(), |place| place.name.clone());
+        let published = || self.names.places(name).first().map_or_else(|| name.to_owned(), |place| place.name.clone());
+        let name = self.name_in_file.map_or_else(published, |in_file| in_file(name));
         Error::checkpoint(&self.origin, format!("tensor {name} is missing; expected it with shape {shape:?}"))
     }
 }
@@ -278,11 +309,11 @@ pub struct Telling<'a> {
 
 impl TensorSource for Telling<'_> {
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
-        let tensor = self.tensors.tensor(name, shape, device)?;
-        if let Some(tensor) = &tensor {
-            (self.loaded)(tensor.elem_count() * tensor.dtype().size_in_bytes());
-        }
-        Ok(tensor)
+        let Some(found) = self.tensors.find(name, shape)? else { return Ok(None) };
+        let shard = self.tensors.shards.get(found.entry.shard).ok_or_else(|| self.missing(name, shape))?;
+        let (tensor, n_bytes) = found.load(shard, shape, device)?;
+        (self.loaded)(n_bytes);
+        Ok(Some(tensor))
     }
 
     fn missing(&self, name: &str, shape: &[usize]) -> Error {
@@ -305,16 +336,12 @@ impl TensorSource for Shapes<'_> {
     }
 }
 
-fn native_name(name: &str) -> &str {
-    PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
-}
-
 fn by_name(shards: &[Shard]) -> Result<BTreeMap<String, Entry>> {
     let mut by_name: BTreeMap<String, Entry> = BTreeMap::new();
     for (index, shard) in shards.iter().enumerate() {
         for tensor in shard.tensors() {
             let entry = Entry { shard: index, tensor: tensor.clone() };
-            if let Some(first) = by_name.insert(native_name(&tensor.name).to_owned(), entry) {
+            if let Some(first) = by_name.insert(tensor.known_as.clone(), entry) {
                 let other = shards.get(first.shard).map_or(shard.path(), Shard::path);
                 let (name, first) = (&tensor.name, &first.tensor.name);
                 let message = format!("tensor {name} is there twice: the other is {first} in {}", other.display());
@@ -326,7 +353,7 @@ fn by_name(shards: &[Shard]) -> Result<BTreeMap<String, Entry>> {
 }
 
 /// The one name that ends in `ending`, if there is any.
-fn only(files: &Files, ending: &str) -> Result<Option<OsString>> {
+pub fn only(files: &Files, ending: &str) -> Result<Option<OsString>> {
     let mut found = files.names()?;
     found.retain(|name| name.to_string_lossy().ends_with(ending));
     if let [first, second, ..] = found.as_slice() {

@@ -34,6 +34,8 @@ struct Info {
     layers: Map<String, Value>,
     parameters: usize,
     weight_bytes: usize,
+    /// How many parameters there are of each storage type.
+    weight_types: Map<String, Value>,
     state_bytes_per_sequence: usize,
     cache_bytes_per_token: usize,
     cache_bytes_at_max_seq_len: usize,
@@ -59,6 +61,7 @@ pub(super) fn run(args: &InfoArgs) -> Result<ExitCode> {
         layers: layers(config),
         parameters: checkpoint.size().parameters,
         weight_bytes: checkpoint.size().bytes,
+        weight_types: checkpoint.sizes().iter().map(|(name, size)| (name.clone(), size.parameters.into())).collect(),
         state_bytes_per_sequence: config.state_bytes(),
         cache_bytes_per_token: config.cache_bytes(1),
         cache_bytes_at_max_seq_len: config.cache_bytes(config.max_seq_len),

@@ -43,7 +43,7 @@ enum Command {
 /// The flags of every command that computes.
 #[derive(Clone, Debug, Args)]
 struct ModelArgs {
-    /// The checkpoint: a directory, a safetensors file, or a model of the Hugging Face Hub as OWNER/NAME[@REVISION]
+    /// The checkpoint: a directory, a safetensors or GGUF file, or a model of the Hugging Face Hub as OWNER/NAME[@REVISION]
     /// [default: nano, which is embedded].
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,

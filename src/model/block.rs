@@ -88,8 +88,8 @@ impl MixerSpec {
     pub(super) fn rope(&self) -> Option<RopeSpec> {
         match self {
             Self::None | Self::Mamba2(_) => None,
-            Self::Mla(spec) => Some(spec.rope),
-            Self::Gqa(gqa) | Self::Parallel(ParallelSpec { gqa, .. }) => gqa.rope,
+            Self::Mla(spec) => Some(spec.rope.clone()),
+            Self::Gqa(gqa) | Self::Parallel(ParallelSpec { gqa, .. }) => gqa.rope.clone(),
         }
     }
 }

@@ -101,7 +101,7 @@ impl Gqa {
     /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' keys and values to `cache`.
     pub fn forward(&self, x: &Tensor, positions: &Positions, cache: &mut GqaCache) -> Result<Tensor> {
         let GqaSpec { num_heads, num_kv_heads, scale, window, .. } = self.spec;
-        let rope = self.spec.rope.map(|rope| positions.rope(rope)).transpose()?;
+        let rope = self.spec.rope.as_ref().map(|rope| positions.rope(rope)).transpose()?;
         let q = prepare(&split_heads(&self.q_proj.forward(x)?, num_heads)?, self.q_norm.as_ref(), rope)?;
         let k = prepare(&split_heads(&self.k_proj.forward(x)?, num_kv_heads)?, self.k_norm.as_ref(), rope)?;
         let k = cache.keys.append(&k)?;

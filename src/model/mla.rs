@@ -109,7 +109,7 @@ impl Mla {
 
     /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' latents to `cache`.
     pub fn forward(&self, x: &Tensor, positions: &Positions, cache: &mut MlaCache) -> Result<Tensor> {
-        let rope = positions.rope(self.spec.rope)?;
+        let rope = positions.rope(&self.spec.rope)?;
         let c_kv = normed(self.w_dkv.forward(x)?, self.kv_norm.as_ref())?.unsqueeze(0)?; // [1, tokens, kv_latent]
         let k_rope = rope.rotate(&self.w_kr.forward(x)?.unsqueeze(0)?)?; // [1, tokens, d_rope]
         let cache = cache.0.append(&Tensor::cat(&[&c_kv, &k_rope], 2)?)?;

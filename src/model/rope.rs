@@ -2,13 +2,14 @@
 //! which its frequencies are stretched for contexts longer than those of the training.
 
 use std::f64::consts::TAU;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
 
 /// What decides the angles.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RopeSpec {
     /// How many elements of a head are rotated, the first ones; even.
     pub width: usize,
@@ -30,7 +31,7 @@ pub enum Pairing {
 }
 
 /// What becomes of the frequencies.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Scaling {
     /// Nothing.
     None,
@@ -66,6 +67,8 @@ pub enum Scaling {
         /// What cosines and sines are multiplied by.
         amplitude: f64,
     },
+    /// Each is divided by a factor of its own: what GGUF files have for Llama 3.1's way.
+    Factors(Arc<[f64]>),
 }
 
 impl RopeSpec {
@@ -87,6 +90,9 @@ impl RopeSpec {
                     ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0)
                 };
                 plain.map(|frequency| stretched(frequency, factor, 1.0 - kept(frequency))).collect()
+            }
+            Scaling::Factors(ref factors) => {
+                plain.zip(&**factors).map(|(frequency, factor)| frequency / factor).collect()
             }
             Scaling::Yarn { factor, beta_fast, beta_slow, original, truncate, .. } => {
                 let (low, high) = self.ramp(beta_fast, beta_slow, original, truncate);
@@ -130,7 +136,7 @@ pub struct Rope {
 impl Rope {
     /// The angles of `tokens` positions from `start` on, computed in f64: at position 100,000 an f32 angle is off by
     /// 0.004 radians.
-    pub fn at(spec: RopeSpec, start: usize, tokens: usize, device: &Device) -> Result<Self> {
+    pub fn at(spec: &RopeSpec, start: usize, tokens: usize, device: &Device) -> Result<Self> {
         let (frequencies, amplitude) = (spec.frequencies(), spec.amplitude());
         let angles = (start..start + tokens).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
         let turned = |angle: f64| ((amplitude * angle.sin()) as f32, (amplitude * angle.cos()) as f32);
@@ -168,13 +174,13 @@ pub struct Positions {
 impl Positions {
     /// `tokens` positions from `start` on, for a model that rotates by `specs`.
     pub fn new(specs: &[RopeSpec], start: usize, tokens: usize, device: &Device) -> Result<Self> {
-        let rope = |spec: &RopeSpec| Ok((*spec, Rope::at(*spec, start, tokens, device)?));
+        let rope = |spec: &RopeSpec| Ok((spec.clone(), Rope::at(spec, start, tokens, device)?));
         Ok(Self { ropes: specs.iter().map(rope).collect::<Result<_>>()? })
     }
 
     /// The angles for `spec`.
-    pub fn rope(&self, spec: RopeSpec) -> Result<&Rope> {
-        let rope = self.ropes.iter().find(|(known, _)| *known == spec).map(|(_, rope)| rope);
+    pub fn rope(&self, spec: &RopeSpec) -> Result<&Rope> {
+        let rope = self.ropes.iter().find(|(known, _)| known == spec).map(|(_, rope)| rope);
         rope.ok_or_else(|| Error::Internal(format!("no angles were computed for {spec:?}")))
     }
 }
@@ -183,7 +189,7 @@ impl Positions {
 mod tests {
     use super::*;
 
-    fn turned(spec: RopeSpec, x: &[f32]) -> Vec<f32> {
+    fn turned(spec: &RopeSpec, x: &[f32]) -> Vec<f32> {
         let x = Tensor::from_slice(x, (1, 1, x.len()), &Device::Cpu).unwrap();
         Rope::at(spec, 7, 1, &Device::Cpu).unwrap().rotate(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
@@ -205,10 +211,10 @@ mod tests {
             3. * fast.cos() + fast.sin(),
             4. * slow.cos() + 2. * slow.sin(),
         ];
-        assert_close(&turned(halves, &[1., 2., 3., 4.]), &want);
-        assert_close(&turned(halves, &[1., 2., 3., 4., 5., 6.]), &[want.as_slice(), &[5., 6.]].concat());
+        assert_close(&turned(&halves, &[1., 2., 3., 4.]), &want);
+        assert_close(&turned(&halves, &[1., 2., 3., 4., 5., 6.]), &[want.as_slice(), &[5., 6.]].concat());
         let neighbours = RopeSpec { pairing: Pairing::Neighbours, ..halves };
-        assert_close(&turned(neighbours, &[1., 3., 2., 4.]), &[want[0], want[2], want[1], want[3]]);
+        assert_close(&turned(&neighbours, &[1., 3., 2., 4.]), &[want[0], want[2], want[1], want[3]]);
     }
 
     #[test]
@@ -217,6 +223,8 @@ mod tests {
         let plain = with(Scaling::None);
         let linear = with(Scaling::Linear { factor: 4.0 });
         assert!(plain.iter().zip(&linear).all(|(a, b)| (a / b - 4.0).abs() < 1e-12));
+        let factors = with(Scaling::Factors((1..=32).map(f64::from).collect()));
+        assert!(plain.iter().zip(&factors).zip(1..).all(|((a, b), factor)| (a / b - f64::from(factor)).abs() < 1e-12));
         let (factor, original) = (8.0, 1024.0);
         let llama3 = with(Scaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original });
         let yarn = Scaling::Yarn { factor, beta_fast: 32.0, beta_slow: 1.0, original, truncate: true, amplitude: 1.0 };

@@ -38,7 +38,7 @@ fn any_mla() -> impl Strategy<Value = MlaSpec> {
         |(queries, latent_norm_eps, pairing)| {
             let MixerSpec::Mla(spec) = mla() else { unreachable!() };
             let (q_latent_dim, rope_from_q_latent) = queries;
-            let rope = RopeSpec { pairing, ..spec.rope };
+            let rope = RopeSpec { pairing, ..spec.rope.clone() };
             MlaSpec { value_dim: 7, q_latent_dim, rope_from_q_latent, latent_norm_eps, rope, ..spec }
         },
     )

@@ -62,8 +62,8 @@ pub(super) fn latent_attention(
         q_latent_dim,
         rope_from_q_latent: true,
         latent_norm_eps: Some(LATENT_EPS),
+        scale: usual_scale(head_dim + d_rope) * file.stretched_softmax_scale(&rope)?,
         rope,
-        scale: usual_scale(head_dim + d_rope) * file.stretched_softmax_scale(rope)?,
     };
     let names = names(&spec);
     Ok((spec, names))

@@ -17,7 +17,7 @@ impl Published<'_> {
         if width == 0 || !width.is_multiple_of(2) {
             return Err(self.error(key, format!("rotary positions need an even width, found {width}")));
         }
-        let scaling = object.map_or(Ok(Scaling::None), |object| self.scaling(&object, max_seq_len))?;
+        let scaling = object.map_or(Ok(Scaling::None), |object| self.scaling(&object, width, max_seq_len))?;
         Ok(RopeSpec { scaling, ..RopeSpec::new(width, theta.unwrap_or(default_theta)) })
     }
 
@@ -41,7 +41,7 @@ impl Published<'_> {
         Ok(given.unwrap_or(default))
     }
 
-    fn scaling(&mut self, object: &Keys, max_seq_len: usize) -> Result<Scaling> {
+    fn scaling(&mut self, object: &Keys, width: usize, max_seq_len: usize) -> Result<Scaling> {
         let kind = match object.string("rope_type")? {
             Some(kind) => kind,
             None => object.string("type")?.unwrap_or("default"),
@@ -58,6 +58,7 @@ impl Published<'_> {
         let original = self.original_context(object, max_seq_len)?;
         match kind {
             "default" => Ok(Scaling::None),
+            "factors" => factors(object, width / 2),
             "linear" => Ok(Scaling::Linear { factor: factor(None)? }),
             "llama3" => Ok(Scaling::Llama3 {
                 factor: factor(None)?,
@@ -93,14 +94,24 @@ impl Published<'_> {
     }
 
     /// What a stretched rotation makes of the softmax's scale: 1 where `mscale_all_dim` is left out.
-    pub fn stretched_softmax_scale(&mut self, rope: RopeSpec) -> Result<f64> {
+    pub fn stretched_softmax_scale(&mut self, rope: &RopeSpec) -> Result<f64> {
         let factor = match rope.scaling {
-            Scaling::None => return Ok(1.0),
+            Scaling::None | Scaling::Factors(_) => return Ok(1.0),
             Scaling::Linear { factor } | Scaling::Llama3 { factor, .. } | Scaling::Yarn { factor, .. } => factor,
         };
         let all = self.rope_keys()?.map(|object| object.float("mscale_all_dim", 0.0..=LARGEST)).transpose()?.flatten();
         Ok(all.filter(|all| *all != 0.0).map_or(1.0, |all| yarn_mscale(factor, all).powi(2)))
     }
+}
+
+/// A factor for each of so many pairs.
+fn factors(object: &Keys, count: usize) -> Result<Scaling> {
+    let factors = object.numbers("factors", 1e-6..=LARGEST)?.unwrap_or_default();
+    if factors.len() != count {
+        let message = format!("expected one for each of {count} pairs, found {}", factors.len());
+        return Err(object.error("factors", message));
+    }
+    Ok(Scaling::Factors(factors.into()))
 }
 
 fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
