@@ -41,14 +41,14 @@ impl Keys {
     /// A count or size of at least 1.
     pub fn int(&self, key: &str) -> Result<Option<usize>> {
         self.read(key, "an integer from 1 to 1073741824", |value| {
-            value.as_u64().filter(|n| (1..=LARGEST_INT).contains(n)).map(|n| n as usize)
+            whole(value).filter(|n| (1..=LARGEST_INT).contains(n)).map(|n| n as usize)
         })
     }
 
     /// A count or size that may be 0.
     pub fn count(&self, key: &str) -> Result<Option<usize>> {
         self.read(key, "an integer from 0 to 1073741824", |value| {
-            value.as_u64().filter(|n| *n <= LARGEST_INT).map(|n| n as usize)
+            whole(value).filter(|n| *n <= LARGEST_INT).map(|n| n as usize)
         })
     }
 
@@ -113,6 +113,11 @@ impl Keys {
         Ok(map.map(|map| Self { path: self.path.clone(), within, map: map.clone() }))
     }
 
+    /// The keys of objects, by name.
+    pub fn objects(&self) -> impl Iterator<Item = &str> {
+        self.map.iter().filter(|(_, value)| value.is_object()).map(|(key, _)| key.as_str())
+    }
+
     /// The value as it stands in the file.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())
@@ -142,6 +147,12 @@ impl Keys {
             None => Err(self.error(key, format!("expected {expected}, found {}", shortened(value)))),
         }
     }
+}
+
+/// A whole number, which may be written as 128.0.
+fn whole(value: &Value) -> Option<u64> {
+    let float = || value.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=LARGEST_INT as f64).contains(float));
+    value.as_u64().or_else(|| float().map(|float| float as u64))
 }
 
 /// A number, which may be one that JSON has no word for.

@@ -22,6 +22,9 @@ const SAMPLE_BYTES: usize = 256;
 /// Where the weights usually are.
 const USUAL: &str = "model.safetensors";
 
+/// Where the index of several files usually is.
+const USUAL_INDEX: &str = "model.safetensors.index.json";
+
 /// The tensors of one or several files.
 #[derive(Debug)]
 pub struct Tensors {
@@ -70,7 +73,8 @@ impl Tensors {
         if files.has(USUAL) {
             return Self::of(files, &[USUAL]);
         }
-        if let Some(name) = only(files, ".safetensors.index.json")? {
+        let usual = || files.has(USUAL_INDEX).then(|| USUAL_INDEX.into());
+        if let Some(name) = usual().map_or_else(|| only(files, ".safetensors.index.json"), |name| Ok(Some(name)))? {
             let index = Index::open(files, &name)?;
             let tensors = Self::of(files, &index.present_shards(files)?)?;
             return tensors.check_index(&index).map(|()| tensors);
@@ -133,10 +137,11 @@ impl Tensors {
         self.by_name.get(name).map_or(name, |entry| &entry.tensor.name)
     }
 
-    /// How many layers have tensors.
+    /// How many layers have tensors, but for those that predict further tokens than the next: they norm an embedding too.
     pub fn count_layers(&self) -> usize {
         let indices = self.names().filter_map(|name| Some(name.strip_prefix("layers.")?.split_once('.')?.0));
-        indices.collect::<BTreeSet<_>>().len()
+        let is_counted = |index: &&str| self.shape(&format!("layers.{index}.enorm.weight")).is_none();
+        indices.collect::<BTreeSet<_>>().into_iter().filter(is_counted).count()
     }
 
     /// The file that holds a tensor, or the origin for a tensor that is not there.

@@ -71,6 +71,16 @@ pub enum Scaling {
     Factors(Arc<[f64]>),
 }
 
+impl Scaling {
+    /// How many times longer the context is.
+    pub fn factor(&self) -> f64 {
+        match self {
+            Self::None | Self::Factors(_) => 1.0,
+            Self::Linear { factor } | Self::Llama3 { factor, .. } | Self::Yarn { factor, .. } => *factor,
+        }
+    }
+}
+
 impl RopeSpec {
     /// The plain rotation of halves.
     pub fn new(width: usize, theta: f64) -> Self {

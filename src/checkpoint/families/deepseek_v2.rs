@@ -1,28 +1,56 @@
 //! `deepseek_v2`: DeepSeek V2, its Lite and Coder (<https://arxiv.org/abs/2405.04434>).
 
 use super::super::names::{Names, Part};
-use super::super::published::{Published, Sizes, interleaved, layer, model};
+use super::super::published::{Published, Sizes, Usual, layer, model};
+use super::Family;
 use super::experts::mlp_experts;
-use super::parts::{MLP, sizes};
+use super::parts::sizes;
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::usual_scale;
 use crate::model::mla::MlaSpec;
 use crate::model::mlp::MlpSpec;
 use crate::model::moe::{Groups, MoeSpec, Routing, Scores};
-use crate::model::rope::RopeSpec;
+use crate::model::rope::{Pairing, RopeSpec};
+
+/// The linear layers whose biases go together; those of routed experts have none.
+const BIASED: [&str; 6] = [
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+    "shared_experts.gate_proj",
+    "shared_experts.up_proj",
+    "shared_experts.down_proj",
+];
 
 /// The constant of the latents' norms, whatever `rms_norm_eps` says.
 const LATENT_EPS: f64 = 1e-6;
 
-pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+pub(super) const FAMILY: Family = Family {
+    model_type: "deepseek_v2",
+    architecture: "DeepseekV2ForCausalLM",
+    usual: Usual {
+        vocab_size: 102_400,
+        hidden_size: 4096,
+        intermediate_size: 11_008,
+        num_layers: 32,
+        num_heads: 32,
+        num_kv_heads: None,
+        head_dim: None,
+        max_seq_len: 2048,
+        norm_eps: 1e-6,
+    },
+    may_be_tied: true,
+    read,
+};
+
+fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
     file.ignore(&["norm_topk_prob", "scoring_func"]); // transformers reads neither
-    file.biases(&["mlp_bias"], false, &MLP)?;
-    let mla = latent_attention(file, sizes, interleaved)?;
-    file.check_tied(false)?;
+    file.biases(&["mlp_bias"], false, &BIASED)?;
+    let mla = latent_attention(file, sizes, Pairing::Neighbours)?;
     let spellings = &["n_routed_experts", "num_experts"];
-    finish(file, sizes, mla, &Experts { spellings, count: 64, shared: 2, after: 0 }, routing)
+    finish(file, sizes, mla, &Experts { spellings, count: 64, width: 1407, shared: 2, after: 0 }, routing)
 }
 
 fn routing(file: &mut Published<'_>) -> Result<Routing> {
@@ -35,27 +63,22 @@ fn routing(file: &mut Published<'_>) -> Result<Routing> {
             return Err(file.error("topk_method", message));
         }
     };
-    let experts_per_tok = file.size(&["num_experts_per_tok"])?;
+    let experts_per_tok = file.size("num_experts_per_tok")?;
     let scale = file.multiplier("routed_scaling_factor")?;
     Ok(Routing { experts_per_tok, scores: Scores::Softmax, is_normalized: false, scale, groups })
 }
 
 /// Latent attention, and the names of its tensors.
-pub(super) fn latent_attention(
-    file: &mut Published<'_>,
-    sizes: Sizes,
-    pairing: fn(RopeSpec) -> RopeSpec,
-) -> Result<(MlaSpec, Names)> {
+pub(super) fn latent_attention(file: &mut Published<'_>, sizes: Sizes, pairing: Pairing) -> Result<(MlaSpec, Names)> {
     file.biases(&["attention_bias"], false, &["q_a_proj", "kv_a_proj_with_mqa", "o_proj"])?;
     file.check_biases("the family", false, &["q_proj", "q_b_proj", "kv_b_proj"])?;
     file.ignore(&["head_dim", "num_key_value_heads"]); // they say nothing of latent attention
     let d_rope = file.size_or(&["qk_rope_head_dim"], 64)?;
-    let rope = pairing(file.rope(("qk_rope_head_dim", d_rope), 10_000.0, sizes.max_seq_len)?);
-    let key = "q_lora_rank";
-    let q_latent_dim = if file.is_null(key) { None } else { Some(file.size_or(&[key], 1536)?) };
+    let rope = RopeSpec { pairing, ..file.rope(("qk_rope_head_dim", d_rope), 10_000.0, sizes.max_seq_len)? };
+    let q_latent_dim = file.size_or_null("q_lora_rank", 1536)?;
     let (head_dim, value_dim) = (file.size_or(&["qk_nope_head_dim"], 128)?, file.size_or(&["v_head_dim"], 128)?);
     let spec = MlaSpec {
-        num_heads: file.size(&["num_attention_heads"])?,
+        num_heads: file.num_heads()?,
         head_dim,
         value_dim,
         kv_latent_dim: file.size_or(&["kv_lora_rank"], 512)?,
@@ -89,10 +112,11 @@ fn names(spec: &MlaSpec) -> Names {
         .with("self_attn.w_uv.", "self_attn.kv_b_proj.", lanes(kv_width, head_dim, kv_width))
 }
 
-/// What experts are called, and how many there are where nothing is said.
+/// What experts are called, and how many and how wide they are where nothing is said.
 pub(super) struct Experts {
     pub(super) spellings: &'static [&'static str],
     pub(super) count: usize,
+    pub(super) width: usize,
     pub(super) shared: usize,
     /// So many of the first layers have none.
     pub(super) after: usize,
@@ -106,8 +130,8 @@ pub(super) fn finish(
     experts: &Experts,
     routing: fn(&mut Published<'_>) -> Result<Routing>,
 ) -> Result<(ModelConfig, Names)> {
-    let norm_eps = file.eps_or("rms_norm_eps", 1e-6)?;
-    let dense = FfnSpec::Mlp(MlpSpec::swiglu(file.size(&["intermediate_size"])?));
+    let norm_eps = file.norm_eps("rms_norm_eps")?;
+    let dense = FfnSpec::Mlp(MlpSpec::swiglu(file.intermediate_size()?));
     let n_dense = file.count_or(&["first_k_dense_replace"], experts.after)?.min(sizes.num_layers);
     let mut ffns = vec![dense; n_dense];
     if n_dense < sizes.num_layers {
@@ -121,7 +145,7 @@ pub(super) fn finish(
 fn moe(file: &mut Published<'_>, experts: &Experts, routing: Routing) -> Result<FfnSpec> {
     let num_experts = file.size_or(experts.spellings, experts.count)?;
     let n_shared = file.count_or(&["n_shared_experts"], experts.shared)?;
-    let width = file.size(&["moe_intermediate_size"])?;
+    let width = file.size_or(&["moe_intermediate_size"], experts.width)?;
     file.check_routing(num_experts, &routing)?;
     Ok(FfnSpec::Moe(MoeSpec {
         num_experts,

@@ -2,7 +2,9 @@
 //! (<https://huggingface.co/docs/transformers/model_doc/granitemoehybrid>).
 
 use super::super::names::{Names, Part};
-use super::super::published::{Defaults, Published, layer, model};
+use super::super::published::{Published, Usual, layer, model};
+use super::Family;
+use super::experts::with_stacked_experts;
 use super::parts::{ATTENTION, each_layer, mamba2, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
@@ -10,9 +12,27 @@ use crate::model::gqa::GqaSpec;
 use crate::model::mlp::MlpSpec;
 use crate::model::moe::{MoeSpec, Routing};
 
-pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+pub(super) const FAMILY: Family = Family {
+    model_type: "granitemoehybrid",
+    architecture: "GraniteMoeHybridForCausalLM",
+    usual: Usual {
+        vocab_size: 32_000,
+        hidden_size: 4096,
+        intermediate_size: 11_008,
+        num_layers: 32,
+        num_heads: 32,
+        num_kv_heads: None,
+        head_dim: None,
+        max_seq_len: 2048,
+        norm_eps: 1e-6,
+    },
+    may_be_tied: true,
+    read,
+};
+
+fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
-    let norm_eps = file.eps_or("rms_norm_eps", 1e-6)?;
+    let norm_eps = file.norm_eps("rms_norm_eps")?;
     let kinds = layer_kinds(file, sizes.num_layers)?;
     let mamba2 = mamba2(file, sizes.hidden_size, norm_eps, &["in_proj", "out_proj"])?;
     let gqa = attention(file, sizes.hidden_size, sizes.max_seq_len)?;
@@ -29,7 +49,6 @@ pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let embedding_multiplier = file.multiplier("embedding_multiplier")?;
     let logits_multiplier = 1.0 / file.float_or("logits_scaling", 1e-9..=1e9, 1.0)?;
     let config = model(sizes, norm_eps, layers.collect());
-    file.check_tied(false)?;
     Ok((ModelConfig { embedding_multiplier, logits_multiplier, ..config }, names()))
 }
 
@@ -41,13 +60,13 @@ fn layer_kinds(file: &mut Published<'_>, num_layers: usize) -> Result<Vec<bool>>
         "mamba" | "linear_attention" => Some(false),
         _ => None,
     };
-    each_layer(file, ("layer_types", &kinds), num_layers, is_attention, "mamba or attention")
+    each_layer(file, &kinds, num_layers, is_attention, "mamba or attention")
 }
 
 /// Attention whose scale is a key of its own, with positions only where they are asked for.
 fn attention(file: &mut Published<'_>, hidden_size: usize, max_seq_len: usize) -> Result<GqaSpec> {
     file.biases(&["attention_bias"], false, &ATTENTION)?;
-    let gqa = file.attention(hidden_size, Defaults::default())?;
+    let gqa = file.attention(hidden_size)?;
     let has_positions = file.string_or("position_embedding_type", "nope")? == "rope";
     let rope = if has_positions { Some(file.rope(("head_dim", gqa.head_dim), 10_000.0, max_seq_len)?) } else { None };
     file.ignore(&["rope_theta", "rope_scaling", "rope_parameters"]);
@@ -75,22 +94,19 @@ fn ffn(file: &mut Published<'_>) -> Result<FfnSpec> {
 }
 
 fn names() -> Names {
-    Names::of(&[
+    let own = Names::of(&[
         ("mamba2.mixer.", "mamba."),
         ("mamba2.norm.", "input_layernorm."),
         ("mlp.down_proj.", "shared_mlp.output_linear."),
         ("moe.shared_expert.down_proj.", "shared_mlp.output_linear."),
         ("moe.router.gate.", "block_sparse_moe.router.layer."),
         ("moe.router.gate.", "block_sparse_moe.router."),
-        ("moe.experts.{e}.down_proj.weight", "block_sparse_moe.output_linear.weight"),
-        ("moe.experts.{e}.down_proj.weight", "block_sparse_moe.experts.down_proj"),
     ])
     .with("mlp.gate_proj.", "shared_mlp.input_linear.", Part::Half(0))
     .with("mlp.up_proj.", "shared_mlp.input_linear.", Part::Half(1))
     .with("moe.shared_expert.gate_proj.", "shared_mlp.input_linear.", Part::Half(0))
-    .with("moe.shared_expert.up_proj.", "shared_mlp.input_linear.", Part::Half(1))
-    .with("moe.experts.{e}.gate_proj.weight", "block_sparse_moe.input_linear.weight", Part::Half(0))
-    .with("moe.experts.{e}.up_proj.weight", "block_sparse_moe.input_linear.weight", Part::Half(1))
-    .with("moe.experts.{e}.gate_proj.weight", "block_sparse_moe.experts.gate_up_proj", Part::Half(0))
-    .with("moe.experts.{e}.up_proj.weight", "block_sparse_moe.experts.gate_up_proj", Part::Half(1))
+    .with("moe.shared_expert.up_proj.", "shared_mlp.input_linear.", Part::Half(1));
+    let own =
+        with_stacked_experts(own, "block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight");
+    with_stacked_experts(own, "block_sparse_moe.experts.gate_up_proj", "block_sparse_moe.experts.down_proj")
 }

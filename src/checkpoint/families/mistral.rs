@@ -1,17 +1,35 @@
 //! `mistral`: Mistral 7B, Mistral Nemo, Codestral and more (<https://arxiv.org/abs/2310.06825>).
 
 use super::super::names::Names;
-use super::super::published::Published;
-use super::parts::{ATTENTION, KV_HEADS, MLP, dense, rotated, sizes};
+use super::super::published::{Published, Usual};
+use super::Family;
+use super::parts::{ATTENTION, MLP, dense, rotated, sizes};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::gqa::GqaSpec;
 
-pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+pub(super) const FAMILY: Family = Family {
+    model_type: "mistral",
+    architecture: "MistralForCausalLM",
+    usual: Usual {
+        vocab_size: 32_000,
+        hidden_size: 4096,
+        intermediate_size: 14_336,
+        num_layers: 32,
+        num_heads: 32,
+        num_kv_heads: Some(8),
+        head_dim: None,
+        max_seq_len: 131_072,
+        norm_eps: 1e-6,
+    },
+    may_be_tied: true,
+    read,
+};
+
+fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
-    let window = if file.is_null("sliding_window") { None } else { Some(file.size_or(&["sliding_window"], 4096)?) };
-    let gqa = GqaSpec { window, ..rotated(file, sizes, KV_HEADS, 10_000.0)? };
+    let window = file.size_or_null("sliding_window", 4096)?;
+    let gqa = GqaSpec { window, ..rotated(file, sizes, 10_000.0)? };
     file.check_biases("the family", false, &[ATTENTION.as_slice(), &MLP].concat())?;
-    file.check_tied(false)?;
-    dense(file, sizes, 1e-6, |_| gqa.clone())
+    dense(file, sizes, |_| gqa.clone())
 }

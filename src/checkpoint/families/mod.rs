@@ -21,7 +21,7 @@ mod qwen3_moe;
 
 use super::keys::Keys;
 use super::names::Names;
-use super::published::Published;
+use super::published::{Published, Usual};
 use super::report::Report;
 use super::tensors::Tensors;
 use crate::error::Result;
@@ -32,24 +32,29 @@ use crate::model::config::ModelConfig;
 pub struct Family {
     /// What `model_type` calls it.
     pub model_type: &'static str,
+    /// What `architectures` calls its model for the next token.
+    architecture: &'static str,
+    usual: Usual,
+    /// Whether `tie_word_embeddings` means anything.
+    may_be_tied: bool,
     read: fn(&mut Published<'_>) -> Result<(ModelConfig, Names)>,
 }
 
 /// All of them.
 pub static FAMILIES: &[Family] = &[
-    Family { model_type: "bamba", read: bamba::read },
-    Family { model_type: "deepseek_v2", read: deepseek_v2::read },
-    Family { model_type: "deepseek_v3", read: deepseek_v3::read },
-    Family { model_type: "falcon_h1", read: falcon_h1::read },
-    Family { model_type: "granitemoehybrid", read: granitemoehybrid::read },
-    Family { model_type: "llama", read: llama::read },
-    Family { model_type: "mamba2", read: mamba2::read },
-    Family { model_type: "mistral", read: mistral::read },
-    Family { model_type: "mixtral", read: mixtral::read },
-    Family { model_type: "nemotron_h", read: nemotron_h::read },
-    Family { model_type: "qwen2", read: qwen2::read },
-    Family { model_type: "qwen3", read: qwen3::read },
-    Family { model_type: "qwen3_moe", read: qwen3_moe::read },
+    bamba::FAMILY,
+    deepseek_v2::FAMILY,
+    deepseek_v3::FAMILY,
+    falcon_h1::FAMILY,
+    granitemoehybrid::FAMILY,
+    llama::FAMILY,
+    mamba2::FAMILY,
+    mistral::FAMILY,
+    mixtral::FAMILY,
+    nemotron_h::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    qwen3_moe::FAMILY,
 ];
 
 /// What has a bias in no family: norms, routers, and experts by their older names.
@@ -76,13 +81,13 @@ impl Family {
     /// # Errors
     /// A key is missing, has an impossible value or asks for what is not supported: the error names it.
     pub fn resolve(&self, keys: &Keys, tensors: &Tensors) -> Result<(ModelConfig, Names, Report)> {
-        let mut file = Published::new(keys, tensors);
-        file.only("model_type", self.model_type)?;
-        file.check_architecture()?;
+        let mut file = Published::new(keys, tensors, self.usual);
+        file.only("model_type", &[self.model_type])?;
+        file.check_architecture(self.architecture)?;
         file.check_biases("the family", false, &WITHOUT_BIAS)?;
         let (config, names) = (self.read)(&mut file)?;
         // The embedding may be there as the head alone.
-        let names = if file.is_tied() { names.or("embed_tokens.", "lm_head.") } else { names };
+        let names = if file.is_tied(self.may_be_tied)? { names.or("embed_tokens.", "lm_head.") } else { names };
         Ok((config, names, file.finish()))
     }
 }

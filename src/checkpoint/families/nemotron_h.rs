@@ -1,18 +1,18 @@
 //! `nemotron_h`: Nemotron-H and Nemotron Nano 2 and 3 (<https://arxiv.org/abs/2504.03624>), whose layers are one part each.
 
 use super::super::names::{Names, Part};
-use super::super::published::{Defaults, Published, layer, model};
+use super::super::published::{Published, Usual, layer, model};
+use super::Family;
 use super::experts::sigmoid_routing;
-use super::parts::{ATTENTION, CHUNK_SIZE, check_groups};
+use super::parts::{ATTENTION, CHUNK_SIZE, check_groups, each_layer};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
-use crate::model::gqa::GqaSpec;
 use crate::model::mamba2::{Gating, Mamba2Spec};
 use crate::model::mlp::{Activation, MlpSpec};
 use crate::model::moe::MoeSpec;
 
 /// The linear layers whose biases go together; those of routed experts have none.
-const MLP: [&str; 6] = [
+const BIASED: [&str; 6] = [
     "mixer.up_proj",
     "mixer.down_proj",
     "shared_experts.up_proj",
@@ -20,6 +20,9 @@ const MLP: [&str; 6] = [
     "fc1_latent_proj",
     "fc2_latent_proj",
 ];
+
+/// How many groups the state-space layers have.
+const GROUPS: [&str; 2] = ["mamba_n_groups", "n_groups"];
 
 /// What a layer is.
 #[derive(Clone, Copy, PartialEq)]
@@ -30,32 +33,48 @@ enum Kind {
     Moe,
 }
 
-pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
-    let kinds = kinds(file)?;
-    let sizes = file.sizes("hybrid_override_pattern", kinds.len(), None)?;
-    file.only("mlp_hidden_act", "relu2")?;
-    file.only("mamba_hidden_act", "silu")?;
+pub(super) const FAMILY: Family = Family {
+    model_type: "nemotron_h",
+    architecture: "NemotronHForCausalLM",
+    usual: Usual {
+        vocab_size: 131_072,
+        hidden_size: 4096,
+        intermediate_size: 21_504,
+        num_layers: 4,
+        num_heads: 32,
+        num_kv_heads: Some(8),
+        head_dim: Some(128),
+        max_seq_len: 4096,
+        norm_eps: 1e-5,
+    },
+    may_be_tied: false,
+    read,
+};
+
+fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+    let (key, kinds) = kinds(file)?;
+    let sizes = file.sizes_with_layers(key, kinds.len())?;
+    file.only("mlp_hidden_act", &["relu2"])?;
+    file.only("mamba_hidden_act", &["silu", "swish"])?;
     file.biases(&["use_bias"], false, &["in_proj", "out_proj"])?;
-    file.biases(&["use_conv_bias", "mamba_conv_bias"], true, &["conv1d"])?;
-    file.biases(&["mlp_bias"], false, &MLP)?;
+    file.biases(&["mamba_conv_bias", "use_conv_bias"], true, &["conv1d"])?;
+    file.biases(&["mlp_bias"], false, &BIASED)?;
     file.check_biases("the family", false, &ATTENTION)?;
-    // Layers are one for each letter; there are no positions and no windows; the head is never the embedding.
+    // Layers are one for each letter; there are no positions and no windows.
     file.ignore(&["num_hidden_layers", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters"]);
     file.ignore(&["partial_rotary_factor", "sliding_window", "attention_bias", "attention_head_dim"]);
-    file.ignore(&["tie_word_embeddings", "mamba_proj_bias", "n_shared_experts"]);
-    file.check_head()?;
-    let norm_eps = file.eps_or("layer_norm_epsilon", 1e-5)?;
+    file.ignore(&["mamba_proj_bias", "n_shared_experts"]);
+    let norm_eps = file.norm_eps("layer_norm_epsilon")?;
     let mamba2 = MixerSpec::Mamba2(mamba2(file, norm_eps)?);
-    let gqa = GqaSpec {
-        rope: None,
-        ..file.attention(sizes.hidden_size, Defaults { head_dim: Some(128), num_kv_heads: Some(8) })?
-    };
-    let mlp = FfnSpec::Mlp(relu2(file.size_or(&["intermediate_size"], 21_504)?));
-    let moe = if kinds.contains(&Kind::Moe) { FfnSpec::Moe(moe(file)?) } else { FfnSpec::None };
+    let has = |kind| kinds.contains(&kind);
+    let attention =
+        if has(Kind::Attention) { MixerSpec::Gqa(file.attention(sizes.hidden_size)?) } else { MixerSpec::None };
+    let mlp = FfnSpec::Mlp(relu2(file.intermediate_size()?));
+    let moe = if has(Kind::Moe) { FfnSpec::Moe(moe(file)?) } else { FfnSpec::None };
     let layers = kinds.into_iter().map(|kind| {
         let (mixer, ffn) = match kind {
             Kind::Mamba2 => (mamba2.clone(), FfnSpec::None),
-            Kind::Attention => (MixerSpec::Gqa(gqa.clone()), FfnSpec::None),
+            Kind::Attention => (attention.clone(), FfnSpec::None),
             Kind::Mlp => (MixerSpec::None, mlp.clone()),
             Kind::Moe => (MixerSpec::None, moe.clone()),
         };
@@ -64,35 +83,37 @@ pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     Ok((model(sizes, norm_eps, layers.collect()), names()))
 }
 
-/// What each layer is: from a list of names, or from a pattern of letters.
-fn kinds(file: &mut Published<'_>) -> Result<Vec<Kind>> {
+/// What each layer is, from a list of names or from a pattern of letters, and the key that says so.
+fn kinds(file: &mut Published<'_>) -> Result<(&'static str, Vec<Kind>)> {
+    let pattern = "hybrid_override_pattern";
     let names = file.names(&["layers_block_type", "layer_types"])?;
-    let pattern = file.string_or("hybrid_override_pattern", "")?;
-    if let Some(names) = names {
-        return names.iter().map(|name| named(file, name)).collect();
+    let letters = file.string_or(pattern, "ME*-")?;
+    if let Some(names @ (key, list)) = &names {
+        return Ok((key, each_layer(file, names, list.len(), named, "mamba, attention, mlp or moe")?));
     }
-    let letter = |letter| match letter {
-        'M' => Ok(Kind::Mamba2),
-        '*' => Ok(Kind::Attention),
-        '-' => Ok(Kind::Mlp),
-        'E' => Ok(Kind::Moe),
-        other => {
-            Err(file.error("hybrid_override_pattern", format!("expected the letters M, *, - and E, found {other:?}")))
-        }
-    };
-    pattern.chars().map(letter).collect()
+    let expected = |found| file.error(pattern, format!("expected the letters M, *, - and E, found {found:?}"));
+    let kinds =
+        letters.chars().map(|letter| lettered(letter).ok_or_else(|| expected(letter))).collect::<Result<_>>()?;
+    Ok((pattern, kinds))
 }
 
-fn named(file: &Published<'_>, name: &str) -> Result<Kind> {
+fn named(name: &str) -> Option<Kind> {
     match name {
-        "mamba" | "linear_attention" => Ok(Kind::Mamba2),
-        "attention" | "full_attention" => Ok(Kind::Attention),
-        "mlp" => Ok(Kind::Mlp),
-        "moe" => Ok(Kind::Moe),
-        other => {
-            let message = format!("{other:?} is not supported: expected mamba, attention, mlp or moe");
-            Err(file.error("layers_block_type", message))
-        }
+        "mamba" | "linear_attention" => Some(Kind::Mamba2),
+        "attention" | "full_attention" => Some(Kind::Attention),
+        "mlp" => Some(Kind::Mlp),
+        "moe" => Some(Kind::Moe),
+        _ => None,
+    }
+}
+
+fn lettered(letter: char) -> Option<Kind> {
+    match letter {
+        'M' => Some(Kind::Mamba2),
+        '*' => Some(Kind::Attention),
+        '-' => Some(Kind::Mlp),
+        'E' => Some(Kind::Moe),
+        _ => None,
     }
 }
 
@@ -101,14 +122,14 @@ fn mamba2(file: &mut Published<'_>, norm_eps: f64) -> Result<Mamba2Spec> {
         num_heads: file.size_or(&["mamba_num_heads"], 128)?,
         head_dim: file.size_or(&["mamba_head_dim"], 64)?,
         state_size: file.size_or(&["ssm_state_size"], 128)?,
-        n_groups: file.size_or(&["n_groups", "mamba_n_groups"], 8)?,
-        conv_kernel: file.size_or(&["conv_kernel", "mamba_d_conv"], 4)?,
+        n_groups: file.size_or(&GROUPS, 8)?,
+        conv_kernel: file.size_or(&["mamba_d_conv", "conv_kernel"], 4)?,
         chunk_size: CHUNK_SIZE,
         dt_limit: file.time_step_limit()?,
         gating: Gating::ThenNorm(norm_eps),
         multipliers: None,
     };
-    check_groups(file, &spec, "n_groups")?;
+    check_groups(file, &spec, &GROUPS)?;
     Ok(spec)
 }
 
@@ -123,8 +144,8 @@ fn moe(file: &mut Published<'_>) -> Result<MoeSpec> {
     Ok(MoeSpec {
         num_experts,
         routing,
-        expert: relu2(file.size(&["moe_intermediate_size"])?),
-        shared: Some(relu2(file.size(&["moe_shared_expert_intermediate_size"])?)),
+        expert: relu2(file.size_or(&["moe_intermediate_size"], 7688)?),
+        shared: Some(relu2(file.size_or(&["moe_shared_expert_intermediate_size"], 7688)?)),
         latent_size: file.size_if_given("moe_latent_size")?,
     })
 }

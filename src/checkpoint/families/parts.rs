@@ -1,7 +1,7 @@
 //! What several families have in common.
 
 use super::super::names::Names;
-use super::super::published::{Defaults, Published, Sizes, layer, model};
+use super::super::published::{Published, Sizes, layer, model};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
@@ -12,23 +12,18 @@ use crate::model::mlp::MlpSpec;
 pub(super) const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
 pub(super) const MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
-/// What attention has where the key is left out.
-pub(super) const KV_HEADS: Defaults = Defaults { head_dim: None, num_kv_heads: Some(8) };
-
 /// How many tokens of a prompt are multiplied at once where nothing is said; never changes the result.
 pub(super) const CHUNK_SIZE: usize = 256;
 
-/// The sizes of a family with `num_hidden_layers` and the usual activation.
+/// The sizes of a family with the usual activation.
 pub(super) fn sizes(file: &mut Published<'_>) -> Result<Sizes> {
-    let key = "num_hidden_layers";
-    let num_layers = file.size(&[key])?;
-    file.only("hidden_act", "silu")?;
-    file.sizes(key, num_layers, None)
+    file.only("hidden_act", &["silu", "swish"])?;
+    file.sizes()
 }
 
 /// Attention whose heads are rotated whole.
-pub(super) fn rotated(file: &mut Published<'_>, sizes: Sizes, defaults: Defaults, theta: f64) -> Result<GqaSpec> {
-    let gqa = file.attention(sizes.hidden_size, defaults)?;
+pub(super) fn rotated(file: &mut Published<'_>, sizes: Sizes, theta: f64) -> Result<GqaSpec> {
+    let gqa = file.attention(sizes.hidden_size)?;
     let rope = file.rope(("head_dim", gqa.head_dim), theta, sizes.max_seq_len)?;
     Ok(GqaSpec { rope: Some(rope), ..gqa })
 }
@@ -37,28 +32,26 @@ pub(super) fn rotated(file: &mut Published<'_>, sizes: Sizes, defaults: Defaults
 pub(super) fn dense(
     file: &mut Published<'_>,
     sizes: Sizes,
-    default_eps: f64,
     attention: impl Fn(usize) -> GqaSpec,
 ) -> Result<(ModelConfig, Names)> {
-    let norm_eps = file.eps_or("rms_norm_eps", default_eps)?;
-    let ffn = FfnSpec::Mlp(MlpSpec::swiglu(file.size(&["intermediate_size"])?));
+    let norm_eps = file.norm_eps("rms_norm_eps")?;
+    let ffn = FfnSpec::Mlp(MlpSpec::swiglu(file.intermediate_size()?));
     let layers = (0..sizes.num_layers).map(|at| layer(norm_eps, MixerSpec::Gqa(attention(at)), ffn.clone()));
     Ok((model(sizes, norm_eps, layers.collect()), Names::default()))
 }
 
 /// Attention with norms over each head's queries and keys.
-pub(super) fn normed_attention(file: &mut Published<'_>, sizes: Sizes, defaults: Defaults) -> Result<GqaSpec> {
+pub(super) fn normed_attention(file: &mut Published<'_>, sizes: Sizes) -> Result<GqaSpec> {
     file.biases(&["attention_bias"], false, &ATTENTION)?;
     file.check_biases("the family", false, &MLP)?;
-    let eps = file.eps_or("rms_norm_eps", 1e-6)?;
-    Ok(GqaSpec { qk_norm_eps: Some(eps), ..rotated(file, sizes, defaults, 10_000.0)? })
+    let eps = file.norm_eps("rms_norm_eps")?;
+    Ok(GqaSpec { qk_norm_eps: Some(eps), ..rotated(file, sizes, 10_000.0)? })
 }
 
 /// The window, where it is used.
 pub(super) fn window(file: &mut Published<'_>) -> Result<Option<usize>> {
-    let (key, is_used) = ("sliding_window", file.flag_or(&["use_sliding_window"], false)?);
-    let window = if file.is_null(key) { None } else { Some(file.size_or(&[key], 4096)?) };
-    Ok(window.filter(|_| is_used))
+    let is_used = file.flag_or(&["use_sliding_window"], false)?;
+    Ok(file.size_or_null("sliding_window", 4096)?.filter(|_| is_used))
 }
 
 /// The window of each layer that has one.
@@ -72,17 +65,17 @@ pub(super) fn windows(file: &mut Published<'_>, num_layers: usize) -> Result<Vec
                 "full_attention" => Some(false),
                 _ => None,
             };
-            each_layer(file, ("layer_types", &kinds), num_layers, of, "full_attention or sliding_attention")?
+            each_layer(file, &kinds, num_layers, of, "full_attention or sliding_attention")?
         }
         None => (0..num_layers).map(|at| at >= first).collect(),
     };
     Ok(has_window.into_iter().map(|has_window| window.filter(|_| has_window)).collect())
 }
 
-/// What each layer is, as a list of names under `key` says; `expected` are the names that `of` knows.
+/// What each layer is, as a key's list of names says; `expected` are the names that `of` knows.
 pub(super) fn each_layer<T>(
     file: &Published<'_>,
-    (key, kinds): (&str, &[String]),
+    (key, kinds): &(&str, Vec<String>),
     num_layers: usize,
     of: fn(&str) -> Option<T>,
     expected: &str,
@@ -124,16 +117,17 @@ pub(super) fn mamba2(
         gating: Gating::ThenNorm(norm_eps),
         multipliers: None,
     };
-    check_groups(file, &spec, "mamba_n_groups")?;
+    check_groups(file, &spec, &["mamba_n_groups"])?;
     Ok(spec)
 }
 
 /// Groups must divide the heads.
-pub(super) fn check_groups(file: &Published<'_>, spec: &Mamba2Spec, key: &str) -> Result<()> {
+pub(super) fn check_groups(file: &mut Published<'_>, spec: &Mamba2Spec, spellings: &[&str]) -> Result<()> {
     let Mamba2Spec { num_heads, n_groups, .. } = *spec;
     if num_heads.is_multiple_of(n_groups) {
         return Ok(());
     }
+    let key = file.spelling(spellings);
     Err(file.error(key, format!("{n_groups} groups don't divide {num_heads} heads")))
 }
 

@@ -1,18 +1,36 @@
 //! `qwen2`: Qwen 1.5, 2 and 2.5, and what was distilled into them (<https://arxiv.org/abs/2407.10671>).
 
 use super::super::names::Names;
-use super::super::published::{Defaults, Published};
+use super::super::published::{Published, Usual};
+use super::Family;
 use super::parts::{dense, rotated, sizes, windows};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::gqa::GqaSpec;
 
-pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen2",
+    architecture: "Qwen2ForCausalLM",
+    usual: Usual {
+        vocab_size: 151_936,
+        hidden_size: 4096,
+        intermediate_size: 22_016,
+        num_layers: 32,
+        num_heads: 32,
+        num_kv_heads: Some(32),
+        head_dim: None,
+        max_seq_len: 32_768,
+        norm_eps: 1e-6,
+    },
+    may_be_tied: true,
+    read,
+};
+
+fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
     file.check_biases("the family", true, &["q_proj", "k_proj", "v_proj"])?;
     file.check_biases("the family", false, &["o_proj", "gate_proj", "up_proj", "down_proj"])?;
-    let gqa = rotated(file, sizes, Defaults { num_kv_heads: Some(32), ..Defaults::default() }, 10_000.0)?;
+    let gqa = rotated(file, sizes, 10_000.0)?;
     let windows = windows(file, sizes.num_layers)?;
-    file.check_tied(false)?;
-    dense(file, sizes, 1e-6, |at| GqaSpec { window: windows.get(at).copied().flatten(), ..gqa.clone() })
+    dense(file, sizes, |at| GqaSpec { window: windows.get(at).copied().flatten(), ..gqa.clone() })
 }

@@ -1,16 +1,34 @@
 //! `qwen3`: Qwen3 dense (<https://arxiv.org/abs/2505.09388>).
 
 use super::super::names::Names;
-use super::super::published::{Defaults, Published};
+use super::super::published::{Published, Usual};
+use super::Family;
 use super::parts::{dense, normed_attention, sizes, windows};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::gqa::GqaSpec;
 
-pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen3",
+    architecture: "Qwen3ForCausalLM",
+    usual: Usual {
+        vocab_size: 151_936,
+        hidden_size: 4096,
+        intermediate_size: 22_016,
+        num_layers: 32,
+        num_heads: 32,
+        num_kv_heads: Some(32),
+        head_dim: Some(128),
+        max_seq_len: 32_768,
+        norm_eps: 1e-6,
+    },
+    may_be_tied: true,
+    read,
+};
+
+fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
-    let gqa = normed_attention(file, sizes, Defaults { head_dim: Some(128), num_kv_heads: Some(32) })?;
+    let gqa = normed_attention(file, sizes)?;
     let windows = windows(file, sizes.num_layers)?;
-    file.check_tied(false)?;
-    dense(file, sizes, 1e-6, |at| GqaSpec { window: windows.get(at).copied().flatten(), ..gqa.clone() })
+    dense(file, sizes, |at| GqaSpec { window: windows.get(at).copied().flatten(), ..gqa.clone() })
 }

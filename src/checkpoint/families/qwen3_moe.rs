@@ -1,7 +1,8 @@
 //! `qwen3_moe`: Qwen3 with experts (<https://arxiv.org/abs/2505.09388>).
 
 use super::super::names::Names;
-use super::super::published::{Defaults, Published, layer, model};
+use super::super::published::{Published, Usual, layer, model};
+use super::Family;
 use super::experts::mlp_experts;
 use super::parts::{normed_attention, sizes, window};
 use crate::error::Result;
@@ -10,13 +11,30 @@ use crate::model::gqa::GqaSpec;
 use crate::model::mlp::MlpSpec;
 use crate::model::moe::{MoeSpec, Routing};
 
-pub(super) fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen3_moe",
+    architecture: "Qwen3MoeForCausalLM",
+    usual: Usual {
+        vocab_size: 151_936,
+        hidden_size: 2048,
+        intermediate_size: 6144,
+        num_layers: 24,
+        num_heads: 32,
+        num_kv_heads: Some(4),
+        head_dim: None,
+        max_seq_len: 32_768,
+        norm_eps: 1e-6,
+    },
+    may_be_tied: true,
+    read,
+};
+
+fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let sizes = sizes(file)?;
-    let gqa = normed_attention(file, sizes, Defaults { num_kv_heads: Some(4), ..Defaults::default() })?;
+    let gqa = normed_attention(file, sizes)?;
     let mixer = MixerSpec::Gqa(GqaSpec { window: window(file)?, ..gqa });
-    file.check_tied(false)?;
-    let norm_eps = file.eps_or("rms_norm_eps", 1e-6)?;
-    let dense = FfnSpec::Mlp(MlpSpec::swiglu(file.size(&["intermediate_size"])?));
+    let norm_eps = file.norm_eps("rms_norm_eps")?;
+    let dense = FfnSpec::Mlp(MlpSpec::swiglu(file.intermediate_size()?));
     let num_experts = file.count_or(&["num_experts", "num_local_experts"], 128)?;
     let ffns = if num_experts == 0 {
         vec![dense; sizes.num_layers]

@@ -4,11 +4,14 @@ use super::Published;
 use crate::error::{Error, Result};
 use crate::model::moe::{Groups, Routing};
 
+/// What the classes for the next token are called behind their family's name.
+const CAUSAL: &str = "ForCausalLM";
+
 impl Published<'_> {
     pub(super) fn refuse_quantized(&self) -> Result<()> {
         let key = "quantization_config";
-        let Some(value) = self.keys.value(key) else { return Ok(()) };
-        let method = value.get("quant_method").and_then(serde_json::Value::as_str).unwrap_or("unknown");
+        let Some(object) = self.keys.object(key)? else { return Ok(()) };
+        let method = object.string("quant_method")?.unwrap_or("unknown");
         Err(self.error(
             key,
             format!("weights that are quantized by {method:?} are not supported: take them in bf16 or f16"),
@@ -34,40 +37,34 @@ impl Published<'_> {
         Err(self.error("num_experts_per_tok", format!("expected 1 to {choice}, found {experts_per_tok}")))
     }
 
-    /// Refuses checkpoints that are not for the next token: classifiers, embeddings, and what only their own code runs.
-    pub fn check_architecture(&mut self) -> Result<()> {
-        let key = "architectures";
-        let Some(names) = self.names(&[key])? else { return Ok(()) };
-        if names.iter().any(|name| name.ends_with("ForCausalLM")) {
+    /// Refuses checkpoints that are not for the next token: classifiers, and what only their own code runs. The model may be
+    /// there without its head, if that is the embedding.
+    pub fn check_architecture(&mut self, expected: &str) -> Result<()> {
+        let Some((key, names)) = self.names(&["architectures"])? else { return Ok(()) };
+        let headless = expected.replace(CAUSAL, "Model");
+        let is_known = |name: &String| [expected, &headless].iter().any(|known| name.eq_ignore_ascii_case(known));
+        if names.iter().any(is_known) {
             return Ok(());
         }
-        Err(self.error(key, format!("{names:?} is not supported: expected one that ends in ForCausalLM")))
+        Err(self.error(key, format!("{names:?} is not supported: expected {expected}")))
     }
 
-    /// Whether the head is the embedding; if it is not, it must be there.
-    pub fn check_tied(&mut self, default: bool) -> Result<()> {
-        self.is_tied = self.flag_or(&["tie_word_embeddings"], default)?;
-        self.check_head()
-    }
-
-    /// Refuses a checkpoint whose head is neither there nor the embedding.
-    pub fn check_head(&self) -> Result<()> {
-        if self.is_tied || self.tensors.shape("lm_head.weight").is_some() {
-            return Ok(());
+    /// Whether the head is the embedding. If it is not, it must be there.
+    pub fn is_tied(&mut self, may_be: bool) -> Result<bool> {
+        let key = "tie_word_embeddings";
+        let is_tied = self.flag_or(&[key], false)? && may_be;
+        if is_tied || self.tensors.shape("lm_head.weight").is_some() {
+            return Ok(is_tied);
         }
-        let message = "tensor lm_head.weight is missing, and it is not the embedding (tie_word_embeddings)";
+        let message = format!("tensor lm_head.weight is missing, and it is not the embedding ({key})");
         Err(Error::checkpoint(self.tensors.origin(), message))
-    }
-
-    /// Whether the head is the embedding.
-    pub fn is_tied(&self) -> bool {
-        self.is_tied
     }
 
     /// Whether linear layers of these names have biases, as a key says: one of these spellings.
     pub fn biases(&mut self, spellings: &[&str], default: bool, linears: &[&str]) -> Result<()> {
         let has_biases = self.flag_or(spellings, default)?;
-        self.check_biases(spellings.first().copied().unwrap_or_default(), has_biases, linears)
+        let key = self.spelling(spellings);
+        self.check_biases(key, has_biases, linears)
     }
 
     /// Refuses tensors that don't agree about the biases of linear layers of these names: `why` says who knows.

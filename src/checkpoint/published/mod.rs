@@ -14,7 +14,6 @@ use crate::error::{Error, Result};
 use crate::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::{GqaSpec, usual_scale};
 use ignored::MEANINGLESS;
-pub use rope::interleaved;
 
 /// What all norms' constants lie between.
 const EPS: std::ops::RangeInclusive<f64> = 0.0..=1.0;
@@ -29,7 +28,31 @@ pub struct Published<'a> {
     tensors: &'a Tensors,
     report: Report,
     read: BTreeSet<String>,
-    is_tied: bool,
+    usual: Usual,
+}
+
+/// What a family's keys mean where they are left out, as [transformers](https://github.com/huggingface/transformers)
+/// has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usual {
+    /// How many tokens the embedding knows.
+    pub vocab_size: usize,
+    /// The width of the residual stream.
+    pub hidden_size: usize,
+    /// The width of a feed-forward layer.
+    pub intermediate_size: usize,
+    /// How many layers there are.
+    pub num_layers: usize,
+    /// How many heads attention has.
+    pub num_heads: usize,
+    /// How many heads have keys; none: all of them.
+    pub num_kv_heads: Option<usize>,
+    /// The width of a head; none: the hidden size is shared among them.
+    pub head_dim: Option<usize>,
+    /// How many tokens a sequence may have.
+    pub max_seq_len: usize,
+    /// The constant of the norms.
+    pub norm_eps: f64,
 }
 
 /// What every family has.
@@ -45,19 +68,10 @@ pub struct Sizes {
     pub num_layers: usize,
 }
 
-/// What attention has where its keys are left out.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Defaults {
-    /// The width of a head.
-    pub head_dim: Option<usize>,
-    /// How many heads answer.
-    pub num_kv_heads: Option<usize>,
-}
-
 impl<'a> Published<'a> {
     /// The configuration in `keys`, of a checkpoint with these tensors.
-    pub fn new(keys: &'a Keys, tensors: &'a Tensors) -> Self {
-        Self { keys, tensors, report: Report::default(), read: BTreeSet::new(), is_tied: false }
+    pub fn new(keys: &'a Keys, tensors: &'a Tensors, usual: Usual) -> Self {
+        Self { keys, tensors, report: Report::default(), read: BTreeSet::new(), usual }
     }
 
     /// The account of what was read. Keys that nobody asked for and that may mean something are warned of.
@@ -81,15 +95,14 @@ impl<'a> Published<'a> {
     }
 
     /// The first of several spellings of a key that is there, else the first.
-    fn spelling<'k>(&mut self, spellings: &[&'k str]) -> &'k str {
+    pub fn spelling<'k>(&mut self, spellings: &[&'k str]) -> &'k str {
         self.read.extend(spellings.iter().map(|key| (*key).to_owned()));
         let given = spellings.iter().find(|key| self.keys.value(key).is_some());
         given.or(spellings.first()).copied().unwrap_or_default()
     }
 
-    /// A size of at least 1 that must be there, under one of these names.
-    pub fn size(&mut self, spellings: &[&str]) -> Result<usize> {
-        let key = self.spelling(spellings);
+    /// A size of at least 1 that must be there.
+    pub fn size(&mut self, key: &str) -> Result<usize> {
         let value = self.keys.int(key)?.ok_or_else(|| self.error(key, "expected an integer, found no such key"))?;
         self.note(key, value, true);
         Ok(value)
@@ -118,10 +131,15 @@ impl<'a> Published<'a> {
         Ok(given)
     }
 
-    /// true or false, under one of these names.
+    /// A size that is not there at all where `key` is null, and has a default where it is left out.
+    pub fn size_or_null(&mut self, key: &str, default: usize) -> Result<Option<usize>> {
+        if self.is_null(key) { Ok(None) } else { self.size_or(&[key], default).map(Some) }
+    }
+
+    /// true or false, under one of these names; null is false.
     pub fn flag_or(&mut self, spellings: &[&str], default: bool) -> Result<bool> {
         let key = self.spelling(spellings);
-        let given = self.keys.flag(key)?;
+        let given = self.keys.flag(key)?.or(self.keys.is_null(key).then_some(false));
         self.note(key, given.unwrap_or(default), given.is_some());
         Ok(given.unwrap_or(default))
     }
@@ -134,14 +152,13 @@ impl<'a> Published<'a> {
         Ok(value)
     }
 
-    /// The one value that `key` may have.
-    pub fn only(&mut self, key: &str, value: &str) -> Result<()> {
-        let found = self.string_or(key, value)?;
-        if found == value {
-            Ok(())
-        } else {
-            Err(self.error(key, format!("{found:?} is not supported, only {value:?}")))
+    /// The values that `key` may have, which mean the same; the first where it is left out.
+    pub fn only(&mut self, key: &str, values: &[&str]) -> Result<()> {
+        let found = self.string_or(key, values.first().copied().unwrap_or_default())?;
+        if values.contains(&found.as_str()) {
+            return Ok(());
         }
+        Err(self.error(key, format!("{found:?} is not supported, only {}", values.join(" or "))))
     }
 
     /// Notes that these keys say nothing in this family.
@@ -161,9 +178,19 @@ impl<'a> Published<'a> {
         self.keys.value(key).is_some_and(|value| value == "auto")
     }
 
-    /// The constant of a norm.
-    pub fn eps_or(&mut self, key: &str, default: f64) -> Result<f64> {
-        self.float_or(key, EPS, default)
+    /// The constant of the norms.
+    pub fn norm_eps(&mut self, key: &str) -> Result<f64> {
+        self.float_or(key, EPS, self.usual.norm_eps)
+    }
+
+    /// The width of a feed-forward layer.
+    pub fn intermediate_size(&mut self) -> Result<usize> {
+        self.size_or(&["intermediate_size"], self.usual.intermediate_size)
+    }
+
+    /// How many heads attention has.
+    pub fn num_heads(&mut self) -> Result<usize> {
+        self.size_or(&["num_attention_heads"], self.usual.num_heads)
     }
 
     /// What something is multiplied by.
@@ -196,15 +223,15 @@ impl<'a> Published<'a> {
         Ok((low, high))
     }
 
-    /// A list of names, under one of these keys.
-    pub fn names(&mut self, spellings: &[&str]) -> Result<Option<Vec<String>>> {
+    /// A list of names, under one of these keys, and which.
+    pub fn names<'k>(&mut self, spellings: &[&'k str]) -> Result<Option<(&'k str, Vec<String>)>> {
         let key = self.spelling(spellings);
         let given = self.keys.strings(key)?;
         let names: Option<Vec<String>> = given.map(|names| names.into_iter().map(str::to_owned).collect());
         if let Some(names) = &names {
             self.note(key, names.clone(), true);
         }
-        Ok(names)
+        Ok(names.map(|names| (key, names)))
     }
 
     /// A list of layers.
@@ -214,40 +241,44 @@ impl<'a> Published<'a> {
         Ok(given)
     }
 
-    /// The sizes that every family has, with as many layers as `key` says. What the tensors have no layers for is refused.
-    pub fn sizes(&mut self, key: &str, num_layers: usize, context: Option<usize>) -> Result<Sizes> {
+    /// The sizes that every family has.
+    pub fn sizes(&mut self) -> Result<Sizes> {
+        let key = "num_hidden_layers";
+        let num_layers = self.size_or(&[key], self.usual.num_layers)?;
+        self.sizes_with_layers(key, num_layers)
+    }
+
+    /// The same, with as many layers as `key` says. What the tensors have no layers for is refused.
+    pub fn sizes_with_layers(&mut self, key: &str, num_layers: usize) -> Result<Sizes> {
         let found = self.tensors.count_layers();
-        let further = self.count_or(&["num_nextn_predict_layers"], 0)?; // which predict more than the next token
+        let further = self.count_or(&["num_nextn_predict_layers", "num_mtp_layers"], 0)?; // behind the last
         if num_layers == 0 || found < num_layers || found > num_layers.saturating_add(further) {
             return Err(self.error(key, format!("{num_layers} layers, but the tensors have {found}")));
         }
         self.refuse_quantized()?;
+        let Usual { vocab_size, hidden_size, max_seq_len, .. } = self.usual;
         let key = "max_position_embeddings";
-        let (max_seq_len, source) = match context {
-            Some(default) => (self.size_or(&[key], default)?, Source::Default),
-            None => (self.size(&[key])?, Source::File),
-        };
+        let source = if self.keys.value(key).is_some() { Source::File } else { Source::Default };
+        let max_seq_len = self.size_or(&[key], max_seq_len)?;
         self.report.record("max_seq_len", max_seq_len, source);
-        let (vocab_size, hidden_size) = (self.size(&["vocab_size"])?, self.size(&["hidden_size"])?);
-        Ok(Sizes { vocab_size, hidden_size, max_seq_len, num_layers })
+        let vocab_size = self.size_or(&["vocab_size"], vocab_size)?;
+        Ok(Sizes { vocab_size, hidden_size: self.size_or(&["hidden_size"], hidden_size)?, max_seq_len, num_layers })
     }
 
-    /// Plain attention without positions. Where they are left out, `head_dim` is the hidden size shared among the heads, and
-    /// `num_key_value_heads` the number of heads, unless there are defaults.
-    pub fn attention(&mut self, hidden_size: usize, defaults: Defaults) -> Result<GqaSpec> {
-        let Defaults { head_dim: default_head_dim, num_kv_heads: default_kv_heads } = defaults;
-        let num_heads = self.size(&["num_attention_heads"])?;
+    /// Plain attention without positions.
+    pub fn attention(&mut self, hidden_size: usize) -> Result<GqaSpec> {
+        let num_heads = self.num_heads()?;
         let key = "num_key_value_heads";
-        let default_kv_heads = default_kv_heads.filter(|_| !self.is_null(key)).unwrap_or(num_heads);
-        let num_kv_heads = self.size_or(&[key], default_kv_heads)?;
-        let head_dim = self.size_or(&["head_dim"], default_head_dim.unwrap_or(hidden_size / num_heads))?;
+        let usual = self.usual.num_kv_heads.filter(|_| !self.is_null(key)).unwrap_or(num_heads);
+        let num_kv_heads = self.size_or(&[key], usual)?;
+        let head_dim = self.size_or(&["head_dim"], self.usual.head_dim.unwrap_or(hidden_size / num_heads))?;
         if head_dim == 0 {
             let message = format!("{num_heads} heads are more than the {hidden_size} values that they share");
             return Err(self.error("num_attention_heads", message));
         }
         if num_heads % num_kv_heads != 0 {
             let message = format!("{num_kv_heads} key heads don't divide {num_heads} attention heads");
-            return Err(self.error("num_key_value_heads", message));
+            return Err(self.error(key, message));
         }
         let (rope, window, qk_norm_eps) = (None, None, None);
         Ok(GqaSpec { num_heads, num_kv_heads, head_dim, rope, scale: usual_scale(head_dim), window, qk_norm_eps })
