@@ -128,6 +128,8 @@ fn what_is_not_supported_is_refused_by_the_files_own_names() {
         (llama().without("general.architecture"), &["general.architecture", "missing"]),
         (llama().without("llama.block_count"), &["llama.block_count", "missing"]),
         (llama().set("llama.block_count", text("two")), &["llama.block_count", "whole number", "two"]),
+        (llama().set("llama.block_count", Value::U32(u32::MAX)), &["llama.block_count", "4294967295"]),
+        (llama().set("tokenizer.ggml.tokens", vocabulary(97)), &["tokenizer.ggml.tokens", "97", "96"]),
         (llama().set("llama.attention.causal", Value::Bool(false)), &["llama.attention.causal"]),
         (llama().set("llama.attn_logit_softcapping", Value::F32(30.0)), &["llama.attn_logit_softcapping"]),
         (llama().set("llama.rope.scaling.type", text("longrope")), &["llama.rope.scaling.type", "longrope", "yarn"]),

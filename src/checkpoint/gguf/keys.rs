@@ -5,13 +5,16 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Gguf;
 use super::names::{Heads, ROPE_FACTORS};
+use super::{EMBEDDING, Gguf};
 use crate::error::Result;
 
 /// Keys of an architecture that change nothing of what a model says, or nothing that its tensors don't say.
 const MEANINGLESS: [&str; 4] =
     ["vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "rope.scaling.original_context_length"];
+
+/// The key that counts the layers.
+pub const LAYERS: &str = "block_count";
 
 /// An architecture of llama.cpp, which is one or several families.
 #[derive(Debug)]
@@ -126,14 +129,15 @@ impl<'a> Config<'a> {
     fn sizes(&mut self) -> Result<()> {
         let metadata = &self.file.metadata;
         let further = metadata.count("nextn_predict_layers")?.unwrap_or(0);
-        let all = metadata.needed("block_count")?;
+        let all = metadata.needed(LAYERS)?;
         self.num_layers = all.checked_sub(further).ok_or_else(|| {
             metadata.error("nextn_predict_layers", format!("{further} of {all} layers predict further tokens"))
         })?;
         if metadata.flag("attention.causal")? == Some(false) {
             return Err(metadata.error("attention.causal", "a model that sees what follows is not supported"));
         }
-        let vocab_size = self.file.rows("token_embd.weight")?;
+        self.file.check_layers(all)?;
+        let vocab_size = self.file.rows(EMBEDDING)?;
         self.put("num_hidden_layers", self.num_layers);
         self.put("vocab_size", vocab_size);
         self.put("tie_word_embeddings", !self.file.has("output.weight"));

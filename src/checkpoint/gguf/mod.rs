@@ -38,6 +38,9 @@ const FIRST_PART: &str = "-00001-of-";
 /// No model is split into more files.
 const MOST_PARTS: u64 = 1000;
 
+/// The matrix with a row for each token.
+const EMBEDDING: &str = "token_embd.weight";
+
 /// What the first file of a model says of it, and the tensors of all of its files.
 pub struct Gguf<'a> {
     /// What the first file says.
@@ -66,6 +69,15 @@ impl<'a> Gguf<'a> {
         let within =
             |name: &str| name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(_, end)| end == tensor);
         self.tensors.keys().any(|name| within(name) == Some(true))
+    }
+
+    /// Refuses more layers than there are tensors, before anything is made for each.
+    fn check_layers(&self, count: usize) -> Result<()> {
+        if count <= self.tensors.len() {
+            return Ok(());
+        }
+        let message = format!("{count} layers, but there are {} tensors", self.tensors.len());
+        Err(self.metadata.error(keys::LAYERS, message))
     }
 
     /// How many rows a matrix has.
@@ -164,6 +176,7 @@ fn known(gguf: &Gguf<'_>, file: &Container<'_>, config: &Config<'_>) -> Result<V
 /// The files of the published checkpoint but for the weights.
 fn made(gguf: &Gguf<'_>, config: &Config<'_>) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let config = (CONFIG, Value::Object(config.keys.clone()));
-    let files = [config].into_iter().chain(tokenizer::files(&gguf.metadata)?);
+    let tokenizer = tokenizer::files(&gguf.metadata, gguf.rows(EMBEDDING)?)?;
+    let files = [config].into_iter().chain(tokenizer);
     Ok(files.map(|(name, json)| (name, json.to_string().into_bytes())).collect())
 }

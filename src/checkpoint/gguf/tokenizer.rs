@@ -49,8 +49,12 @@ struct Vocabulary {
 const OF_PIECES: &[(&str, usize)] = &[("unknown", 0), ("bos", 1), ("eos", 2)];
 
 impl Vocabulary {
-    fn read(metadata: &Metadata<'_>, usual: &'static [(&'static str, usize)]) -> Result<Self> {
+    fn read(metadata: &Metadata<'_>, vocab_size: usize, usual: &'static [(&'static str, usize)]) -> Result<Self> {
         let tokens = metadata.texts(TOKENS)?.unwrap_or_default();
+        if tokens.len() > vocab_size {
+            let message = format!("{} tokens, but the model has rows for {vocab_size}", tokens.len());
+            return Err(metadata.error(TOKENS, message));
+        }
         let types = metadata.counts(TYPES)?.unwrap_or_else(|| vec![1; tokens.len()]);
         if types.len() != tokens.len() {
             let message = format!("expected one for each of {} tokens, found {}", tokens.len(), types.len());
@@ -94,11 +98,11 @@ impl Vocabulary {
     }
 }
 
-/// The files of the tokenizer by name: none where the file has no tokenizer.
+/// The files of the tokenizer by name, for a model with `vocab_size` rows: none where the file has no tokenizer.
 ///
 /// # Errors
 /// It is broken, or of a kind that is not supported.
-pub fn files(metadata: &Metadata<'_>) -> Result<Vec<(&'static str, Value)>> {
+pub fn files(metadata: &Metadata<'_>, vocab_size: usize) -> Result<Vec<(&'static str, Value)>> {
     let Some(model) = metadata.text(MODEL)?.filter(|model| model != "none" && model != "no_vocab") else {
         return Ok(Vec::new());
     };
@@ -107,7 +111,7 @@ pub fn files(metadata: &Metadata<'_>) -> Result<Vec<(&'static str, Value)>> {
         "llama" => true,
         other => return Err(metadata.error(MODEL, format!("{other:?} is not supported: expected gpt2 or llama"))),
     };
-    let vocabulary = Vocabulary::read(metadata, if has_pieces { OF_PIECES } else { &[] })?;
+    let vocabulary = Vocabulary::read(metadata, vocab_size, if has_pieces { OF_PIECES } else { &[] })?;
     let (mut tokenizer, adds_bos) =
         if has_pieces { (sentence_pieces(metadata, &vocabulary)?, true) } else { byte_level(metadata, &vocabulary)? };
     let processor = post_processor(metadata, &vocabulary, adds_bos)?;
@@ -272,7 +276,8 @@ const QWEN2: &str =
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK_V3: &str = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-const DEEPSEEK_LETTERS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+/// Letters with two cases. Those that Unicode replaces by others where it composes are written by number.
+const DEEPSEEK_LETTERS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\x{1F7D}ᾀ-ᾴᾶ-ᾼ\x{1FBE}ῂ-ῄῆ-ῌῐ-\x{1FD3}ῖ-\x{1FDB}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\x{2126}ℨ\x{212A}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
 
 /// The ones of the families that are read, and the few that others share with them.
 static PRE_TOKENIZERS: [Pre; 13] = [
@@ -297,3 +302,22 @@ static PRE_TOKENIZERS: [Pre; 13] = [
     Pre::new(&["falcon"], &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
     Pre::new(&["default"], &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pattern_is_one_and_every_name_is_there_once() {
+        use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+        let mut names: Vec<_> = PRE_TOKENIZERS.iter().flat_map(|pre| pre.names).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        for pattern in PRE_TOKENIZERS.iter().flat_map(|pre| pre.patterns) {
+            let regex = SplitPattern::Regex((*pattern).into());
+            assert!(Split::new(regex, tokenizers::SplitDelimiterBehavior::Isolated, false).is_ok(), "{pattern}");
+        }
+    }
+}
