@@ -63,16 +63,30 @@ fn what_is_not_supported_is_refused_by_name() {
         ("llama", json!({"architectures": ["LlamaForSequenceClassification"]}), &["architectures", "ForCausalLM"]),
         ("llama", json!({"attention_bias": false}), &["k_proj.bias", "is there", "attention_bias"]),
         ("llama-linear", json!({"mlp_bias": true}), &["proj.bias", "is missing", "mlp_bias"]),
-        ("llama", json!({"max_position_embeddings": null}), &["max_position_embeddings"]),
+        ("llama", json!({"architectures": ["CustomForCausalLM"]}), &["architectures", "Custom", "LlamaForCausalLM"]),
+        (
+            "llama",
+            json!({"rope_parameters": {"rope_theta": 5.0, "partial_rotary_factor": 0.5}}),
+            &["partial_rotary_factor"],
+        ),
+        (
+            "llama",
+            json!({"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}),
+            &["rope_parameters.full_attention"],
+        ),
+        (
+            "llama",
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 5.0}}),
+            &["rope_scaling.low_freq_factor", "5", "4"],
+        ),
         ("llama", json!({"hidden_size": 3, "head_dim": null}), &["num_attention_heads"]),
         ("mamba2", json!({"use_conv_bias": false}), &["conv1d.bias", "is there", "use_conv_bias"]),
         ("qwen2-window", json!({"layer_types": ["sliding_attention"]}), &["layer_types", "1"]),
         ("nemotron_h", json!({"mamba_hidden_act": "relu"}), &["mamba_hidden_act", "relu"]),
         ("nemotron_h", json!({"hybrid_override_pattern": "M-*-MM"}), &["hybrid_override_pattern", "6"]),
-        ("deepseek_v3", json!({"num_nextn_predict_layers": 0}), &["num_hidden_layers"]),
         ("deepseek_v3", json!({"topk_group": 9}), &["topk_group", "9"]),
         ("deepseek_v2", json!({"qk_rope_head_dim": 5}), &["qk_rope_head_dim", "5"]),
-        ("llama", json!({"hidden_size": null}), &["hidden_size"]),
+        ("llama", json!({"hidden_size": null}), &["embed_tokens.weight", "4096", "48"]),
         ("llama", json!({"num_key_value_heads": 3}), &["num_key_value_heads", "3"]),
         ("llama", json!({"vocab_size": 97}), &["embed_tokens.weight", "97", "96"]),
         ("llama-llama3", json!({"tie_word_embeddings": false}), &["lm_head.weight", "tie_word_embeddings"]),
@@ -90,6 +104,39 @@ fn what_is_not_supported_is_refused_by_name() {
         for part in said {
             assert!(error.contains(part), "{name} {changes}: {error:?} does not say {part:?}");
         }
+    }
+}
+
+/// What a fixture's checkpoint is where its config.json has these other values; null stays null.
+fn changed(name: &str, changes: &Value) -> Checkpoint {
+    let mut config = config_of(name);
+    config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    Checkpoint::open(with_config(name, &config).path()).unwrap()
+}
+
+#[test]
+fn a_context_that_yarn_stretches_is_that_long() {
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256});
+    for (max_position_embeddings, expected) in [(256, 1024), (1024, 1024), (2048, 2048)] {
+        let changes = json!({"max_position_embeddings": max_position_embeddings, "rope_scaling": yarn});
+        assert_eq!(changed("llama", &changes).config().max_seq_len, expected);
+    }
+}
+
+#[test]
+fn spellings_of_the_same_give_the_same_model() {
+    let config = |name: &str, changes: Value| format!("{:?}", changed(name, &changes).config());
+    for (name, one, other) in [
+        ("llama", json!({"max_position_embeddings": null}), json!({"max_position_embeddings": 2048.0})),
+        ("llama", json!({"architectures": ["LLaMAForCausalLM"]}), json!({"architectures": ["LlamaModel"]})),
+        ("llama", json!({"hidden_act": "silu"}), json!({"hidden_act": "swish", "quantization_config": {}})),
+        ("llama", json!({"rope_scaling": null}), json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}})),
+        ("deepseek_v3", json!({"norm_topk_prob": null}), json!({"norm_topk_prob": false})),
+        ("deepseek_v3", json!({"rope_interleave": null}), json!({"rope_interleave": false})),
+        ("falcon_h1-norm", json!({"mamba_norm_before_gate": null}), json!({"mamba_norm_before_gate": false})),
+        ("nemotron_h", json!({"mamba_d_conv": 4, "conv_kernel": 9}), json!({"conv_kernel": 4})),
+    ] {
+        assert_eq!(config(name, one.clone()), config(name, other.clone()), "{name}: {one} and {other}");
     }
 }
 

@@ -72,6 +72,14 @@ pub enum Scaling {
 }
 
 impl Scaling {
+    /// How many tokens YaRN stretches the context of the training to; 0 for the others.
+    pub fn stretched_context(&self) -> usize {
+        match self {
+            Self::Yarn { factor, original, .. } => (factor * original) as usize,
+            _ => 0,
+        }
+    }
+
     /// How many times longer the context is.
     pub fn factor(&self) -> f64 {
         match self {

@@ -332,6 +332,13 @@ FIXTURES = [
         attributes=[(r"mamba\.norm", "group_size", 64)],
     ),
     Fixture(
+        # Half a head of 14 is 7 elements: 8 are rotated, with the frequencies of 7.
+        "bamba-odd", "bamba",
+        dict(hidden_size=28, intermediate_size=40, attn_layer_indices=[1], num_attention_heads=2, num_key_value_heads=1,
+             mamba_n_heads=4, rope_theta=1000.0),
+        moves=[("rope_theta", 10000.0)],
+    ),
+    Fixture(
         "nemotron_h", "nemotron_h",
         dict(hidden_size=40, intermediate_size=56, hybrid_override_pattern="M-*-M", num_hidden_layers=5, head_dim=12,
              mamba_num_heads=6, mamba_head_dim=8, n_groups=2),
@@ -514,6 +521,14 @@ FIXTURES = [
                ("rms_norm_eps", 1e-6)],
         ignored=[("norm_topk_prob", True)],
         attributes=[(r"self_attn", "scaling", 0.224), (r"(q_a|kv_a)_layernorm", "variance_epsilon", 1e-3)],
+    ),
+    Fixture(
+        "deepseek_v2-bias", "deepseek_v2",
+        dict(hidden_size=40, intermediate_size=56, q_lora_rank=None, kv_lora_rank=20, qk_nope_head_dim=12,
+             qk_rope_head_dim=8, v_head_dim=10, n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1,
+             moe_intermediate_size=16, n_group=1, topk_group=1, topk_method="greedy", routed_scaling_factor=1.5,
+             attention_bias=True, mlp_bias=True, rope_theta=100, rope_scaling=None),
+        moves=[("routed_scaling_factor", 1.0), ("num_experts_per_tok", 1), ("rope_theta", 10000.0)],
     ),
     Fixture(
         "deepseek_v3", "deepseek_v3",

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
 use crate::model::mlp::MlpSpec;
+use crate::model::rope::RopeSpec;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "bamba",
@@ -37,7 +38,7 @@ fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     let mamba2 = mamba2(file, sizes.hidden_size, norm_eps, &["in_proj", "out_proj"])?;
     let gqa = file.attention(sizes.hidden_size)?;
     let rotated = (gqa.head_dim as f64 * file.partial_rotary_factor(0.5)?) as usize;
-    let rope = file.rope(("partial_rotary_factor", rotated), 10_000.0, sizes.max_seq_len)?;
+    let rope = rope(file, rotated, gqa.head_dim, sizes.max_seq_len)?;
     let gqa = GqaSpec { rope: Some(rope), ..gqa };
     let ffn = FfnSpec::Mlp(MlpSpec::swiglu(file.intermediate_size()?));
     let mixer = |at: usize| {
@@ -45,4 +46,14 @@ fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
     };
     let layers = (0..sizes.num_layers).map(|at| layer(norm_eps, mixer(at), ffn.clone()));
     Ok((model(sizes, norm_eps, layers.collect()), hybrid_names()))
+}
+
+/// A rotation of so many elements, or one more where they are no pairs: the frequencies are those of the odd number.
+fn rope(file: &mut Published<'_>, rotated: usize, head_dim: usize, max_seq_len: usize) -> Result<RopeSpec> {
+    let (key, width) = ("partial_rotary_factor", rotated.next_multiple_of(2));
+    if width > head_dim {
+        return Err(file.error(key, format!("{rotated} elements of {head_dim} are no pairs")));
+    }
+    let rope = file.rope((key, width), 10_000.0, max_seq_len)?;
+    Ok(RopeSpec { theta: rope.theta.powf(width as f64 / rotated as f64), ..rope })
 }

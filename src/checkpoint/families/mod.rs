@@ -86,6 +86,7 @@ impl Family {
         file.check_architecture(self.architecture)?;
         file.check_biases("the family", false, &WITHOUT_BIAS)?;
         let (config, names) = (self.read)(&mut file)?;
+        let config = file.stretch(config);
         // The embedding may be there as the head alone.
         let names = if file.is_tied(self.may_be_tied)? { names.or("embed_tokens.", "lm_head.") } else { names };
         Ok((config, names, file.finish()))

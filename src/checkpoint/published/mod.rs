@@ -18,6 +18,9 @@ use ignored::MEANINGLESS;
 /// What all norms' constants lie between.
 const EPS: std::ops::RangeInclusive<f64> = 0.0..=1.0;
 
+/// No rotation is stretched to more tokens.
+const LARGEST_CONTEXT: usize = 1 << 30;
+
 /// A multiplier may be this large.
 const LARGEST: f64 = 1e9;
 
@@ -29,6 +32,8 @@ pub struct Published<'a> {
     report: Report,
     read: BTreeSet<String>,
     usual: Usual,
+    /// How many tokens rotations are stretched to.
+    stretched_context: usize,
 }
 
 /// What a family's keys mean where they are left out, as [transformers](https://github.com/huggingface/transformers)
@@ -71,7 +76,7 @@ pub struct Sizes {
 impl<'a> Published<'a> {
     /// The configuration in `keys`, of a checkpoint with these tensors.
     pub fn new(keys: &'a Keys, tensors: &'a Tensors, usual: Usual) -> Self {
-        Self { keys, tensors, report: Report::default(), read: BTreeSet::new(), usual }
+        Self { keys, tensors, report: Report::default(), read: BTreeSet::new(), usual, stretched_context: 0 }
     }
 
     /// The account of what was read. Keys that nobody asked for and that may mean something are warned of.
@@ -263,6 +268,16 @@ impl<'a> Published<'a> {
         self.report.record("max_seq_len", max_seq_len, source);
         let vocab_size = self.size_or(&["vocab_size"], vocab_size)?;
         Ok(Sizes { vocab_size, hidden_size: self.size_or(&["hidden_size"], hidden_size)?, max_seq_len, num_layers })
+    }
+
+    /// The same model with the context that its rotations are stretched to, where `max_position_embeddings` is still that of
+    /// the training.
+    pub fn stretch(&mut self, config: ModelConfig) -> ModelConfig {
+        let max_seq_len = self.stretched_context.min(LARGEST_CONTEXT).max(config.max_seq_len);
+        if max_seq_len > config.max_seq_len {
+            self.report.record("max_seq_len", max_seq_len, Source::File);
+        }
+        ModelConfig { max_seq_len, ..config }
     }
 
     /// Plain attention without positions.

@@ -46,6 +46,7 @@ impl Published<'_> {
             return Err(self.error(key, format!("rotary positions need an even width, found {width}")));
         }
         let scaling = object.map_or(Ok(Scaling::None), |object| self.scaling(&object, width, max_seq_len))?;
+        self.stretched_context = self.stretched_context.max(scaling.stretched_context());
         Ok(RopeSpec { scaling, ..RopeSpec::new(width, theta.unwrap_or(default_theta)) })
     }
 
