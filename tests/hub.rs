@@ -502,6 +502,10 @@ fn weights_that_are_none_or_several_are_said() {
     assert!(said.contains("name one of them") && said.contains("q4.gguf, q8.gguf"), "{said}");
     let path = hub.run(&["pull", "tiny/llama/q8.gguf"]);
     assert!(path.trim_end().ends_with("q8.gguf") && hub.has("q8.gguf") && !hub.has("q4.gguf"));
+    let parts = ["q2-00001-of-00002.gguf", "q2-00002-of-00002.gguf"];
+    hub.change(|contents| contents.files.extend(parts.map(|name| (name.into(), vec![3]))));
+    hub.run(&["pull", "tiny/llama/q2-00001-of-00002.gguf"]);
+    assert!(parts.iter().all(|name| hub.has(name)));
 }
 
 #[test]

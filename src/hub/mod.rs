@@ -21,7 +21,7 @@ use cache::Place;
 use client::{Client, Failure, Listed, Listing};
 use download::{Download, patiently};
 use id::ModelId;
-use selection::Selection;
+use selection::{Selection, parts};
 
 /// So many files are downloaded at once.
 const STREAMS: usize = 4;
@@ -69,8 +69,8 @@ fn path_in(snapshot: &Path, id: &ModelId) -> PathBuf {
 
 /// Whether all weights of the model are there, which come last.
 fn is_whole(snapshot: &Path, id: &ModelId) -> bool {
-    if id.file.is_some() {
-        return path_in(snapshot, id).is_file();
+    if let Some(file) = &id.file {
+        return parts(file).iter().all(|part| snapshot.join(part).is_file());
     }
     let files = Files::Directory(snapshot.to_owned());
     let names = files.names().unwrap_or_default().iter().map(|name| name.to_string_lossy().into_owned()).collect();
