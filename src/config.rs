@@ -1,5 +1,6 @@
 //! Settings from the environment: the one place that reads it.
 
+use std::env::VarError;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -14,11 +15,11 @@ const ENDPOINT: &str = "https://huggingface.co";
 pub struct HubSettings {
     /// The root of all addresses, without a slash at its end: `HF_ENDPOINT`.
     pub endpoint: String,
-    /// Who asks: `HF_TOKEN`, else what is in the file `HF_TOKEN_PATH` (`token` in `HF_HOME`).
-    pub token: Option<Token>,
-    /// The directory of all models: `HF_HUB_CACHE`, else `hub` in `HF_HOME` (`huggingface` in `XDG_CACHE_HOME`).
+    given_token: Option<Token>,
+    token_file: Option<PathBuf>,
+    /// The directory of all models: `HF_HUB_CACHE` (`HUGGINGFACE_HUB_CACHE`), else `hub` in `HF_HOME` (`huggingface` in `XDG_CACHE_HOME`).
     pub cache: PathBuf,
-    /// Nothing may be downloaded: `HF_HUB_OFFLINE`.
+    /// Nothing may be downloaded: `HF_HUB_OFFLINE`, or `TRANSFORMERS_OFFLINE`.
     pub is_offline: bool,
 }
 
@@ -27,9 +28,16 @@ pub struct HubSettings {
 pub struct Token(String);
 
 impl Token {
-    /// The token, unless `text` is blank.
-    pub fn new(text: &str) -> Option<Self> {
-        Some(text.trim()).filter(|text| !text.is_empty()).map(|text| Self(text.to_owned()))
+    /// The token that `origin` has, unless it is blank.
+    ///
+    /// # Errors
+    /// It can't be sent.
+    pub fn new(text: &str, origin: &str) -> Result<Option<Self>> {
+        let text = text.trim();
+        if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok((!text.is_empty()).then(|| Self(text.to_owned())));
+        }
+        Err(Error::Unsupported(format!("{origin}: expected a token of visible ASCII characters, found others")))
     }
 
     /// What is sent.
@@ -50,38 +58,56 @@ impl HubSettings {
     /// # Errors
     /// There is no directory for the cache, or the token's file can't be read.
     pub fn from_env() -> Result<Self> {
-        Self::from_variables(&|name| std::env::var(name).ok(), std::env::home_dir().as_deref())
+        let variable = |name: &str| match std::env::var(name) {
+            Ok(value) => Ok(Some(value)),
+            Err(VarError::NotPresent) => Ok(None),
+            Err(VarError::NotUnicode(_)) => Err(Error::Unsupported(format!("{name}: expected text in UTF-8"))),
+        };
+        Self::from_variables(&variable, std::env::home_dir().as_deref())
+    }
+
+    /// Who asks: `HF_TOKEN`, else what is in the file `HF_TOKEN_PATH` (`token` in `HF_HOME`).
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn token(&self) -> Result<Option<Token>> {
+        match (&self.given_token, &self.token_file) {
+            (None, Some(path)) => read_token(path),
+            (given, _) => Ok(given.clone()),
+        }
     }
 
     /// The settings in these variables, where those that are empty count as not there.
-    fn from_variables(variable: &dyn Fn(&str) -> Option<String>, home: Option<&Path>) -> Result<Self> {
-        let given = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let directory = |name: &str| given(name).map(|value| expand(&value, home));
-        let caches = directory("XDG_CACHE_HOME").or_else(|| Some(home?.join(".cache")));
-        let hf_home = directory("HF_HOME").or_else(|| Some(caches?.join("huggingface")));
-        let cache = directory("HF_HUB_CACHE").or_else(|| Some(hf_home.clone()?.join("hub")));
+    fn from_variables(variable: &dyn Fn(&str) -> Result<Option<String>>, home: Option<&Path>) -> Result<Self> {
+        let given = |name: &str| Ok::<_, Error>(variable(name)?.filter(|value| !value.trim().is_empty()));
+        let directory = |name: &str| Ok::<_, Error>(given(name)?.map(|value| expand(&value, home)));
+        let caches = directory("XDG_CACHE_HOME")?.or_else(|| Some(home?.join(".cache")));
+        let hf_home = directory("HF_HOME")?.or_else(|| Some(caches?.join("huggingface")));
+        let cache = directory("HF_HUB_CACHE")?.or(directory("HUGGINGFACE_HUB_CACHE")?);
+        let cache = cache.or_else(|| Some(hf_home.clone()?.join("hub")));
         let cache = cache.ok_or_else(|| {
             Error::Unsupported("no place to keep models of the Hub: set HF_HOME, as there is no home directory".into())
         })?;
-        let token_file = directory("HF_TOKEN_PATH").or_else(|| Some(hf_home?.join("token")));
-        let token = match given("HF_TOKEN") {
-            Some(token) => Token::new(&token),
-            None => token_file.map(|path| read_token(&path)).transpose()?.flatten(),
-        };
-        let endpoint = given("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
+        let name = "HF_TOKEN";
+        let given_token = given(name)?.map_or(Ok(None), |token| Token::new(&token, name))?;
+        let token_file = directory("HF_TOKEN_PATH")?.or_else(|| Some(hf_home?.join("token")));
+        let endpoint = given("HF_ENDPOINT")?.unwrap_or_else(|| ENDPOINT.to_owned());
+        let is_asked = |name: &str| Ok::<_, Error>(given(name)?.is_some_and(|value| is_true(&value)));
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            token,
+            given_token,
+            token_file,
             cache,
-            is_offline: given("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
+            is_offline: is_asked("HF_HUB_OFFLINE")? || is_asked("TRANSFORMERS_OFFLINE")?,
         })
     }
 }
 
 /// `~` is the home directory.
 fn expand(path: &str, home: Option<&Path>) -> PathBuf {
-    match (path.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => home.join(rest),
+    match (path.strip_prefix('~'), home) {
+        (Some(""), Some(home)) => home.to_owned(),
+        (Some(rest), Some(home)) if rest.starts_with('/') => home.join(rest.trim_start_matches('/')),
         _ => path.into(),
     }
 }
@@ -92,7 +118,7 @@ fn is_true(value: &str) -> bool {
 
 fn read_token(path: &Path) -> Result<Option<Token>> {
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Token::new(&text)),
+        Ok(text) => Token::new(&text, &path.display().to_string()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(path, error)),
     }
@@ -104,7 +130,7 @@ mod tests {
 
     fn settings(variables: &[(&str, &str)]) -> HubSettings {
         let find = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        HubSettings::from_variables(&find, Some(Path::new("/home/me"))).unwrap()
+        HubSettings::from_variables(&|name| Ok(find(name)), Some(Path::new("/home/me"))).unwrap()
     }
 
     #[test]
@@ -114,8 +140,9 @@ mod tests {
         assert_eq!(cache(&[("XDG_CACHE_HOME", "/x")]), Path::new("/x/huggingface/hub"));
         assert_eq!(cache(&[("XDG_CACHE_HOME", "/x"), ("HF_HOME", "~/hf")]), Path::new("/home/me/hf/hub"));
         assert_eq!(cache(&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/models")]), Path::new("/models"));
+        assert_eq!(cache(&[("HUGGINGFACE_HUB_CACHE", "~")]), Path::new("/home/me"));
         assert_eq!(cache(&[("HF_HOME", "")]), Path::new("/home/me/.cache/huggingface/hub"));
-        let nowhere = HubSettings::from_variables(&|_| None, None).unwrap_err().to_string();
+        let nowhere = HubSettings::from_variables(&|_| Ok(None), None).unwrap_err().to_string();
         assert!(nowhere.contains("set HF_HOME"), "{nowhere}");
     }
 
@@ -123,14 +150,16 @@ mod tests {
     fn tokens_come_from_the_environment_or_a_file_and_are_not_printed() {
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path().to_str().unwrap();
-        assert_eq!(settings(&[("HF_HOME", home)]).token, None);
+        let token = |variables: &[(&str, &str)]| settings(variables).token().unwrap().map(|token| token.0);
+        assert_eq!(token(&[("HF_HOME", home)]), None);
         std::fs::write(directory.path().join("token"), "hf_file\n").unwrap();
-        assert_eq!(settings(&[("HF_HOME", home)]).token, Token::new("hf_file"));
-        let given = settings(&[("HF_HOME", home), ("HF_TOKEN", "hf_given")]);
-        assert_eq!(given.token, Token::new("hf_given"));
-        assert!(!format!("{given:?}").contains("hf_given"));
-        let unreadable = HubSettings::from_variables(&|name| (name == "HF_TOKEN_PATH").then(|| home.into()), None);
-        assert!(unreadable.is_err());
+        assert_eq!(token(&[("HF_HOME", home), ("HF_TOKEN", " ")]), Some("hf_file".into()));
+        let given = [("HF_HOME", home), ("HF_TOKEN", "hf_given")];
+        assert_eq!(token(&given), Some("hf_given".into()));
+        assert!(!format!("{:?}", settings(&given)).contains("hf_given"));
+        assert!(settings(&[("HF_TOKEN_PATH", home)]).token().is_err(), "a directory is no token");
+        let unsendable = Token::new("a\nb", "HF_TOKEN").unwrap_err().to_string();
+        assert!(unsendable.starts_with("HF_TOKEN: expected a token of visible ASCII"), "{unsendable}");
     }
 
     #[test]

@@ -145,7 +145,8 @@ impl Error {
 
     /// A failure to get the model `id` from the Hub.
     pub fn hub(id: &impl std::fmt::Display, message: impl Into<String>) -> Self {
-        Self::Hub { id: id.to_string(), message: message.into() }
+        let printable = |c: char| if c.is_control() { ' ' } else { c }; // what a server says may be meant for a terminal
+        Self::Hub { id: id.to_string(), message: message.into().chars().map(printable).collect() }
     }
 
     /// A failed read or write of the file at `path`.

@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use serde_json::Value;
+
 use super::keys::Keys;
 use super::{LARGEST_JSON, first_few};
 use crate::error::{Error, Result};
@@ -13,19 +15,29 @@ const FILE: &str = "generation_config.json";
 /// A number of any size: [`Params::validate`] knows the ranges.
 const ANY: RangeInclusive<f64> = -1e9..=1e9;
 
-/// Keys that change how tokens are chosen and that blazr has not, with the values that change nothing.
-const UNSUPPORTED: [(&str, &[f64]); 11] = [
-    ("diversity_penalty", &[0.0]),
-    ("encoder_no_repeat_ngram_size", &[0.0]),
-    ("encoder_repetition_penalty", &[1.0]),
-    ("epsilon_cutoff", &[0.0]),
-    ("eta_cutoff", &[0.0]),
-    ("guidance_scale", &[1.0]),
-    ("no_repeat_ngram_size", &[0.0]),
-    ("num_beams", &[1.0]),
-    ("penalty_alpha", &[0.0]),
-    ("top_h", &[]),
-    ("typical_p", &[1.0]),
+/// Keys that change how tokens are chosen, and that blazr has not: with another value than null, an empty list or the one
+/// here they are warned of.
+const UNSUPPORTED: [(&str, f64); 20] = [
+    ("bad_words_ids", 0.0),
+    ("begin_suppress_tokens", 0.0),
+    ("diversity_penalty", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
+    ("encoder_repetition_penalty", 1.0),
+    ("epsilon_cutoff", 0.0),
+    ("eta_cutoff", 0.0),
+    ("exponential_decay_length_penalty", 0.0),
+    ("forced_bos_token_id", -1.0),
+    ("forced_eos_token_id", -1.0),
+    ("guidance_scale", 1.0),
+    ("min_length", 0.0),
+    ("min_new_tokens", 0.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("num_beams", 1.0),
+    ("penalty_alpha", 0.0),
+    ("sequence_bias", 0.0),
+    ("suppress_tokens", 0.0),
+    ("top_h", 1.0),
+    ("typical_p", 1.0),
 ];
 
 /// The usual parameters, with what the file among `files` says in place of theirs: `do_sample: false` is greedy. Keys
@@ -48,22 +60,21 @@ pub(super) fn sampling(files: &Files, vocab_size: usize) -> Result<Params> {
         repetition_penalty: float("repetition_penalty", usual.repetition_penalty)?,
         ..usual
     };
-    warn_of_unsupported(&keys)?;
+    warn_of_unsupported(&keys);
     params.validate(vocab_size).map_err(|error| Error::checkpoint(&path, error.to_string()))?;
     Ok(params)
 }
 
-fn warn_of_unsupported(keys: &Keys) -> Result<()> {
-    let mut found = Vec::new();
-    for (key, neutral) in UNSUPPORTED {
-        if keys.float(key, ANY)?.is_some_and(|value| !neutral.contains(&value)) {
-            found.push(key);
-        }
-    }
+fn warn_of_unsupported(keys: &Keys) {
+    let is_neutral = |value: &Value, neutral: f64| match value {
+        Value::Array(list) => list.is_empty(),
+        value => value.as_f64() == Some(neutral),
+    };
+    let asks = |(key, neutral): &&(&str, f64)| keys.value(key).is_some_and(|value| !is_neutral(value, *neutral));
+    let found: Vec<&str> = UNSUPPORTED.iter().filter(asks).map(|(key, _)| *key).collect();
     if !found.is_empty() {
         tracing::warn!("{FILE}: ignoring what blazr can't do: {}", first_few(&found));
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -81,7 +92,7 @@ mod tests {
         let usual = Params::default();
         assert_eq!(of("{}").unwrap(), usual);
         let given = r#"{"do_sample": true, "temperature": 0.25, "top_k": 5, "top_p": 0.5, "min_p": 0.125,
-                        "repetition_penalty": 1.5, "max_new_tokens": 7, "typical_p": 0.5}"#;
+                        "repetition_penalty": 1.5, "max_new_tokens": 7, "typical_p": 0.5, "num_beams": "4", "bad_words_ids": [[1]]}"#;
         let expected =
             Params { temperature: 0.25, top_k: 5, top_p: 0.5, min_p: 0.125, repetition_penalty: 1.5, ..usual.clone() };
         assert_eq!(of(given).unwrap(), expected);

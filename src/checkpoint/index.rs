@@ -29,7 +29,8 @@ impl Index {
         }
         let name = Path::new(name.as_ref());
         let path = files.path(name);
-        let json = files.read_if_present(name, LARGEST_JSON)?.unwrap_or_default();
+        let missing = || Error::not_found(&path, "no such index of shards");
+        let json = files.read_if_present(name, LARGEST_JSON)?.ok_or_else(missing)?;
         let Contents { weight_map } = parse_json(&path, &json)?;
         Ok(Self { path, weight_map })
     }

@@ -20,10 +20,10 @@ use crate::model::weights::TensorSource;
 const SAMPLE_BYTES: usize = 256;
 
 /// Where the weights usually are.
-const USUAL: &str = "model.safetensors";
+pub const USUAL: &str = "model.safetensors";
 
 /// Where the index of several files usually is.
-const USUAL_INDEX: &str = "model.safetensors.index.json";
+pub const USUAL_INDEX: &str = "model.safetensors.index.json";
 
 /// The tensors of one or several files.
 #[derive(Debug)]

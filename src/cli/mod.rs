@@ -59,10 +59,20 @@ impl ModelArgs {
     /// Opens the checkpoint that was named, else the embedded one. What is no path here is looked for at the Hub.
     fn open(&self) -> Result<Checkpoint> {
         let Some(model) = self.model.as_deref() else { return Checkpoint::embedded(&nano::MODEL) };
-        match ModelId::parse(model).filter(|_| !Path::new(model).exists()) {
-            Some(id) => Ok(Checkpoint::open(&progress::find(&id)?)?.named(&id.repo)),
+        match ModelId::parse(model).filter(|_| matches!(Path::new(model).try_exists(), Ok(false))) {
+            Some(id) => Ok(Checkpoint::open(&progress::find(&id).map_err(not_here)?)?.named(&id.repo)),
             None => Checkpoint::open(Path::new(model)),
         }
+    }
+}
+
+/// An error about a model of the Hub, which may have been meant to be a path.
+fn not_here(error: Error) -> Error {
+    match error {
+        Error::Hub { id, message } => {
+            Error::hub(&id, format!("{message}; and there is no file or directory of this name"))
+        }
+        other => other,
     }
 }
 

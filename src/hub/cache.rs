@@ -42,18 +42,24 @@ impl Place {
 
     /// The snapshot that the revision stood for when it was last downloaded, if it was.
     pub(super) fn known_snapshot(&self) -> Option<PathBuf> {
-        let named = fs::read_to_string(self.root.join(&self.folder).join("refs").join(&self.revision));
+        let named = fs::read_to_string(self.reference());
         let commit = named.map_or_else(|_| self.revision.clone(), |commit| commit.trim().to_owned());
         let snapshot = self.snapshot(&commit);
         (super::id::is_path(&commit) && snapshot.is_dir()).then_some(snapshot)
     }
 
-    /// Notes which commit the revision stands for, unless it is the commit.
+    /// Notes which commit the revision stands for, unless that is known or it is the commit.
     pub(super) fn note_commit(&self, commit: &str) -> Result<()> {
-        if commit == self.revision {
+        let path = self.reference();
+        if commit == self.revision || fs::read_to_string(&path).is_ok_and(|known| known.trim() == commit) {
             return Ok(());
         }
-        self.layout.create_ref(commit).map_err(|error| disk(&self.root, error))
+        replace(&path, |path| fs::write(path, commit))
+    }
+
+    /// The file that says which commit the revision stands for.
+    fn reference(&self) -> PathBuf {
+        self.root.join(&self.folder).join("refs").join(&self.revision)
     }
 
     /// Waits until nobody else downloads the file with this hash.
@@ -72,21 +78,28 @@ impl Place {
         Ok(file)
     }
 
-    /// Makes the file with this hash the commit's `name`.
+    /// Makes the file with this hash the commit's `name`, unless it is.
     pub(super) fn link(&self, etag: &str, commit: &str, name: &str) -> Result<()> {
         let (blob, link) = (self.blob(etag), self.snapshot(commit).join(name));
-        create_parent(&link)?;
-        match fs::remove_file(&link) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(disk(&link, error)),
-            _ => {}
-        }
         let up = "../".repeat(2 + name.matches('/').count());
-        let linked = symlink(&Path::new(&up).join("blobs").join(etag), &link);
-        linked
-            .or_else(|_| fs::hard_link(&blob, &link))
-            .or_else(|_| fs::copy(&blob, &link).map(|_| ()))
-            .map_err(|error| disk(&link, error))
+        let target = Path::new(&up).join("blobs").join(etag);
+        if fs::read_link(&link).is_ok_and(|there| there == target) {
+            return Ok(());
+        }
+        replace(&link, |link| symlink(&target, link).or_else(|_| fs::copy(&blob, link).map(|_| ())))
     }
+}
+
+/// Puts what `make` makes at a path beside it to `path`, in one step: whoever looks finds the old or the new.
+fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    create_parent(path)?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", uuid::Uuid::new_v4()));
+    let made = PathBuf::from(name);
+    make(&made).and_then(|()| fs::rename(&made, path)).map_err(|error| {
+        let _ = fs::remove_file(&made);
+        disk(path, error)
+    })
 }
 
 #[cfg(unix)]
@@ -142,11 +155,21 @@ pub fn snapshots(cache: &Path) -> Result<Vec<Snapshot>> {
     for folder in entries(cache)? {
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let Some(repo) = name.strip_prefix(MODELS).map(|name| name.replace("--", "/")) else { continue };
-        let revisions = revisions(&folder.join("refs"), "")?;
-        for path in entries(&folder.join("snapshots"))? {
+        let revisions = revisions(&folder.join("refs"), "").unwrap_or_default();
+        let snapshots = entries(&folder.join("snapshots")).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            Vec::new()
+        });
+        for path in snapshots.into_iter().filter(|path| is_directory(path)) {
             let commit = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let named = revisions.iter().filter(|(_, of)| **of == commit).map(|(name, _)| name.clone()).collect();
-            found.push(Snapshot { repo: repo.clone(), revisions: named, bytes: size(&path)?, commit, path });
+            found.push(Snapshot {
+                repo: repo.clone(),
+                revisions: named,
+                bytes: size(&path).unwrap_or(0),
+                commit,
+                path,
+            });
         }
     }
     found.sort_by(|a, b| (&a.repo, &a.commit).cmp(&(&b.repo, &b.commit)));

@@ -7,7 +7,7 @@ use ureq::Agent;
 use ureq::http::{HeaderMap, Response, StatusCode, header};
 use url::Url;
 
-use super::id::ModelId;
+use super::id::{ModelId, is_plain};
 use crate::config::{HubSettings, Token};
 use crate::error::{Error, Result};
 
@@ -16,6 +16,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whoever sends nothing for so long won't go on.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The list of a model's files is there by then, or the Hub is no good today.
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// More redirects lead nowhere.
 const MOST_REDIRECTS: usize = 8;
@@ -105,18 +108,20 @@ impl Client {
             .user_agent(concat!("blazr/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Ok(Self { agent, endpoint, token: settings.token.clone(), id: id.clone() })
+        Ok(Self { agent, endpoint, token: settings.token()?, id: id.clone() })
     }
 
     /// The commit that the revision stands for, and its files.
     pub(super) fn list(&self) -> Result<Listing, Failure> {
         let mut url = self.url(&["api", "models"], &["revision", &self.id.revision]);
         url.set_query(Some("blobs=true"));
-        let (_, response) = self.follow(url.clone(), None)?;
+        let (_, response) = self.follow(url.clone(), None, Some(LIST_TIMEOUT))?;
         let mut body = self.accepted(&url, response)?.into_body();
-        let json = body.with_config().limit(LONGEST_LIST).read_to_vec().map_err(|error| self.passing(&url, &error))?;
+        let json =
+            body.with_config().limit(LONGEST_LIST).read_to_vec().map_err(|error| self.unanswered(&url, &error))?;
         let listing: Listing = serde_json::from_slice(&json).map_err(|error| {
-            self.failed(&url, format!("expected the list of a model's files, found other JSON: {error}"))
+            // Whatever stands between may answer in the Hub's place.
+            Failure::Passing(self.failed(&url, format!("expected the list of a model's files: {error}")))
         })?;
         if !is_plain(&listing.commit) {
             return Err(self.failed(&url, format!("{:?} can't be a commit", listing.commit)).into());
@@ -128,15 +133,25 @@ impl Client {
     pub(super) fn open(&self, commit: &str, name: &str, start: u64) -> Result<Reply, Failure> {
         let names: Vec<&str> = ["resolve", commit].into_iter().chain(name.split('/')).collect();
         let url = self.url(&[], &names);
-        let (described, response) = self.follow(url.clone(), (start > 0).then_some(start))?;
-        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+        let (described, response) = self.follow(url.clone(), (start > 0).then_some(start), None)?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && start > 0 {
             return self.open(commit, name, 0);
         }
         let response = self.accepted(&url, response)?;
-        let (start, total) = extent(&response);
-        let etag = described.etag.filter(|etag| is_plain(etag));
-        let etag = etag.ok_or_else(|| self.failed(&url, "expected the file's hash in the header ETag, found none"))?;
-        Ok(Reply { etag, size: described.size.or(total), start, body: Box::new(response.into_body().into_reader()) })
+        let encoding = text(response.headers(), header::CONTENT_ENCODING.as_str()).filter(|name| *name != "identity");
+        if let Some(encoding) = encoding {
+            return Err(self
+                .failed(&url, format!("expected the file as it is, found it encoded as {encoding}"))
+                .into());
+        }
+        let extent =
+            extent(&response).ok_or_else(|| self.failed(&url, "Content-Range: expected bytes START-END/SIZE"))?;
+        let found = described.etag.unwrap_or_default();
+        let etag = Some(found.clone()).filter(|etag| is_plain(etag)).ok_or_else(|| {
+            self.failed(&url, format!("expected the file's hash in the header ETag, found {found:?}"))
+        })?;
+        let body = Box::new(response.into_body().into_reader());
+        Ok(Reply { etag, size: described.size.or(extent.size), start: extent.start, body })
     }
 
     /// An address with the model's name between other parts.
@@ -150,24 +165,33 @@ impl Client {
 
     /// The first answer that is no redirect, and what those on the way told of the file. The token goes to nobody but the
     /// endpoint.
-    fn follow(&self, mut url: Url, start: Option<u64>) -> Result<(Description, Response<ureq::Body>), Failure> {
+    fn follow(
+        &self,
+        mut url: Url,
+        start: Option<u64>,
+        timeout: Option<Duration>,
+    ) -> Result<(Description, Response<ureq::Body>), Failure> {
         let mut description = Description::default();
         for _ in 0..MOST_REDIRECTS {
-            let mut request = self.agent.get(url.as_str()).header(header::ACCEPT_ENCODING, "identity");
+            if !matches!(url.scheme(), "http" | "https") {
+                return Err(self.failed(&url, "redirected there, which is no http address").into());
+            }
+            let request = self.agent.get(url.as_str()).config().timeout_global(timeout).build();
+            let mut request = request.header(header::ACCEPT_ENCODING, "identity");
             if let Some(token) = self.token.as_ref().filter(|_| url.origin() == self.endpoint.origin()) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose()));
             }
             if let Some(start) = start {
                 request = request.header(header::RANGE, format!("bytes={start}-"));
             }
-            let response = request.call().map_err(|error| self.passing(&url, &error))?;
+            let response = request.call().map_err(|error| self.unanswered(&url, &error))?;
             description.hear(response.headers());
             let target =
                 text(response.headers(), header::LOCATION.as_str()).filter(|_| response.status().is_redirection());
             let Some(target) = target else { return Ok((description, response)) };
             url = url.join(target).map_err(|error| self.failed(&url, format!("redirected to {target:?}: {error}")))?;
         }
-        Err(self.failed(&url, format!("redirected more than {MOST_REDIRECTS} times")).into())
+        Err(Failure::Passing(self.failed(&url, format!("redirected more than {MOST_REDIRECTS} times"))))
     }
 
     fn accepted(&self, url: &Url, response: Response<ureq::Body>) -> Result<Response<ureq::Body>, Failure> {
@@ -207,9 +231,16 @@ impl Client {
         }
     }
 
-    fn passing(&self, url: &Url, error: &ureq::Error) -> Failure {
+    /// What a request ended with that had no answer.
+    fn unanswered(&self, url: &Url, error: &ureq::Error) -> Failure {
+        use ureq::Error::{ConnectionFailed, HostNotFound, Io, Protocol, Timeout};
         let host = url.host_str().unwrap_or_default();
-        Failure::Passing(self.error(format!("{host} can't be reached: {error}")))
+        match error {
+            Io(_) | Timeout(_) | HostNotFound | ConnectionFailed | Protocol(_) => {
+                Failure::Passing(self.error(format!("{host} can't be reached: {error}")))
+            }
+            other => Failure::Lasting(self.error(format!("{host} can't be asked: {other}"))),
+        }
     }
 
     /// An error about the model.
@@ -239,32 +270,31 @@ impl Description {
 }
 
 /// Where an answer's bytes begin, and how many the whole file has.
-fn extent(response: &Response<ureq::Body>) -> (u64, Option<u64>) {
+struct Extent {
+    start: u64,
+    size: Option<u64>,
+}
+
+/// None where a part of a file doesn't say which.
+fn extent(response: &Response<ureq::Body>) -> Option<Extent> {
     let headers = response.headers();
-    let range = text(headers, header::CONTENT_RANGE.as_str()).and_then(|range| range.strip_prefix("bytes "));
-    match range.filter(|_| response.status() == StatusCode::PARTIAL_CONTENT) {
-        Some(range) => {
-            let (bytes, total) = range.split_once('/').unwrap_or((range, ""));
-            let start = bytes.split_once('-').and_then(|(start, _)| start.parse().ok());
-            (start.unwrap_or(0), total.parse().ok())
-        }
-        None => (0, text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok())),
+    if response.status() != StatusCode::PARTIAL_CONTENT {
+        let size = text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
+        return Some(Extent { start: 0, size });
     }
+    let (unit, range) = text(headers, header::CONTENT_RANGE.as_str())?.split_once(' ')?;
+    let (bytes, size) = range.split_once('/').filter(|_| unit.eq_ignore_ascii_case("bytes"))?;
+    Some(Extent { start: bytes.split_once('-')?.0.parse().ok()?, size: size.parse().ok() })
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// What the body of a refusal says, if it is JSON or short.
+/// What the body of a refusal says, if it is JSON.
 fn refusal(response: Response<ureq::Body>) -> Option<String> {
     let mut body = String::new();
     response.into_body().into_reader().take(LONGEST_REFUSAL).read_to_string(&mut body).ok()?;
     let json: serde_json::Value = serde_json::from_str(&body).ok()?;
     json.get("error")?.as_str().map(str::to_owned)
-}
-
-/// Whether a name from the Hub can be that of a file in a directory.
-fn is_plain(name: &str) -> bool {
-    super::id::is_path(name) && !name.contains('/') && name.len() <= 128
 }

@@ -66,20 +66,39 @@ impl Download<'_> {
     /// Tries once, from where the attempts before have `reached`.
     fn attempt(&self, file: &Listed, reached: &mut u64) -> Result<(), Failure> {
         let reply = self.client.open(self.commit, &file.name, *reached)?;
+        let size = self.size(file, &reply)?;
         let etag = reply.etag.clone();
         let _lock = self.place.lock(&etag)?;
         let blob = self.place.blob(&etag);
-        if has_size(&blob, reply.size) {
-            (self.watch)(Told::Gained(reply.size.unwrap_or(0)));
+        if has_size(&blob, size) {
+            (self.watch)(Told::Gained(size.unwrap_or(0)));
         } else {
-            self.complete(file, reply, &blob, reached)?;
+            self.complete(file, reply, size, &blob, reached)?;
         }
         Ok(self.place.link(&etag, self.commit, &file.name)?)
     }
 
+    /// How many bytes the file has, if anybody says: whoever does must agree.
+    fn size(&self, file: &Listed, reply: &Reply) -> Result<Option<u64>> {
+        match (file.size, reply.size) {
+            (Some(listed), Some(size)) if listed != size => {
+                let message = format!("{}: the Hub lists {listed} bytes, but {size} are to come", file.name);
+                Err(self.client.error(message))
+            }
+            (listed, size) => Ok(listed.or(size)),
+        }
+    }
+
     /// Adds to what there is of a file until it is whole, and gives it its name.
-    fn complete(&self, file: &Listed, reply: Reply, blob: &Path, reached: &mut u64) -> Result<(), Failure> {
-        let (part, size) = (part_of(blob), reply.size.or(file.size));
+    fn complete(
+        &self,
+        file: &Listed,
+        reply: Reply,
+        size: Option<u64>,
+        blob: &Path,
+        reached: &mut u64,
+    ) -> Result<(), Failure> {
+        let part = part_of(blob);
         create_parent(&part)?;
         let failed = |error| disk(&part, error);
         let mut out = File::options().create(true).append(true).open(&part).map_err(failed)?;
@@ -89,12 +108,14 @@ impl Download<'_> {
                 (self.watch)(Told::Needed(&file.name, size));
             }
             (self.watch)(Told::Begun(&file.name, size.unwrap_or(0)));
-            let mut reply = self.at(file, reply, have)?;
+            let reply = self.at(file, reply, have)?;
             if reply.start != have {
                 out.set_len(0).map_err(failed)?;
             }
             (self.watch)(Told::Gained(reply.start));
-            let broken = self.pour(&mut reply.body, &mut out, &part)?;
+            // One byte more than the rest shows that there is more than there should be.
+            let rest = size.map_or(u64::MAX, |size| size.saturating_sub(reply.start).saturating_add(1));
+            let broken = self.pour(&mut reply.body.take(rest), &mut out, &part)?;
             let found = out.metadata().map_err(failed)?.len();
             *reached = found.max(*reached);
             self.check(file, size, found, broken).inspect_err(|_| (self.watch)(Told::Lost(found)))?;
@@ -108,8 +129,9 @@ impl Download<'_> {
         if reply.start == have {
             return Ok(reply);
         }
+        let etag = reply.etag;
         let reply = self.client.open(self.commit, &file.name, have)?;
-        if reply.start == have || reply.start == 0 {
+        if reply.etag == etag && (reply.start == have || reply.start == 0) {
             return Ok(reply);
         }
         let message = format!("{}: asked for the bytes from {have} on, got those from {} on", file.name, reply.start);
@@ -150,10 +172,11 @@ impl Download<'_> {
     }
 }
 
-/// Where the bytes of a file are that is not whole, as other tools have it.
+/// Where the bytes of a file are that is not whole. Other tools may write theirs in another order than from the first to the
+/// last, so that the name is blazr's own.
 fn part_of(blob: &Path) -> PathBuf {
     let mut name = blob.as_os_str().to_owned();
-    name.push(".incomplete");
+    name.push(".blazr.incomplete");
     name.into()
 }
 

@@ -5,6 +5,9 @@ use std::fmt;
 /// A longer part of a name is not one of the Hub's.
 const LONGEST: usize = 96;
 
+/// A longer hash is none.
+const LONGEST_PLAIN: usize = 128;
+
 /// The revision that is meant where none is named.
 const MAIN: &str = "main";
 
@@ -40,11 +43,6 @@ impl ModelId {
             file: file.map(str::to_owned),
         })
     }
-
-    /// Whether the revision is a commit, of which there is only one.
-    pub fn is_commit(&self) -> bool {
-        self.revision.len() == 40 && self.revision.bytes().all(|byte| byte.is_ascii_hexdigit())
-    }
 }
 
 impl fmt::Display for ModelId {
@@ -65,14 +63,23 @@ fn split_file(text: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// As [huggingface_hub](https://github.com/huggingface/huggingface_hub) has it; no model is called as a file of weights.
 fn is_name(part: &str) -> bool {
     let is_known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    (1..=LONGEST).contains(&part.len()) && part.chars().all(is_known) && !part.chars().all(|c| c == '.')
+    let is_bare = !part.starts_with(['-', '.']) && !part.ends_with(['-', '.']) && !part.ends_with(".git");
+    let is_single = !part.contains("--") && !part.contains("..");
+    let is_file = WEIGHTS.iter().any(|end| part.ends_with(end));
+    (1..=LONGEST).contains(&part.len()) && part.chars().all(is_known) && is_bare && is_single && !is_file
 }
 
 /// Whether `text` is a relative path that leads nowhere but down.
 pub(super) fn is_path(text: &str) -> bool {
     text.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0', ':']))
+}
+
+/// Whether a name from the Hub can be that of a file in a directory.
+pub(super) fn is_plain(name: &str) -> bool {
+    is_path(name) && !name.contains('/') && name.len() <= LONGEST_PLAIN
 }
 
 #[cfg(test)]
@@ -97,16 +104,28 @@ mod tests {
     #[test]
     fn what_can_be_no_name_is_none() {
         let long = format!("a/{}", "b".repeat(97));
-        let none =
-            ["", "a", "a/", "/b", "./b", "../b", "a/b/c", "a/b c", "a/b@", "a/b@../x", "a/b/../x.gguf", "~/b", &long];
+        let none = [
+            "",
+            "a",
+            "a/",
+            "/b",
+            "./b",
+            "../b",
+            "a/b/c",
+            "a/b c",
+            "a/b@",
+            "a/b@../x",
+            "a/b/../x.gguf",
+            "~/b",
+            "a--b/c",
+            "x/-a",
+            "x/a..b",
+            ".x/a",
+            "x/a.git",
+            "ckpt/m.safetensors",
+            &long,
+        ];
         assert!(none.iter().all(|text| ModelId::parse(text).is_none()));
         assert!(ModelId::parse("a/b/c.gguf@v1").is_none());
-    }
-
-    #[test]
-    fn only_whole_hashes_are_commits() {
-        let is_commit = |revision: &str| ModelId::parse(&format!("a/b@{revision}")).unwrap().is_commit();
-        assert!(is_commit(&"0a".repeat(20)));
-        assert!(!is_commit("main") && !is_commit("0a0a0a0a") && !is_commit(&"xy".repeat(20)));
     }
 }

@@ -10,6 +10,7 @@ mod download;
 pub mod id;
 mod selection;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -42,8 +43,8 @@ pub enum Told<'a> {
 /// Whoever is told.
 pub type Watch<'a> = &'a (dyn Fn(Told<'_>) + Sync);
 
-/// Finds the files of a model: in the cache if they are all there and nothing newer is known, else from the Hub. The
-/// path is that of their directory, or of the one file that was named.
+/// Finds the files of a model: those of the commit that the Hub names, downloaded unless they are in the cache; where it can't
+/// be reached, those in the cache. The path is that of their directory, or of the one file that was named.
 ///
 /// # Errors
 /// There is no such model, it may not be read, its family is not supported, the connection breaks again and again, or the
@@ -52,7 +53,7 @@ pub fn find(settings: &HubSettings, id: &ModelId, watch: Watch<'_>) -> Result<Pa
     let place = Place::new(&settings.cache, id);
     let known = place.known_snapshot().filter(|snapshot| is_whole(snapshot, id));
     match known {
-        Some(snapshot) if settings.is_offline || id.is_commit() => Ok(path_in(&snapshot, id)),
+        Some(snapshot) if settings.is_offline => Ok(path_in(&snapshot, id)),
         None if settings.is_offline => {
             let message =
                 format!("not in the cache {}, and HF_HUB_OFFLINE forbids to download it", settings.cache.display());
@@ -104,8 +105,9 @@ impl Fetch<'_> {
     }
 
     fn download(&self, listing: &Listing) -> Result<PathBuf> {
-        let names = listing.files.iter().map(|file| file.name.clone()).filter(|name| id::is_path(name)).collect();
-        let selection = Selection::new(names, self.id);
+        let names: BTreeSet<&String> =
+            listing.files.iter().map(|file| &file.name).filter(|name| id::is_path(name)).collect();
+        let selection = Selection::new(names.into_iter().cloned().collect(), self.id);
         let snapshot = self.place.snapshot(&listing.commit);
         self.bring(listing, &selection.first())?;
         let rest = selection.rest(&snapshot).map_err(|error| Error::hub(self.id, error.to_string()))?;

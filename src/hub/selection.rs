@@ -6,15 +6,13 @@ use super::id::ModelId;
 use crate::checkpoint::families::Family;
 use crate::checkpoint::index::Index;
 use crate::checkpoint::keys::Keys;
+use crate::checkpoint::tensors::{USUAL, USUAL_INDEX};
 use crate::error::{Error, Result};
 use crate::files::Files;
 
 /// What a model has beside its weights, each only if it is there.
 const BESIDE: [&str; 5] =
     ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
-
-/// The weights, where all of them are in one file.
-const ONE_FILE: &str = "model.safetensors";
 
 const SAFETENSORS: &str = ".safetensors";
 const INDEX: &str = ".safetensors.index.json";
@@ -76,7 +74,7 @@ impl Selection {
         match &self.asked {
             Some(asked) if self.names.contains(asked) => return Ok(parts(asked)),
             Some(asked) => return error(format!("there is no file {asked}")),
-            None if self.has_one_file() => return Ok(vec![ONE_FILE.to_owned()]),
+            None if self.has_one_file() => return Ok(vec![USUAL.to_owned()]),
             None => {}
         }
         if let Some(index) = self.index() {
@@ -102,14 +100,13 @@ impl Selection {
     }
 
     fn has_one_file(&self) -> bool {
-        self.names.iter().any(|name| name == ONE_FILE)
+        self.names.iter().any(|name| name == USUAL)
     }
 
     fn index(&self) -> Option<&str> {
-        match self.ending_in(INDEX).as_slice() {
-            [index] if !self.has_one_file() => Some(index),
-            _ => None,
-        }
+        let found = self.ending_in(INDEX);
+        let usual = found.iter().find(|name| **name == USUAL_INDEX).or(found.first().filter(|_| found.len() == 1));
+        usual.copied().filter(|_| !self.has_one_file())
     }
 
     /// The files with this ending: those beside config.json, else those of other directories.

@@ -8,11 +8,12 @@ use serde_json::{Map, Value, json};
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
-/// The tokens that have a name.
+/// The tokens that have a name in every model; a model may have others that end so.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const TOKEN: &str = "_token";
 
-/// The list of further special ones, by its old and its new name.
-const FURTHER: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+/// The list of further special ones, or where it is left out by its old name.
+const FURTHER: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 
 /// Adds to the library's tokenizer what `config` says. New tokens get the ids behind `last`, as long as these are below
 /// `vocab_size`: a model can't know others.
@@ -43,12 +44,13 @@ fn tokens(library: &Tokenizer, config: &Map<String, Value>) -> tokenizers::Resul
     let known: HashMap<String, AddedToken> =
         library.get_added_tokens_decoder().into_values().map(|token| (token.content.clone(), token)).collect();
     let end = config.get("eos_token").and_then(content);
-    for content in special_tokens(config) {
-        if Some(content) == end && !places.contains_key(content) && library.token_to_id(content).is_none() {
+    for token in special_tokens(config)? {
+        let content = token.content.clone();
+        if Some(content.as_str()) == end && !places.contains_key(&content) && library.token_to_id(&content).is_none() {
             continue; // a new one would end no text that the model writes
         }
-        let at = *places.entry(content.to_owned()).or_insert_with(|| {
-            tokens.push(known.get(content).cloned().unwrap_or_else(|| AddedToken::from(content, true)));
+        let at = *places.entry(content).or_insert_with_key(|content| {
+            tokens.push(known.get(content).cloned().unwrap_or(token));
             tokens.len() - 1
         });
         if let Some(token) = tokens.get_mut(at) {
@@ -89,11 +91,32 @@ fn added_token(token: &Value) -> Option<AddedToken> {
     )
 }
 
-/// Those that have a name, and the further ones.
-fn special_tokens(config: &Map<String, Value>) -> impl Iterator<Item = &str> {
-    let named = NAMED.iter().filter_map(|key| config.get(*key));
-    let further = FURTHER.iter().filter_map(|key| config.get(*key)?.as_array()).flatten();
-    named.chain(further).filter_map(content).filter(|content| !content.is_empty())
+/// Those that have a name, those whose name is the model's own, and the further ones.
+fn special_tokens(config: &Map<String, Value>) -> tokenizers::Result<Vec<AddedToken>> {
+    let named = NAMED.iter().filter_map(|key| Some((*key, config.get(*key)?)));
+    let list = FURTHER.iter().find_map(|key| Some((*key, config.get(*key).filter(|value| !value.is_null())?)));
+    let further: Vec<(&str, &Value)> = match list {
+        None => Vec::new(),
+        Some((key, Value::Array(values))) => values.iter().map(|value| (key, value)).collect(),
+        Some((key, Value::Object(values))) => values.values().map(|value| (key, value)).collect(),
+        Some((key, other)) => {
+            return Err(format!("{key}: expected a list or an object of tokens, found {other}").into());
+        }
+    };
+    let is_own = |(key, value): &(&String, &Value)| {
+        key.ends_with(TOKEN) && !NAMED.contains(&key.as_str()) && !value.is_boolean()
+    };
+    let own = config.iter().filter(is_own).map(|(key, value)| (key.as_str(), value));
+    let mut tokens = Vec::new();
+    for (key, value) in named.chain(own).chain(further).filter(|(_, value)| !value.is_null()) {
+        let token = match value {
+            Value::String(content) => Some(AddedToken::from(content, true)),
+            value => added_token(value),
+        };
+        tokens.push(token.ok_or_else(|| format!("{key}: expected a token, found {value}"))?);
+    }
+    tokens.retain(|token| !token.content.is_empty());
+    Ok(tokens)
 }
 
 /// A token's text: it stands there by itself, or as the `content` of an object.
@@ -166,6 +189,9 @@ mod tests {
             (json!({"added_tokens_decoder": []}), "added_tokens_decoder: expected token ids and tokens, found []"),
             (json!({"added_tokens_decoder": {"x": {"content": "a"}}}), "added_tokens_decoder: expected token ids"),
             (json!({"added_tokens_decoder": {"1": {"content": "a", "lstrip": 1}}}), "added_tokens_decoder: expected"),
+            (json!({"pad_token": 5}), "pad_token: expected a token, found 5"),
+            (json!({"additional_special_tokens": "<img>"}), "additional_special_tokens: expected a list"),
+            (json!({"extra_special_tokens": ["a", 1]}), "extra_special_tokens: expected a token, found 1"),
             (json!({"bos_token": "he", "add_bos_token": 1}), "add_bos_token: expected true or false, found 1"),
             (
                 json!({"added_tokens_decoder": {"900": {"content": "x1"}}, "bos_token": "x3", "add_bos_token": true}),

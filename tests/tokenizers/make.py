@@ -99,6 +99,9 @@ CONFIGS = {
     "bos that is none": {"bos_token": None, "eos_token": "</s>", "add_bos_token": True},
     "objects": {"bos_token": named("<s>"), "eos_token": named("</s>"), "add_bos_token": True},
     "further ones": {**NAMES, "additional_special_tokens": ["<|im_end|>", "<|extra|>"]},
+    "extra ones": {**NAMES, "extra_special_tokens": ["<|extra|>"], "additional_special_tokens": ["<|im_end|>"]},
+    "names of its own": {**NAMES, "extra_special_tokens": {"image_token": "<|extra|>"}, "end_token": "<|im_end|>"},
+    "a mask that strips": {**NAMES, "mask_token": {**named("<mask>"), "lstrip": True}},
     "a pad that is new": {**NAMES, "pad_token": "<|pad|>", "add_bos_token": False},
     "added ones": {
         **NAMES,
