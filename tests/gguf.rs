@@ -134,6 +134,10 @@ fn what_is_not_supported_is_refused_by_the_files_own_names() {
         (llama().set("llama.attn_logit_softcapping", Value::F32(30.0)), &["llama.attn_logit_softcapping"]),
         (llama().set("llama.rope.scaling.type", text("longrope")), &["llama.rope.scaling.type", "longrope", "yarn"]),
         (llama().set("llama.rope.dimension_count", Value::U32(6)), &["llama.rope.dimension_count", "6", "12"]),
+        (llama().set("llama.block_count", Value::U32(1)), &["blk.1.", "not known"]),
+        (llama().set("llama.rope.freq_base", Value::F32(f32::NAN)), &["llama.rope.freq_base", "finite"]),
+        (llama().without("tokenizer.ggml.tokens"), &["tokenizer.ggml.tokens", "missing"]),
+        (llama().set("llama.expert_shared_feed_forward_length", Value::U32(8)), &["expert_shared_feed_forward_length"]),
         (llama().without("blk.1.attn_k.weight"), &["blk.1.attn_k.weight", "missing"]),
         (llama().without("token_embd.weight"), &["token_embd.weight", "missing"]),
         (llama().set("tokenizer.ggml.model", text("bert")), &["tokenizer.ggml.model", "bert", "gpt2"]),
@@ -153,6 +157,24 @@ fn what_is_not_supported_is_refused_by_the_files_own_names() {
         for part in said {
             assert!(error.contains(part), "{error:?} does not say {part:?}");
         }
+    }
+}
+
+#[test]
+fn what_published_files_say_to_no_effect_is_taken() {
+    for (key, value) in [
+        ("split.count", Value::U16(0)), // of a model whose parts were joined
+        ("llama.expert_shared_feed_forward_length", Value::U32(0)),
+        ("llama.nextn_predict_layers", Value::U32(0)),
+        ("tokenizer.ggml.padding_token_id", Value::U32(u32::MAX)),
+        ("tokenizer.ggml.eot_token_id", Value::I32(-1)),
+        ("quantize.imatrix.file", text("x")),
+    ] {
+        let (directory, written) = Parts::of("llama.gguf").set(key, value).write();
+        let path = directory.path().join("sha256-0123"); // as some tools name them
+        std::fs::rename(written, &path).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        assert!(checkpoint.tokenizer().is_ok(), "{key}");
     }
 }
 

@@ -73,7 +73,7 @@ impl Checkpoint {
                 None => Self::new(name_of(path), Tensors::open(&files)?, files),
             };
         }
-        if path.is_file() && path.to_string_lossy().ends_with(gguf::ENDING) {
+        if path.is_file() && gguf::is_one(path) {
             return Self::open_gguf(name_of(path), path);
         }
         if let (true, Some(directory), Some(name)) = (path.is_file(), path.parent(), path.file_name()) {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::checkpoint::gguf::parts;
 use crate::config::HubSettings;
 use crate::error::{Error, Result};
 use crate::files::Files;
@@ -22,7 +23,7 @@ use cache::Place;
 use client::{Client, Failure, Listed, Listing};
 use download::{Download, patiently};
 use id::ModelId;
-use selection::{Selection, parts};
+use selection::Selection;
 
 /// So many files are downloaded at once.
 const STREAMS: usize = 4;
@@ -71,7 +72,7 @@ fn path_in(snapshot: &Path, id: &ModelId) -> PathBuf {
 /// Whether all weights of the model are there, which come last.
 fn is_whole(snapshot: &Path, id: &ModelId) -> bool {
     if let Some(file) = &id.file {
-        return parts(file).iter().all(|part| snapshot.join(part).is_file());
+        return parts::all(file).iter().all(|part| snapshot.join(part).is_file());
     }
     let files = Files::Directory(snapshot.to_owned());
     let names = files.names().unwrap_or_default().iter().map(|name| name.to_string_lossy().into_owned()).collect();

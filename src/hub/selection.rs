@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::id::ModelId;
 use crate::checkpoint::families::Family;
+use crate::checkpoint::gguf::{ENDING as GGUF, parts};
 use crate::checkpoint::index::Index;
 use crate::checkpoint::keys::Keys;
 use crate::checkpoint::tensors::{USUAL, USUAL_INDEX};
@@ -16,10 +17,6 @@ const BESIDE: [&str; 5] =
 
 const SAFETENSORS: &str = ".safetensors";
 const INDEX: &str = ".safetensors.index.json";
-const GGUF: &str = ".gguf";
-
-/// What the first of several GGUF files has behind its stem.
-const FIRST_PART: &str = "-00001-of-";
 
 /// What weights look like that can't be read.
 const OTHERS: [&str; 5] = [".bin", ".pt", ".pth", ".msgpack", ".h5"];
@@ -72,7 +69,7 @@ impl Selection {
     pub(super) fn weights(&self, files: &Files) -> Result<Vec<String>> {
         let error = |message: String| Err(Error::checkpoint(files.root(), message));
         match &self.asked {
-            Some(asked) if self.names.contains(asked) => return Ok(parts(asked)),
+            Some(asked) if self.names.contains(asked) => return Ok(parts::all(asked)),
             Some(asked) => return error(format!("there is no file {asked}")),
             None if self.has_one_file() => return Ok(vec![USUAL.to_owned()]),
             None => {}
@@ -81,9 +78,9 @@ impl Selection {
             return Ok(Index::open(files, index)?.shards()?.into_iter().map(str::to_owned).collect());
         }
         let mut found = self.ending_in(if self.is_gguf() { GGUF } else { SAFETENSORS });
-        found.retain(|name| !is_further_part(name));
+        found.retain(|name| !parts::is_further(name));
         match found.as_slice() {
-            [one] if !one.contains('/') => Ok(parts(one)),
+            [one] if !one.contains('/') => Ok(parts::all(one)),
             [] => error(self.nothing()),
             several => error(format!(
                 "expected one file with weights, or an index of several: name one of them behind the model's name and a \
@@ -120,34 +117,5 @@ impl Selection {
         let other = self.names.iter().find(|name| OTHERS.iter().any(|end| name.ends_with(end)));
         let found = other.map_or("none".to_owned(), |name| format!("{name}: convert it to safetensors"));
         format!("expected weights in *.safetensors or *.gguf, found {found}")
-    }
-}
-
-/// The files that a model in GGUF was split into, the first of which has this name; else that one alone.
-pub(super) fn parts(name: &str) -> Vec<String> {
-    let split = name.strip_suffix(GGUF).and_then(|name| name.split_once(FIRST_PART));
-    let count = split.and_then(|(_, count)| count.parse::<u16>().ok());
-    match split.zip(count) {
-        Some(((stem, written), count)) => (1..=count).map(|at| format!("{stem}-{at:05}-of-{written}{GGUF}")).collect(),
-        None => vec![name.to_owned()],
-    }
-}
-
-/// Whether the file is a part of a model behind the first.
-fn is_further_part(name: &str) -> bool {
-    let number = name.strip_suffix(GGUF).and_then(|name| name.rsplit_once("-of-")?.0.rsplit_once('-'));
-    number.is_some_and(|(_, at)| at.len() == 5 && at != "00001" && at.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn models_in_several_gguf_files_are_all_of_their_parts() {
-        let parts_of = ["q/m-00001-of-00002.gguf", "q/m-00002-of-00002.gguf"];
-        assert_eq!(parts(parts_of[0]), parts_of);
-        assert_eq!(parts("m.gguf"), ["m.gguf"]);
-        assert!(is_further_part(parts_of[1]) && !is_further_part(parts_of[0]) && !is_further_part("b-of-c.gguf"));
     }
 }

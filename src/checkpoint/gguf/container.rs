@@ -104,7 +104,20 @@ pub fn parse(file: &[u8]) -> Result<Container<'_>, String> {
     let alignment = alignment(&metadata)?;
     let data_start = ((header.len() - cursor.rest.len()) as u64).next_multiple_of(alignment);
     let locate = |tensor| locate(tensor, alignment, data_start, file.len());
-    Ok(Container { metadata, tensors: described.into_iter().map(locate).collect::<Result<_, _>>()? })
+    let tensors = described.into_iter().map(locate).collect::<Result<Vec<_>, _>>()?;
+    check_apart(&tensors)?;
+    Ok(Container { metadata, tensors })
+}
+
+/// No byte belongs to two tensors.
+fn check_apart(tensors: &[TensorInfo<'_>]) -> Result<(), String> {
+    let mut sorted: Vec<&TensorInfo<'_>> = tensors.iter().collect();
+    sorted.sort_by_key(|tensor| tensor.bytes.start);
+    let overlap = sorted.windows(2).find_map(|pair| match pair {
+        [a, b] if b.bytes.start < a.bytes.end => Some((a.name, b.name)),
+        _ => None,
+    });
+    overlap.map_or(Ok(()), |(a, b)| Err(format!("tensors {a} and {b} overlap")))
 }
 
 fn alignment(metadata: &BTreeMap<&str, Value<'_>>) -> Result<u64, String> {
@@ -249,7 +262,7 @@ impl<'a> Cursor<'a> {
         self.take(4)?;
         match self.u32()? {
             2 | 3 => Ok(()),
-            version if version.swap_bytes() <= 3 => Err("big-endian GGUF files are not supported".into()),
+            version if (1..=3).contains(&version.swap_bytes()) => Err("big-endian GGUF files are not supported".into()),
             version => Err(format!("version {version} of GGUF is not supported: expected 2 or 3")),
         }
     }

@@ -13,6 +13,20 @@ use crate::error::Result;
 const MEANINGLESS: [&str; 4] =
     ["vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "rope.scaling.original_context_length"];
 
+/// Keys of an architecture that change nothing with this value, which converters write where a model has no such thing.
+const NEUTRAL: [(&str, f64); 10] = [
+    ("attention.clamp_kqv", 0.0),
+    ("attention.max_alibi_bias", 0.0),
+    ("attention.sliding_window", 0.0),
+    ("expert_count", 0.0),
+    ("expert_shared_count", 0.0),
+    ("expert_shared_feed_forward_length", 0.0),
+    ("expert_used_count", 0.0),
+    ("expert_weights_scale", 1.0),
+    ("nextn_predict_layers", 0.0),
+    ("rope.scaling.attn_factor", 1.0),
+];
+
 /// The key that counts the layers.
 pub const LAYERS: &str = "block_count";
 
@@ -71,7 +85,7 @@ impl<'a> Config<'a> {
         config.sizes()?;
         let family = (architecture.read)(&mut config)?;
         config.put("model_type", family);
-        metadata.refuse_unread(&MEANINGLESS)?;
+        metadata.refuse_unread(&MEANINGLESS, &NEUTRAL)?;
         Ok(config)
     }
 
@@ -453,7 +467,9 @@ fn choice(config: &mut Config<'_>) -> Result<()> {
     }
     config.needed(&[("num_experts_per_tok", "expert_used_count")])?;
     config.counts(&[("n_group", "expert_group_count"), ("topk_group", "expert_group_used_count")])?;
-    config.floats(&[("routed_scaling_factor", "expert_weights_scale")])
+    let scale = config.file.metadata.float("expert_weights_scale")?.filter(|scale| *scale != 0.0); // 0 is none
+    scale.into_iter().for_each(|scale| config.put("routed_scaling_factor", scale));
+    Ok(())
 }
 
 fn deepseek2(config: &mut Config<'_>) -> Result<&'static str> {
@@ -466,6 +482,11 @@ fn deepseek2(config: &mut Config<'_>) -> Result<&'static str> {
         ("moe_intermediate_size", "expert_feed_forward_length"),
     ])?;
     if config.has_sigmoids()? {
+        if config.file.metadata.value("expert_group_count").is_none() {
+            tracing::warn!(
+                "the file doesn't say how experts are grouped, as older ones of DeepSeek V3: all are one group"
+            );
+        }
         sigmoids(config)?;
         return Ok("deepseek_v3");
     }

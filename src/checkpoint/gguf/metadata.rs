@@ -96,8 +96,8 @@ impl<'a> Metadata<'a> {
 
     /// A number.
     pub fn float(&self, key: &str) -> Result<Option<f64>> {
-        self.read(key, "a number", |value| match value {
-            Value::Float(value) => Some(value),
+        self.read(key, "a finite number", |value| match value {
+            Value::Float(value) => Some(value).filter(|value| value.is_finite()),
             value => natural(value).map(|value| value as f64),
         })
     }
@@ -134,13 +134,23 @@ impl<'a> Metadata<'a> {
         })
     }
 
-    /// Refuses keys of the architecture that nothing has read and that are not among `meaningless`: they may change what
-    /// the model says.
-    pub fn refuse_unread(&self, meaningless: &[&str]) -> Result<()> {
+    /// Refuses keys of the architecture that nothing has read: they may change what the model says. Those that are
+    /// `meaningless` don't, and those that are `neutral` don't with one value.
+    pub fn refuse_unread(&self, meaningless: &[&str], neutral: &[(&str, f64)]) -> Result<()> {
         let read = self.read.borrow();
         let own = format!("{}.", self.architecture);
         let keys = self.values.keys().filter_map(|key| Some((*key, key.strip_prefix(&own)?)));
-        match keys.into_iter().find(|(whole, key)| !read.contains(*whole) && !meaningless.contains(key)) {
+        let is_neutral = |whole: &str, key: &str| {
+            let number = self.values.get(whole).and_then(|value| match value {
+                Value::Float(value) => Some(*value),
+                value => natural(*value).map(|value| value as f64),
+            });
+            neutral.iter().any(|(known, value)| *known == key && number == Some(*value))
+        };
+        let may_change = |(whole, key): &(&str, &str)| {
+            !read.contains(*whole) && !meaningless.contains(key) && !is_neutral(whole, key)
+        };
+        match keys.into_iter().find(may_change) {
             None => Ok(()),
             Some((_, key)) => Err(self.error(key, "is not known here: leaving it out could change the model")),
         }

@@ -10,10 +10,12 @@ pub mod container;
 pub mod keys;
 pub mod metadata;
 pub mod names;
+pub mod parts;
 pub mod tokenizer;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,12 +33,6 @@ use metadata::Metadata;
 
 /// How such files end.
 pub const ENDING: &str = ".gguf";
-
-/// What the name of the first of several files has behind its stem.
-const FIRST_PART: &str = "-00001-of-";
-
-/// No model is split into more files.
-const MOST_PARTS: u64 = 1000;
 
 /// The matrix with a row for each token.
 const EMBEDDING: &str = "token_embd.weight";
@@ -69,6 +65,12 @@ impl<'a> Gguf<'a> {
         let within =
             |name: &str| name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(_, end)| end == tensor);
         self.tensors.keys().any(|name| within(name) == Some(true))
+    }
+
+    /// Whether a layer predicts further tokens than the next.
+    fn predicts_further(&self, layer: usize) -> bool {
+        let prefix = format!("blk.{layer}.nextn.");
+        self.tensors.range(prefix.as_str()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
     }
 
     /// Refuses more layers than there are tensors, before anything is made for each.
@@ -108,11 +110,20 @@ pub fn only_in(directory: &Files) -> Result<Option<OsString>> {
     if texts.iter().any(|name| name.ends_with(".safetensors")) {
         return Ok(None);
     }
-    let mut firsts = texts.iter().filter(|name| name.contains(FIRST_PART) && name.ends_with(ENDING));
+    let mut firsts = texts.iter().filter(|name| name.ends_with(ENDING) && !parts::is_further(name));
     match (firsts.next(), firsts.next()) {
         (Some(first), None) => Ok(Some(first.as_ref().into())),
         _ => only(directory, ENDING),
     }
+}
+
+/// Whether the file at `path` is one, by its name or by how it begins.
+pub fn is_one(path: &Path) -> bool {
+    let begins = |mut file: std::fs::File| {
+        let mut magic = [0; 4];
+        file.read_exact(&mut magic).map(|()| magic == *b"GGUF")
+    };
+    path.to_string_lossy().ends_with(ENDING) || std::fs::File::open(path).and_then(begins).unwrap_or(false)
 }
 
 /// Opens the model in the GGUF file at `path`, or in that and the others that it was split into: the files of the
@@ -121,10 +132,11 @@ pub fn only_in(directory: &Files) -> Result<Option<OsString>> {
 /// # Errors
 /// A file is missing or broken, or has what is not supported: the error names the key or the tensor.
 pub fn open(path: &Path) -> Result<(Files, Tensors)> {
-    let (directory, names) = parts(path)?;
+    let (directory, names) = split(path)?;
     let maps = names.iter().map(|name| directory.map(name)).collect::<Result<Vec<Bytes>>>()?;
     let parsed = names.iter().zip(&maps).map(|(name, map)| Ok((&**map, parse(&directory.path(name), map)?)));
     let files = parsed.collect::<Result<Vec<_>>>()?;
+    check_parts(path, &files)?;
     let gguf = Gguf::new(path, &files)?;
     let config = Config::new(&gguf)?;
     let tensors = files.iter().map(|(_, file)| known(&gguf, file, &config)).collect::<Result<Vec<_>>>()?;
@@ -141,7 +153,7 @@ fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Container<'a>> {
 }
 
 /// The file's directory, and the names of all the files that its model is split into.
-fn parts(path: &Path) -> Result<(Files, Vec<PathBuf>)> {
+fn split(path: &Path) -> Result<(Files, Vec<PathBuf>)> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::not_found(path, "no such GGUF file"));
     };
@@ -150,19 +162,43 @@ fn parts(path: &Path) -> Result<(Files, Vec<PathBuf>)> {
     if count == 1 {
         return Ok((directory, vec![name.into()]));
     }
-    let name = name.to_string_lossy();
-    let ending = format!("{FIRST_PART}{count:05}{ENDING}");
-    let stem = name.strip_suffix(&ending).filter(|_| count <= MOST_PARTS).ok_or_else(|| {
-        let message = "part of a model that is split: name the first part, which ends in -00001-of-0000N.gguf";
-        Error::checkpoint(path, message)
-    })?;
-    Ok((directory, (1..=count).map(|at| format!("{stem}-{at:05}-of-{count:05}{ENDING}").into()).collect()))
+    let names = parts::all(&name.to_string_lossy());
+    if names.len() as u64 != count {
+        let message = format!(
+            "one of {count} files that a model is split into: name the first, which must end in -00001-of-{count:05}{ENDING}"
+        );
+        return Err(Error::checkpoint(path, message));
+    }
+    match names.iter().find(|name| !directory.has(name)) {
+        Some(missing) => {
+            Err(Error::not_found(&directory.path(missing), format!("this one of the model's {count} files is missing")))
+        }
+        None => Ok((directory, names.into_iter().map(PathBuf::from).collect())),
+    }
+}
+
+/// Refuses files that are not those of one model, in their order.
+fn check_parts(path: &Path, files: &[(&[u8], Container<'_>)]) -> Result<()> {
+    let number = |file: &Container<'_>| match file.metadata.get("split.no") {
+        Some(container::Value::Natural(number)) => Some(*number),
+        _ => None,
+    };
+    let is_right = |(at, (_, file)): (usize, &(&[u8], Container<'_>))| {
+        count_parts(file) == files.len() as u64 && number(file) == Some(at as u64)
+    };
+    if files.len() == 1 || files.iter().enumerate().all(is_right) {
+        return Ok(());
+    }
+    Err(Error::checkpoint(
+        path,
+        "the files beside it are not the other parts of this model: split.no and split.count differ",
+    ))
 }
 
 /// How many files the model has that this one is of. Only the first needs to say anything else of it.
 fn count_parts(file: &Container<'_>) -> u64 {
     match file.metadata.get("split.count") {
-        Some(container::Value::Natural(count)) => *count,
+        Some(container::Value::Natural(count)) => (*count).max(1), // 0 where the files were joined
         _ => 1,
     }
 }

@@ -87,7 +87,7 @@ pub struct Heads {
 }
 
 /// A tensor of the file as one, or as each expert's, under the names that the model's are looked for. Those of layers
-/// behind the first `num_layers` predict further tokens and are left out.
+/// behind the first `num_layers` that predict further tokens are left out.
 ///
 /// # Errors
 /// It is not known, or has not as many dimensions as it should.
@@ -105,7 +105,7 @@ pub fn known(
     }
     let Some((layer, within)) = in_layer(info.name) else { return Err(unknown(info)) };
     if layer >= num_layers {
-        return Ok(Vec::new());
+        return if file.predicts_further(layer) { Ok(Vec::new()) } else { Err(unknown(info)) };
     }
     match natives(file, layer, within).as_slice() {
         [] => Err(unknown(info)),
@@ -126,16 +126,17 @@ fn in_layer(name: &str) -> Option<(usize, &str)> {
 
 /// The native names within the layer for the tensor `within`.
 fn natives(file: &Gguf<'_>, layer: usize, within: &str) -> Vec<String> {
-    if let Some(end) = within.strip_prefix(FIRST_NORM) {
-        return vec![format!("{}{end}", first_norm(file, layer))];
+    if within.starts_with(FIRST_NORM) {
+        return renamed(within, FIRST_NORM, first_norm(file, layer)).into_iter().collect();
     }
     IN_LAYERS.iter().filter_map(|(name, native)| renamed(within, name, native)).collect()
 }
 
-/// `within` with `to` for `from` at its beginning, if that is there: all of it, unless `from` ends with a dot.
+/// `within` with `to` for `from` at its beginning, if that is there: all of it, or with a weight or a bias behind a dot.
 fn renamed(within: &str, from: &str, to: &str) -> Option<String> {
     let end = within.strip_prefix(from)?;
-    (end.is_empty() || from.ends_with('.')).then(|| format!("{to}{end}"))
+    let is_whole = end.is_empty() || from.ends_with('.') && ["weight", "bias"].contains(&end);
+    is_whole.then(|| format!("{to}{end}"))
 }
 
 fn first_norm(file: &Gguf<'_>, layer: usize) -> &'static str {
@@ -182,6 +183,9 @@ fn experts(info: &TensorInfo<'_>, layer: usize, natives: &[String]) -> Result<Ve
     let &[count @ ..=MOST_EXPERTS, rows, width] = info.shape.as_slice() else {
         return Err(format!("tensor {}: expected [experts, rows, columns], found {:?}", info.name, info.shape));
     };
+    if !rows.is_multiple_of(parts) {
+        return Err(format!("tensor {}: {rows} rows can't be {parts} matrices", info.name));
+    }
     let size = bytes.len() / (count * parts);
     let each = (0..count).flat_map(|expert| natives.iter().map(move |native| (expert, native))).enumerate();
     let matrices = each.map(|(at, (expert, native))| {

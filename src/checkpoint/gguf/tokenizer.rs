@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
+use super::container::Value::Negative;
 use super::metadata::Metadata;
 use crate::error::Result;
 
@@ -21,9 +22,26 @@ const SPACE: &str = "▁";
 /// The longest token that merges are sought for, in bytes. The longest in use has 93, and the work grows by its square.
 const LONGEST_PIECE: usize = 256;
 
+/// The largest vocabularies have some hundred thousand.
+const MOST_MERGES: usize = 1_000_000;
+
 /// What ends an answer in the chats of well-known models, beside the end of a text.
-const END_OF_TURN: [&str; 7] =
-    ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"];
+const END_OF_TURN: [&str; 14] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+];
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +68,7 @@ const OF_PIECES: &[(&str, usize)] = &[("unknown", 0), ("bos", 1), ("eos", 2)];
 
 impl Vocabulary {
     fn read(metadata: &Metadata<'_>, vocab_size: usize, usual: &'static [(&'static str, usize)]) -> Result<Self> {
-        let tokens = metadata.texts(TOKENS)?.unwrap_or_default();
+        let tokens = metadata.texts(TOKENS)?.ok_or_else(|| metadata.error(TOKENS, "this key is missing"))?;
         if tokens.len() > vocab_size {
             let message = format!("{} tokens, but the model has rows for {vocab_size}", tokens.len());
             return Err(metadata.error(TOKENS, message));
@@ -92,9 +110,16 @@ impl Vocabulary {
     fn named(&self, metadata: &Metadata<'_>, name: &str) -> Result<Option<(usize, &str)>> {
         let key = format!("tokenizer.ggml.{name}_token_id");
         let usual = self.usual.iter().find(|(known, _)| *known == name).map(|(_, id)| *id);
-        let Some(id) = metadata.count(&key)?.or(usual) else { return Ok(None) };
-        let token = self.tokens.get(id).ok_or_else(|| metadata.error(&key, format!("there is no token {id}")))?;
-        Ok(Some((id, token)))
+        let given = match metadata.value(&key) {
+            None => None,
+            Some(Negative(_)) => Some(usize::MAX), // -1 is none
+            Some(_) => metadata.count(&key)?,
+        };
+        if given.is_some_and(|id| id >= self.tokens.len()) {
+            tracing::warn!("{key} is no token's id, and left out");
+        }
+        let id = given.filter(|id| *id < self.tokens.len()).or(usual);
+        Ok(id.and_then(|id| Some((id, self.tokens.get(id)?.as_str()))))
     }
 }
 
@@ -159,6 +184,9 @@ fn sentence_pieces(metadata: &Metadata<'_>, vocabulary: &Vocabulary) -> Result<M
         let message = format!("expected one for each of {} tokens, found {}", vocabulary.tokens.len(), scores.len());
         return Err(metadata.error(SCORES, message));
     }
+    let merges = merges(vocabulary, &scores).ok_or_else(|| {
+        metadata.error(TOKENS, format!("more than {MOST_MERGES} pairs of tokens are a token together"))
+    })?;
     let unknown = vocabulary.named(metadata, "unknown")?.map(|(_, token)| token);
     let has_prefix = metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
@@ -172,14 +200,14 @@ fn sentence_pieces(metadata: &Metadata<'_>, vocabulary: &Vocabulary) -> Result<M
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": null,
         "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {"type": "BPE", "vocab": vocabulary.vocab(), "merges": merges(vocabulary, &scores), "unk_token": unknown,
+        "model": {"type": "BPE", "vocab": vocabulary.vocab(), "merges": merges, "unk_token": unknown,
                   "fuse_unk": true, "byte_fallback": true},
     })))
 }
 
 /// All pairs of tokens that are a token together, the ones with the highest scores first and among equals the longest
-/// first parts.
-fn merges(vocabulary: &Vocabulary, scores: &[f64]) -> Vec<[String; 2]> {
+/// first parts. None where there are more than [`MOST_MERGES`].
+fn merges(vocabulary: &Vocabulary, scores: &[f64]) -> Option<Vec<[String; 2]>> {
     let is_text = |(_, token, kind): &(usize, &str, Kind)| *kind == Kind::Text && token.len() <= LONGEST_PIECE;
     let ids: HashMap<&str, usize> = vocabulary.each().filter(is_text).map(|(id, token, _)| (token, id)).collect();
     let mut merges: Vec<(f64, &str, &str)> = Vec::new();
@@ -188,11 +216,14 @@ fn merges(vocabulary: &Vocabulary, scores: &[f64]) -> Vec<[String; 2]> {
         let cuts = token.char_indices().skip(1).filter_map(|(at, _)| token.split_at_checked(at));
         let pairs = cuts.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right));
         merges.extend(pairs.map(|(left, right)| (score, left, right)));
+        if merges.len() > MOST_MERGES {
+            return None;
+        }
     }
     let length = |text: &str| text.chars().count();
     let key = |merge: &(f64, &str, &str)| (length(merge.1), length(merge.2));
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(key(b).cmp(&key(a))).then((a.1, a.2).cmp(&(b.1, b.2))));
-    merges.into_iter().map(|(_, left, right)| [left.to_owned(), right.to_owned()]).collect()
+    Some(merges.into_iter().map(|(_, left, right)| [left.to_owned(), right.to_owned()]).collect())
 }
 
 /// What stands before and behind a text.
@@ -238,13 +269,14 @@ fn tokenizer_config(metadata: &Metadata<'_>, vocabulary: &Vocabulary) -> Result<
     Ok(Value::Object(config))
 }
 
-/// The ids that end a text: those that the file names, and the control tokens that end a turn by their names.
+/// The ids that end a text: those that the file names, and those of tokens that end a turn by their names, whatever the file
+/// says that they are.
 fn end_of_text(metadata: &Metadata<'_>, vocabulary: &Vocabulary) -> Result<Vec<usize>> {
     let mut ids = Vec::new();
     for name in ["eos", "eot", "eom"] {
         ids.extend(vocabulary.named(metadata, name)?.map(|(id, _)| id));
     }
-    let ends_turn = |(_, token, kind): &(usize, &str, Kind)| *kind == Kind::Control && END_OF_TURN.contains(token);
+    let ends_turn = |(_, token, _): &(usize, &str, Kind)| END_OF_TURN.contains(token);
     ids.extend(vocabulary.each().filter(ends_turn).map(|(id, _, _)| id));
     Ok(ids)
 }
