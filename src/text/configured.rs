@@ -104,7 +104,7 @@ fn special_tokens(config: &Map<String, Value>) -> tokenizers::Result<Vec<AddedTo
         }
     };
     let is_own = |(key, value): &(&String, &Value)| {
-        key.ends_with(TOKEN) && !NAMED.contains(&key.as_str()) && !value.is_boolean()
+        key.ends_with(TOKEN) && !key.starts_with("add_") && !NAMED.contains(&key.as_str()) && !value.is_boolean()
     };
     let own = config.iter().filter(is_own).map(|(key, value)| (key.as_str(), value));
     let mut tokens = Vec::new();
@@ -113,7 +113,8 @@ fn special_tokens(config: &Map<String, Value>) -> tokenizers::Result<Vec<AddedTo
             Value::String(content) => Some(AddedToken::from(content, true)),
             value => added_token(value),
         };
-        tokens.push(token.ok_or_else(|| format!("{key}: expected a token, found {value}"))?);
+        tokens
+            .push(token.ok_or_else(|| format!("{key}: expected a string or an object with a content, found {value}"))?);
     }
     tokens.retain(|token| !token.content.is_empty());
     Ok(tokens)
@@ -189,9 +190,9 @@ mod tests {
             (json!({"added_tokens_decoder": []}), "added_tokens_decoder: expected token ids and tokens, found []"),
             (json!({"added_tokens_decoder": {"x": {"content": "a"}}}), "added_tokens_decoder: expected token ids"),
             (json!({"added_tokens_decoder": {"1": {"content": "a", "lstrip": 1}}}), "added_tokens_decoder: expected"),
-            (json!({"pad_token": 5}), "pad_token: expected a token, found 5"),
+            (json!({"pad_token": 5}), "pad_token: expected a string or an object with a content, found 5"),
             (json!({"additional_special_tokens": "<img>"}), "additional_special_tokens: expected a list"),
-            (json!({"extra_special_tokens": ["a", 1]}), "extra_special_tokens: expected a token, found 1"),
+            (json!({"extra_special_tokens": ["a", 1]}), "extra_special_tokens: expected a string or an object"),
             (json!({"bos_token": "he", "add_bos_token": 1}), "add_bos_token: expected true or false, found 1"),
             (
                 json!({"added_tokens_decoder": {"900": {"content": "x1"}}, "bos_token": "x3", "add_bos_token": true}),
