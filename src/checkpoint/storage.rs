@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A storage type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +66,8 @@ impl Storage {
             Self::F16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f16>(bytes), shape, device)?,
             Self::BF16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, bf16>(bytes), shape, device)?,
             Self::Blocks(blocks) => dequantized(blocks, bytes)?.to_device(device)?.reshape(shape)?,
-            Self::F32 | Self::Other(_) => {
-                Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape, device)?
-            }
+            Self::F32 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape, device)?,
+            Self::Other(_) => return Err(Error::Internal(format!("weights of type {} were let through", self.name()))),
         })
     }
 }

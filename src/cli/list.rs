@@ -21,7 +21,7 @@ pub(super) struct ListArgs {
 
 /// A model in the cache.
 #[derive(Serialize)]
-struct Listed {
+struct Found {
     #[serde(flatten)]
     snapshot: Snapshot,
     /// What it is, if it can be served.
@@ -30,7 +30,7 @@ struct Listed {
     error: Option<String>,
 }
 
-impl Listed {
+impl Found {
     fn new(snapshot: Snapshot) -> Self {
         match Checkpoint::open(&snapshot.path) {
             Ok(checkpoint) => Self { snapshot, family: Some(checkpoint.family()), error: None },
@@ -48,7 +48,7 @@ impl Listed {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<ExitCode> {
-    let listed: Vec<Listed> = snapshots(&HubSettings::from_env()?.cache)?.into_iter().map(Listed::new).collect();
+    let listed: Vec<Found> = snapshots(&HubSettings::from_env()?.cache)?.into_iter().map(Found::new).collect();
     if args.json {
         let text = serde_json::to_string_pretty(&listed).map_err(|error| Error::Internal(error.to_string()))?;
         print(&format!("{text}\n"))?;
@@ -59,9 +59,9 @@ pub(super) fn run(args: &ListArgs) -> Result<ExitCode> {
 }
 
 /// Columns as wide as what is in them, under their names.
-fn table(listed: &[Listed]) -> String {
+fn table(listed: &[Found]) -> String {
     let head = ["MODEL", "REVISION", "SIZE", "FAMILY"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(head).chain(listed.iter().map(Listed::row)).collect();
+    let rows: Vec<_> = std::iter::once(head).chain(listed.iter().map(Found::row)).collect();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths = [0, 1, 2].map(|column| width(column).unwrap_or(0));
     let line = |[model, revision, size, family]: &[String; 4]| {

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::names::{Heads, ROPE_FACTORS};
-use super::{EMBEDDING, Gguf};
+use super::{EMBEDDING, Gguf, object};
 use crate::error::Result;
 
 /// Keys of an architecture that change nothing of what a model says, or nothing that its tensors don't say.
@@ -258,7 +258,7 @@ impl<'a> Config<'a> {
     }
 
     /// Whether sigmoids choose a token's experts, or else a softmax.
-    fn has_sigmoids(&mut self) -> Result<bool> {
+    fn has_sigmoids(&self) -> Result<bool> {
         const SIGMOID: usize = 2;
         let key = "expert_gating_func";
         match self.file.metadata.count(key)? {
@@ -270,10 +270,6 @@ impl<'a> Config<'a> {
                 .error(key, format!("{other} is not supported: expected 1 (softmax) or 2 (sigmoid)"))),
         }
     }
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    if let Value::Object(map) = value { map } else { Map::new() }
 }
 
 /// The state-space keys of granitemoehybrid and its relatives.

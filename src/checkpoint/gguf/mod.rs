@@ -19,7 +19,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::CONFIG;
 use super::shard::{Shard, StoredTensor};
@@ -215,4 +215,9 @@ fn made(gguf: &Gguf<'_>, config: &Config<'_>) -> Result<Vec<(&'static str, Vec<u
     let tokenizer = tokenizer::files(&gguf.metadata, gguf.rows(EMBEDDING)?)?;
     let files = [config].into_iter().chain(tokenizer);
     Ok(files.map(|(name, json)| (name, json.to_string().into_bytes())).collect())
+}
+
+/// The object that a JSON value is; an empty one for others.
+fn object(value: Value) -> Map<String, Value> {
+    if let Value::Object(map) = value { map } else { Map::new() }
 }

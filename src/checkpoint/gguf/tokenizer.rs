@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::container::Value::Negative;
 use super::metadata::Metadata;
+use super::object;
 use crate::error::Result;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -148,10 +149,6 @@ pub fn files(metadata: &Metadata<'_>, vocab_size: usize) -> Result<Vec<(&'static
         ("tokenizer_config.json", tokenizer_config(metadata, &vocabulary)?),
         ("generation_config.json", json!({"eos_token_id": end_of_text(metadata, &vocabulary)?})),
     ])
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    if let Value::Object(map) = value { map } else { Map::new() }
 }
 
 /// Merges of bytes within the pieces that a pattern cuts, and whether a text begins with a token of its own.
