@@ -3,7 +3,7 @@
 use super::super::names::Names;
 use super::super::published::{Published, Usual, layer, model};
 use super::Family;
-use super::parts::{ATTENTION, MLP, hybrid_names, mamba2, sizes};
+use super::parts::{ATTENTION, MLP, USUAL, hybrid_names, mamba2, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
@@ -15,14 +15,11 @@ pub(super) const FAMILY: Family = Family {
     architecture: "BambaForCausalLM",
     usual: Usual {
         vocab_size: 128_000,
-        hidden_size: 4096,
         intermediate_size: 14_336,
-        num_layers: 32,
-        num_heads: 32,
         num_kv_heads: Some(8),
-        head_dim: None,
         max_seq_len: 262_144,
         norm_eps: 1e-5,
+        ..USUAL
     },
     may_be_tied: true,
     read,

@@ -4,7 +4,7 @@ use super::super::names::{Names, Part};
 use super::super::published::{Published, Sizes, Usual, layer, model};
 use super::Family;
 use super::experts::mlp_experts;
-use super::parts::sizes;
+use super::parts::{USUAL, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::usual_scale;
@@ -29,17 +29,7 @@ const LATENT_EPS: f64 = 1e-6;
 pub(super) const FAMILY: Family = Family {
     model_type: "deepseek_v2",
     architecture: "DeepseekV2ForCausalLM",
-    usual: Usual {
-        vocab_size: 102_400,
-        hidden_size: 4096,
-        intermediate_size: 11_008,
-        num_layers: 32,
-        num_heads: 32,
-        num_kv_heads: None,
-        head_dim: None,
-        max_seq_len: 2048,
-        norm_eps: 1e-6,
-    },
+    usual: Usual { vocab_size: 102_400, ..USUAL },
     may_be_tied: true,
     read,
 };

@@ -5,7 +5,7 @@ use super::super::published::{Published, Usual};
 use super::Family;
 use super::deepseek_v2::{Experts, finish, latent_attention};
 use super::experts::sigmoid_routing;
-use super::parts::{MLP, sizes};
+use super::parts::{MLP, USUAL, sizes};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::rope::Pairing;
@@ -19,10 +19,8 @@ pub(super) const FAMILY: Family = Family {
         intermediate_size: 18_432,
         num_layers: 61,
         num_heads: 128,
-        num_kv_heads: None,
-        head_dim: None,
         max_seq_len: 4096,
-        norm_eps: 1e-6,
+        ..USUAL
     },
     may_be_tied: true,
     read,

@@ -2,10 +2,10 @@
 //! (<https://huggingface.co/docs/transformers/model_doc/granitemoehybrid>).
 
 use super::super::names::{Names, Part};
-use super::super::published::{Published, Usual, layer, model};
+use super::super::published::{Published, layer, model};
 use super::Family;
 use super::experts::with_stacked_experts;
-use super::parts::{ATTENTION, each_layer, mamba2, sizes};
+use super::parts::{ATTENTION, USUAL, each_layer, mamba2, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, LayerSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
@@ -15,17 +15,7 @@ use crate::model::moe::{MoeSpec, Routing};
 pub(super) const FAMILY: Family = Family {
     model_type: "granitemoehybrid",
     architecture: "GraniteMoeHybridForCausalLM",
-    usual: Usual {
-        vocab_size: 32_000,
-        hidden_size: 4096,
-        intermediate_size: 11_008,
-        num_layers: 32,
-        num_heads: 32,
-        num_kv_heads: None,
-        head_dim: None,
-        max_seq_len: 2048,
-        norm_eps: 1e-6,
-    },
+    usual: USUAL,
     may_be_tied: true,
     read,
 };

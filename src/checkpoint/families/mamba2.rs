@@ -3,7 +3,7 @@
 use super::super::names::Names;
 use super::super::published::{Published, Usual, layer, model};
 use super::Family;
-use super::parts::{CHUNK_SIZE, check_groups, sizes};
+use super::parts::{CHUNK_SIZE, USUAL, check_groups, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::mamba2::{Gating, Mamba2Spec};
@@ -14,17 +14,7 @@ const CONTEXT: usize = 1 << 20;
 pub(super) const FAMILY: Family = Family {
     model_type: "mamba2",
     architecture: "Mamba2ForCausalLM",
-    usual: Usual {
-        vocab_size: 32_768,
-        hidden_size: 4096,
-        intermediate_size: 0,
-        num_layers: 64,
-        num_heads: 0,
-        num_kv_heads: None,
-        head_dim: None,
-        max_seq_len: CONTEXT,
-        norm_eps: 1e-5,
-    },
+    usual: Usual { vocab_size: 32_768, num_layers: 64, max_seq_len: CONTEXT, norm_eps: 1e-5, ..USUAL },
     may_be_tied: true,
     read,
 };

@@ -3,7 +3,7 @@
 use super::super::names::Names;
 use super::super::published::{Published, Usual};
 use super::Family;
-use super::parts::{ATTENTION, MLP, dense, rotated, sizes};
+use super::parts::{ATTENTION, MLP, USUAL, dense, rotated, sizes};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::gqa::GqaSpec;
@@ -11,17 +11,7 @@ use crate::model::gqa::GqaSpec;
 pub(super) const FAMILY: Family = Family {
     model_type: "mistral",
     architecture: "MistralForCausalLM",
-    usual: Usual {
-        vocab_size: 32_000,
-        hidden_size: 4096,
-        intermediate_size: 14_336,
-        num_layers: 32,
-        num_heads: 32,
-        num_kv_heads: Some(8),
-        head_dim: None,
-        max_seq_len: 131_072,
-        norm_eps: 1e-6,
-    },
+    usual: Usual { intermediate_size: 14_336, num_kv_heads: Some(8), max_seq_len: 131_072, ..USUAL },
     may_be_tied: true,
     read,
 };

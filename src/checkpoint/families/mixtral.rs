@@ -4,7 +4,7 @@ use super::super::names::Names;
 use super::super::published::{Published, Usual, layer, model};
 use super::Family;
 use super::experts::with_stacked_experts;
-use super::parts::{ATTENTION, rotated, sizes};
+use super::parts::{ATTENTION, USUAL, rotated, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
@@ -14,17 +14,7 @@ use crate::model::moe::{MoeSpec, Routing};
 pub(super) const FAMILY: Family = Family {
     model_type: "mixtral",
     architecture: "MixtralForCausalLM",
-    usual: Usual {
-        vocab_size: 32_000,
-        hidden_size: 4096,
-        intermediate_size: 14_336,
-        num_layers: 32,
-        num_heads: 32,
-        num_kv_heads: Some(8),
-        head_dim: None,
-        max_seq_len: 131_072,
-        norm_eps: 1e-5,
-    },
+    usual: Usual { intermediate_size: 14_336, num_kv_heads: Some(8), max_seq_len: 131_072, norm_eps: 1e-5, ..USUAL },
     may_be_tied: true,
     read,
 };

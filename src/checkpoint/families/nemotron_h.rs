@@ -4,7 +4,7 @@ use super::super::names::{Names, Part};
 use super::super::published::{Published, Usual, layer, model};
 use super::Family;
 use super::experts::sigmoid_routing;
-use super::parts::{ATTENTION, CHUNK_SIZE, check_groups, each_layer};
+use super::parts::{ATTENTION, CHUNK_SIZE, USUAL, check_groups, each_layer};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::mamba2::{Gating, Mamba2Spec};
@@ -38,14 +38,13 @@ pub(super) const FAMILY: Family = Family {
     architecture: "NemotronHForCausalLM",
     usual: Usual {
         vocab_size: 131_072,
-        hidden_size: 4096,
         intermediate_size: 21_504,
         num_layers: 4,
-        num_heads: 32,
         num_kv_heads: Some(8),
         head_dim: Some(128),
         max_seq_len: 4096,
         norm_eps: 1e-5,
+        ..USUAL
     },
     may_be_tied: false,
     read,

@@ -1,7 +1,7 @@
 //! What several families have in common.
 
 use super::super::names::Names;
-use super::super::published::{Published, Sizes, layer, model};
+use super::super::published::{Published, Sizes, Usual, layer, model};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
@@ -11,6 +11,19 @@ use crate::model::mlp::MlpSpec;
 /// The linear layers of attention, and of a SwiGLU layer.
 pub(super) const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
 pub(super) const MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
+/// What the keys of `llama` mean where they are left out, and most of other families' too.
+pub(super) const USUAL: Usual = Usual {
+    vocab_size: 32_000,
+    hidden_size: 4096,
+    intermediate_size: 11_008,
+    num_layers: 32,
+    num_heads: 32,
+    num_kv_heads: None,
+    head_dim: None,
+    max_seq_len: 2048,
+    norm_eps: 1e-6,
+};
 
 /// How many tokens of a prompt are multiplied at once where nothing is said; never changes the result.
 pub(super) const CHUNK_SIZE: usize = 256;

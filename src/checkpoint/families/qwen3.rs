@@ -3,7 +3,7 @@
 use super::super::names::Names;
 use super::super::published::{Published, Usual};
 use super::Family;
-use super::parts::{dense, normed_attention, sizes, windows};
+use super::parts::{USUAL, dense, normed_attention, sizes, windows};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::gqa::GqaSpec;
@@ -13,14 +13,11 @@ pub(super) const FAMILY: Family = Family {
     architecture: "Qwen3ForCausalLM",
     usual: Usual {
         vocab_size: 151_936,
-        hidden_size: 4096,
         intermediate_size: 22_016,
-        num_layers: 32,
-        num_heads: 32,
         num_kv_heads: Some(32),
         head_dim: Some(128),
         max_seq_len: 32_768,
-        norm_eps: 1e-6,
+        ..USUAL
     },
     may_be_tied: true,
     read,

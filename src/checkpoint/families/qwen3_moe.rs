@@ -4,7 +4,7 @@ use super::super::names::Names;
 use super::super::published::{Published, Usual, layer, model};
 use super::Family;
 use super::experts::mlp_experts;
-use super::parts::{normed_attention, sizes, window};
+use super::parts::{USUAL, normed_attention, sizes, window};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::gqa::GqaSpec;
@@ -19,11 +19,9 @@ pub(super) const FAMILY: Family = Family {
         hidden_size: 2048,
         intermediate_size: 6144,
         num_layers: 24,
-        num_heads: 32,
         num_kv_heads: Some(4),
-        head_dim: None,
         max_seq_len: 32_768,
-        norm_eps: 1e-6,
+        ..USUAL
     },
     may_be_tied: true,
     read,

@@ -1,11 +1,13 @@
 //! GGUF files, the format of llama.cpp, read as the published checkpoints that they were made from.
 //!
 //! In reading order: [`container`] is the file's structure, [`metadata`] the typed values in it; [`keys`] makes a
-//! config.json of them and [`tokenizer`] the tokenizer's files, and [`names`] says which published tensors the file's are.
-//! Everything behind that is what safetensors take too.
+//! config.json of them, as `architectures` says, and [`tokenizer`] the tokenizer's files; [`names`] says which published
+//! tensors the file's are, and [`parts`] what the files of a model are called that was split. Everything behind that is
+//! what safetensors take too.
 //!
 //! Where the converter wrote less than the checkpoint had, the file is taken as llama.cpp takes it.
 
+mod architectures;
 pub mod container;
 pub mod keys;
 pub mod metadata;

@@ -38,7 +38,7 @@ pub struct Published<'a> {
 
 /// What a family's keys mean where they are left out, as [transformers](https://github.com/huggingface/transformers)
 /// has it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Usual {
     /// How many tokens the embedding knows.
     pub vocab_size: usize,
