@@ -96,6 +96,7 @@ TEMPLATES = {
     "llama2": (S, []),
     "llama3.1": ({"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}, ["tools"]),
     "mistral-v0.3": (S, ["tools"]),
+    "mixtral": (S, []),
     "gemma": ({"bos_token": "<bos>", "eos_token": "<eos>"}, []),
     "gemma3": ({"bos_token": "<bos>", "eos_token": "<eos>"}, []),
     "granite4": ({"eos_token": "<|end_of_text|>"}, ["tools", "documents", "both"]),
