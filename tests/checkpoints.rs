@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use blazr::checkpoint::Checkpoint;
 use blazr::model::config::MixerSpec;
+use blazr::model::weights::Settings;
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -65,7 +66,7 @@ fn open(path: &Path) -> Checkpoint {
 }
 
 fn logits(path: &Path) -> Vec<Vec<f32>> {
-    let model = open(path).load(&Device::Cpu).unwrap();
+    let model = open(path).load(&Device::Cpu, Settings::EXACT).unwrap();
     support::logits(&model, &mut model.new_state().unwrap(), &[1, 5, 9, 200, 7])
 }
 

@@ -10,6 +10,7 @@ use blazr::engine::event::{Event, FinishReason, Piece, Told, Usage};
 use blazr::engine::request::{GenerateRequest, Options};
 use blazr::engine::run::generate;
 use blazr::model::config::ModelConfig;
+use blazr::model::weights::Settings;
 use blazr::model::{Model, Step, Wanted};
 use blazr::sampling::Params;
 use blazr::text::Tokenizer;
@@ -38,7 +39,7 @@ impl Fixture {
         std::fs::write(&config, longer).unwrap();
         let checkpoint = Checkpoint::open(directory.path()).unwrap();
         let tokenizer = checkpoint.tokenizer().unwrap();
-        Self { model: checkpoint.load(&Device::Cpu).unwrap(), tokenizer }
+        Self { model: checkpoint.load(&Device::Cpu, Settings::EXACT).unwrap(), tokenizer }
     }
 
     fn config(&self) -> &ModelConfig {

@@ -16,6 +16,7 @@ use answers::check;
 use blazr::checkpoint::Checkpoint;
 use blazr::checkpoint::gguf::container::parse;
 use blazr::error::Error;
+use blazr::model::weights::Settings;
 use blazr::model::{Step, Wanted};
 use candle_core::quantized::gguf_file::{Content, Value, write};
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -47,7 +48,12 @@ fn every_file_says_what_the_checkpoint_says_that_it_was_made_from() {
             let checkpoint = Checkpoint::open(&file).unwrap_or_else(|error| panic!("{error}"));
             let folder = root("tests/families").join(file.file_stem().unwrap());
             let name = checkpoint.id().to_owned();
-            check(&name, &checkpoint.load(&Device::Cpu).unwrap(), &folder.join("expected.json"), TOLERANCE);
+            check(
+                &name,
+                &checkpoint.load(&Device::Cpu, Settings::EXACT).unwrap(),
+                &folder.join("expected.json"),
+                TOLERANCE,
+            );
         });
         if checked.is_err() {
             failed.push(file);
@@ -212,7 +218,7 @@ fn broken_files_are_errors_and_nothing_else() {
         let (_directory, path) = file_of(&bytes);
         if let Ok(checkpoint) = Checkpoint::open(&path) {
             let _ = checkpoint.tokenizer();
-            let _ = checkpoint.load(&Device::Cpu);
+            let _ = checkpoint.load(&Device::Cpu, Settings::EXACT);
         }
     }
 }
@@ -230,7 +236,8 @@ fn other_containers_are_refused_by_name() {
 }
 
 fn logits(path: &Path) -> Vec<Vec<f32>> {
-    let model = Checkpoint::open(path).unwrap_or_else(|error| panic!("{error}")).load(&Device::Cpu).unwrap();
+    let model =
+        Checkpoint::open(path).unwrap_or_else(|error| panic!("{error}")).load(&Device::Cpu, Settings::EXACT).unwrap();
     let (tokens, mut state) = ([1, 5, 9, 20, 7], model.new_state().unwrap());
     let step = Step { tokens: &tokens, state: &mut state, wanted: Wanted::All };
     model.forward(&mut [step]).unwrap().remove(0).to_vec2().unwrap()

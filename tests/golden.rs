@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use answers::check;
 use blazr::checkpoint::Checkpoint;
 use blazr::checkpoint::families::FAMILIES;
+use blazr::model::weights::Settings;
 use blazr::nano;
 use candle_core::Device;
 
@@ -46,7 +47,12 @@ fn every_log_probability_and_greedy_continuation_is_the_references() {
         let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{error}"));
         let name = checkpoint.id().to_owned();
         let tolerance = if name.ends_with("f32") { TOLERANCE_F32 } else { TOLERANCE };
-        check(&name, &checkpoint.load(&Device::Cpu).unwrap(), &folder.join("expected.json"), tolerance);
+        check(
+            &name,
+            &checkpoint.load(&Device::Cpu, Settings::EXACT).unwrap(),
+            &folder.join("expected.json"),
+            tolerance,
+        );
     }
 }
 
@@ -59,7 +65,12 @@ fn published_checkpoints_of_every_family_say_what_transformers_does() {
             let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{error}"));
             let (name, family) = (checkpoint.id().to_owned(), checkpoint.family());
             assert_eq!(name.split('-').next(), Some(family));
-            check(&name, &checkpoint.load(&Device::Cpu).unwrap(), &folder.join("expected.json"), TOLERANCE);
+            check(
+                &name,
+                &checkpoint.load(&Device::Cpu, Settings::EXACT).unwrap(),
+                &folder.join("expected.json"),
+                TOLERANCE,
+            );
             family
         });
         match checked {
@@ -73,6 +84,6 @@ fn published_checkpoints_of_every_family_say_what_transformers_does() {
 
 #[test]
 fn the_embedded_model_says_what_it_said_when_it_was_trained() {
-    let model = Checkpoint::embedded(&nano::MODEL).unwrap().load(&Device::Cpu).unwrap();
+    let model = Checkpoint::embedded(&nano::MODEL).unwrap().load(&Device::Cpu, Settings::EXACT).unwrap();
     check(nano::ID, &model, &golden().join("nano.json"), TOLERANCE);
 }

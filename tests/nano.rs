@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 
 use blazr::checkpoint::Checkpoint;
 use blazr::files::Embedded;
+use blazr::model::weights::Settings;
 use blazr::nano;
 use blazr::text::Tokenizer;
 use candle_core::Device;
@@ -86,7 +87,7 @@ fn from_a_directory_it_is_the_same_model() {
     let prompt = ids(&inside);
     assert_eq!(prompt, ids(&outside));
     let logits = |checkpoint: Checkpoint| {
-        let model = checkpoint.load(&Device::Cpu).unwrap();
+        let model = checkpoint.load(&Device::Cpu, Settings::EXACT).unwrap();
         support::logits(&model, &mut model.new_state().unwrap(), &prompt)
     };
     assert!(logits(inside) == logits(outside), "the logits differ");
@@ -94,7 +95,7 @@ fn from_a_directory_it_is_the_same_model() {
 
 #[test]
 fn any_split_of_a_prompt_gives_the_same_logits() {
-    let model = embedded().load(&Device::Cpu).unwrap();
+    let model = embedded().load(&Device::Cpu, Settings::EXACT).unwrap();
     let splits = (1..300usize, prop::collection::vec(1..90usize, 0..8), any::<u64>());
     // The same cases each time: a router may find two experts equal but for rounding, which then decides.
     let rng_seed = RngSeed::Fixed(1);

@@ -25,7 +25,7 @@ fuzz_target!(|input: &[u8]| {
     TENSORS.with(|tensors| {
         let Ok(keys) = Keys::parse(Path::new("config.json"), input) else { return };
         let Ok((config, report)) = native::resolve(&keys, tensors) else { return };
-        Model::load(&config, &Weights::new(&tensors.shapes(), &Device::Cpu)).expect("what was resolved fits the tensors");
+        Model::load(&config, &Weights::new(&tensors.shapes(), &Device::Cpu, Settings::EXACT)).expect("what was resolved fits the tensors");
         let _ = (config.state_bytes(), config.cache_bytes(config.max_seq_len), serde_json::to_string(&report).unwrap());
     });
 });

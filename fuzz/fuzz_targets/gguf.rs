@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use blazr::checkpoint::Checkpoint;
 use blazr::checkpoint::gguf::container::parse;
 use blazr::model::{Step, Wanted};
+use blazr::model::weights::Settings;
 use candle_core::Device;
 use libfuzzer_sys::fuzz_target;
 
@@ -22,7 +23,7 @@ fuzz_target!(|input: &[u8]| {
     std::fs::write(&*FILE, input).unwrap();
     let Ok(checkpoint) = Checkpoint::open(&FILE) else { return };
     let _ = checkpoint.tokenizer();
-    let Ok(model) = checkpoint.load(&Device::Cpu) else { return };
+    let Ok(model) = checkpoint.load(&Device::Cpu, Settings::EXACT) else { return };
     let Ok(mut state) = model.new_state() else { return };
     for tokens in [&[0, 0, 0][..], &[0]] {
         let _ = model.forward(&mut [Step { tokens, state: &mut state, wanted: Wanted::All }]);

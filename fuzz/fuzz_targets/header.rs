@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use blazr::checkpoint::Checkpoint;
 use blazr::checkpoint::shard::parse_header;
 use blazr::model::{Step, Wanted};
+use blazr::model::weights::Settings;
 use candle_core::Device;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -28,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
     let length = (input.len() as u64).to_le_bytes();
     std::fs::write(&*FILE, [&length, input, &vec![0; size as usize]].concat()).unwrap();
     let Ok(checkpoint) = Checkpoint::open(&FILE) else { return };
-    let Ok(model) = checkpoint.load(&Device::Cpu) else { return };
+    let Ok(model) = checkpoint.load(&Device::Cpu, Settings::EXACT) else { return };
     let Ok(mut state) = model.new_state() else { return };
     for tokens in [&[0, 0, 0][..], &[0]] {
         let _ = model.forward(&mut [Step { tokens, state: &mut state, wanted: Wanted::All }]);

@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 use crate::files::{Embedded, Files};
 use crate::model::Model;
 use crate::model::config::ModelConfig;
-use crate::model::weights::Weights;
+use crate::model::weights::{Settings, Weights};
 use crate::sampling::Params;
 use crate::text::{ChatTemplate, Tokenizer};
 use families::Family;
@@ -108,7 +108,7 @@ impl Checkpoint {
             }
             None => native::resolve(&keys, &tensors)?,
         };
-        Model::load(&config, &Weights::new(&tensors.shapes(), &Device::Cpu))?;
+        Model::load(&config, &Weights::new(&tensors.shapes(), &Device::Cpu, Settings::default()))?;
         check_leftovers(&tensors, config.layers.len())?;
         let family = family.map_or(native::FAMILY, |family| family.model_type);
         Ok(Self { id, family, sizes: tensors.sizes_asked_for(), files, tensors, config, report })
@@ -157,13 +157,13 @@ impl Checkpoint {
     }
 
     /// Reads the weights onto `device`, in the types that they are stored in, and lets go of the files.
-    pub fn load(self, device: &Device) -> Result<Model> {
-        self.load_telling(device, &|_| {})
+    pub fn load(self, device: &Device, settings: Settings) -> Result<Model> {
+        self.load_telling(device, settings, &|_| {})
     }
 
     /// The same, telling of each tensor how many bytes it had in its file.
-    pub fn load_telling(self, device: &Device, loaded: &dyn Fn(usize)) -> Result<Model> {
-        Model::load(&self.config, &Weights::new(&self.tensors.telling(loaded), device))
+    pub fn load_telling(self, device: &Device, settings: Settings, loaded: &dyn Fn(usize)) -> Result<Model> {
+        Model::load(&self.config, &Weights::new(&self.tensors.telling(loaded), device, settings))
     }
 
     /// The tokenizer: what the key `tokenizer` names beside the checkpoint, else `tokenizer.json`.

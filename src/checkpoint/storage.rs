@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
 use crate::error::{Error, Result};
+use crate::kernels::matrix::WeightType;
 
 /// A storage type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,16 @@ impl Storage {
             Self::F16 => Some(DType::F16),
             Self::BF16 => Some(DType::BF16),
             Self::Other(_) => None,
+        }
+    }
+
+    /// The type of a matrix that holds the same bytes; none where none does.
+    pub fn matrix_dtype(self) -> Option<WeightType> {
+        match self {
+            Self::F32 => Some(WeightType::F32),
+            Self::F16 => Some(WeightType::F16),
+            Self::BF16 => Some(WeightType::Bf16),
+            Self::Blocks(_) | Self::Other(_) => None,
         }
     }
 
@@ -102,6 +113,20 @@ pub enum Change {
 }
 
 impl Change {
+    /// Where each row of the tensor as it was lies now; none where more was done than to move rows.
+    pub fn row_origin(self) -> Option<impl Fn(usize) -> usize + Sync> {
+        let head_dim = match self {
+            Self::None => 2,
+            Self::Paired { head_dim } => head_dim.max(2),
+            Self::Transposed { .. } | Self::NegatedExp => return None,
+        };
+        // The halves of a head lie as pairs: [head_dim / 2, 2].
+        Some(move |row: usize| {
+            let (head, own) = (row / head_dim, row % head_dim);
+            head * head_dim + own % (head_dim / 2) * 2 + own / (head_dim / 2)
+        })
+    }
+
     /// The tensor as it was.
     pub fn undo(self, tensor: Tensor) -> Result<Tensor> {
         let (shape, rows) = (tensor.shape(), tensor.dims().first().copied().unwrap_or(1).max(1));

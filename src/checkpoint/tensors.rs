@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -14,6 +15,10 @@ use super::names::{Names, Place};
 use super::shard::{Shard, StoredTensor, native_name};
 use crate::error::{Error, Result};
 use crate::files::Files;
+use crate::kernels::matrix::{Matrix, WeightType};
+use crate::model::linear::Weight;
+use crate::model::ops;
+use crate::model::packing::StoredRows;
 use crate::model::weights::TensorSource;
 
 /// So much of each tensor goes into the fingerprint.
@@ -292,6 +297,25 @@ impl<'a> Found<'a> {
         });
         Ok((stored.change.undo(tensor?)?, n_bytes))
     }
+
+    /// The tensor as a matrix for the CPU's kernels, and how many bytes it has in its file.
+    fn pack(&self, shard: &Shard, sizes: (usize, usize), wanted: Option<WeightType>) -> Result<(Matrix, usize)> {
+        let (n_out, n_in) = sizes;
+        let stored = &self.entry.tensor;
+        let (Some(dtype), Some(origin)) = (stored.storage.matrix_dtype(), stored.change.row_origin()) else {
+            let (tensor, n_bytes) = self.load(shard, &[n_out, n_in], &Device::Cpu)?;
+            return Ok((ops::pack(&tensor, wanted)?, n_bytes));
+        };
+        shard.read(stored, |bytes| {
+            let bytes = &*self.select(bytes);
+            let width = bytes.len() / n_out.max(1);
+            let row = |row: usize| {
+                let start = origin(row) * width;
+                bytes.get(start..start + width).unwrap_or_default()
+            };
+            Ok((StoredRows { dtype, n_out, n_in, row: &row }.pack(wanted)?, bytes.len()))
+        })
+    }
 }
 
 impl TensorSource for Tensors {
@@ -321,6 +345,15 @@ impl TensorSource for Telling<'_> {
         Ok(Some(tensor))
     }
 
+    fn matrix(&self, name: &str, sizes: (usize, usize), wanted: Option<WeightType>) -> Result<Option<Weight>> {
+        let shape = [sizes.0, sizes.1];
+        let Some(found) = self.tensors.find(name, &shape)? else { return Ok(None) };
+        let shard = self.tensors.shards.get(found.entry.shard).ok_or_else(|| self.missing(name, &shape))?;
+        let (matrix, n_bytes) = found.pack(shard, sizes, wanted)?;
+        (self.loaded)(n_bytes);
+        Ok(Some(Weight::Packed(Arc::new(matrix))))
+    }
+
     fn missing(&self, name: &str, shape: &[usize]) -> Error {
         self.tensors.missing(name, shape)
     }
@@ -331,6 +364,10 @@ impl TensorSource for Telling<'_> {
 pub struct Shapes<'a>(&'a Tensors);
 
 impl TensorSource for Shapes<'_> {
+    fn matrix(&self, name: &str, (n_out, n_in): (usize, usize), _: Option<WeightType>) -> Result<Option<Weight>> {
+        Ok(self.tensor(name, &[n_out, n_in], &Device::Cpu)?.map(Weight::Tensor))
+    }
+
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
         let Some(found) = self.0.find(name, shape)? else { return Ok(None) };
         Ok(Some(Tensor::zeros((), found.dtype, device)?.broadcast_as(shape)?))

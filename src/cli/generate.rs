@@ -107,7 +107,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let prompt = tokenizer.encode_prompt(&prompt, config.max_seq_len)?;
     let defaults = if args.options.generation_config { checkpoint.sampling()? } else { Params::default() };
     let request = GenerateRequest::new(prompt, &args.options.options(&defaults), config)?;
-    let model = checkpoint.load(&device::choose(args.model.cpu))?;
+    let model = checkpoint.load(&device::choose(args.model.cpu), args.model.settings())?;
     let shutdown = Shutdown::on_signals()?;
 
     let mut answer = Answer::new(args.json);

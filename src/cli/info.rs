@@ -68,7 +68,7 @@ pub(super) fn run(args: &InfoArgs) -> Result<ExitCode> {
         check: None,
     };
     if args.check {
-        info.check = Some(check(checkpoint, args.model.cpu)?);
+        info.check = Some(check(checkpoint, &args.model)?);
     }
     let text = serde_json::to_string_pretty(&info).map_err(|error| Error::Internal(error.to_string()))?;
     print(&format!("{text}\n"))?;
@@ -85,9 +85,9 @@ fn layers(config: &ModelConfig) -> Map<String, Value> {
 }
 
 /// Loads all weights and generates a token after the first one of the vocabulary: no tokenizer is needed.
-fn check(checkpoint: Checkpoint, force_cpu: bool) -> Result<Check> {
+fn check(checkpoint: Checkpoint, args: &ModelArgs) -> Result<Check> {
     let started = Instant::now();
-    let model = checkpoint.load(&device::choose(force_cpu))?;
+    let model = checkpoint.load(&device::choose(args.cpu), args.settings())?;
     let mut state = model.new_state()?;
     let logits = model.forward(&mut [Step { tokens: &[0], state: &mut state, wanted: Wanted::Last }])?;
     let logits = logits.first().ok_or_else(|| Error::Internal("a forward pass gave no logits".into()))?;

@@ -11,11 +11,14 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::hub::id::ModelId;
+use crate::kernels::matrix::{Precision, WeightType};
+use crate::kernels::pool::Pool;
+use crate::model::weights::Settings;
 use crate::nano;
 
 /// Serves hybrid language models: Mamba2, latent attention, mixture of experts and grouped-query attention in any mix.
@@ -53,9 +56,52 @@ struct ModelArgs {
     /// How many threads compute [default: one for each physical core].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// How matrices of weights are held: as stored, or converted while loading.
+    #[arg(long, value_enum, default_value_t)]
+    dtype: DtypeArg,
+    /// Whether activations may be rounded to the weights' precision in products of many rows.
+    #[arg(long, value_enum, default_value_t)]
+    precision: PrecisionArg,
+}
+
+/// How matrices of weights are held.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum DtypeArg {
+    /// As stored.
+    #[default]
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+/// How exactly activations meet weights.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum PrecisionArg {
+    /// Rounded where many rows are multiplied; states, norms, softmax, routers and logits stay f32.
+    #[default]
+    Fast,
+    /// Never rounded: f32 everywhere.
+    Exact,
 }
 
 impl ModelArgs {
+    /// How the weights are held and multiplied.
+    fn settings(&self) -> Settings {
+        let dtype = match self.dtype {
+            DtypeArg::Auto => None,
+            DtypeArg::F32 => Some(WeightType::F32),
+            DtypeArg::Bf16 => Some(WeightType::Bf16),
+            DtypeArg::F16 => Some(WeightType::F16),
+        };
+        let precision = match self.precision {
+            PrecisionArg::Fast => Precision::Fast,
+            PrecisionArg::Exact => Precision::Exact,
+        };
+        Settings { dtype, precision }
+    }
+
     /// Opens the checkpoint that was named, else the embedded one. What is no path here is looked for at the Hub.
     fn open(&self) -> Result<Checkpoint> {
         let Some(model) = self.model.as_deref() else { return Checkpoint::embedded(&nano::MODEL) };
@@ -111,10 +157,10 @@ impl Cli {
     }
 }
 
-/// Runs a command on one of the threads that compute, so that small parallel loops don't change threads.
-fn computing<T: Send>(threads: usize, command: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|error| Error::Unsupported(format!("can't start {threads} threads: {error}")))?;
+/// Runs a command that computes with so many threads.
+fn computing<T>(threads: usize, command: impl FnOnce() -> Result<T>) -> Result<T> {
+    let pool =
+        Pool::new(threads).map_err(|error| Error::Unsupported(format!("can't start {threads} threads: {error}")))?;
     pool.install(command)
 }
 

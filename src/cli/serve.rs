@@ -13,8 +13,8 @@ use clap::builder::RangedU64ValueParser;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 
-use super::ModelArgs;
 use super::progress::{bar, megabytes};
+use super::{ModelArgs, computing};
 use crate::api::app::{ApiKey, App, Served, Settings, now};
 use crate::api::serve::{Listeners, serve};
 use crate::engine::Engine;
@@ -250,7 +250,9 @@ impl Loading {
         let fingerprint = format!("blazr-{}-{kind}-{:016x}", env!("CARGO_PKG_VERSION"), checkpoint.fingerprint());
         tracing::info!("loading {id}: {} MB of weights", megabytes(size.bytes as u64));
         let progress = bar(size.bytes as u64);
-        let model = checkpoint.load_telling(&device, &|bytes| progress.inc(bytes as u64))?;
+        let settings = self.model.settings();
+        let load = || checkpoint.load_telling(&device, settings, &|bytes| progress.inc(bytes as u64));
+        let model = computing(self.threads, load)?;
         progress.finish_and_clear();
         let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), self.limits, self.threads)?;
         MODEL_INFO.set(1.0, vec![("model", id.clone())]);

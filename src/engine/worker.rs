@@ -11,6 +11,7 @@ use super::event::{Event, FinishReason};
 use super::run::generate;
 use super::{GivenUp, Job, Shared, Update};
 use crate::error::{Error, Result, Timeout};
+use crate::kernels::pool::Pool;
 use crate::model::Model;
 use crate::text::Tokenizer;
 
@@ -22,10 +23,9 @@ pub(super) fn start(
     threads: usize,
 ) -> Result<JoinHandle<()>> {
     let failed = |what: &dyn std::fmt::Display| Error::Unsupported(format!("can't start {threads} threads: {what}"));
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| failed(&error))?;
+    let pool = Pool::new(threads).map_err(|error| failed(&error))?;
     let work = move || {
         let _alive = Alive(Arc::clone(&shared));
-        // On one of the threads that compute, so that small parallel loops don't change threads.
         pool.install(|| Worker { model: &model, tokenizer: &tokenizer, shared: &shared }.run());
     };
     Builder::new().name("inference".into()).spawn(work).map_err(|error| failed(&error))

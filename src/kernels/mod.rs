@@ -1,10 +1,23 @@
-//! The inner loops of decoding, over plain slices: safe to call, no tensors, no allocation.
+//! The inner loops, over plain slices: safe to call, no tensors.
 //!
-//! [`matvec`] multiplies one row of activations with a weight matrix of any storage type, [`mamba2`] advances the
-//! recurrent state by one token. Products of many rows are candle's; see `model::ops` for which is used when.
+//! In reading order: [`isa`] says what the machine can do and compiles loops for each level of it; [`pool`] shares work
+//! among threads; [`matrix`] holds weights as [`panels`] in [`memory`] and multiplies them with activations, many rows
+//! of which are laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or multiplied in f32 by [`gemm`]; [`matvec`]
+//! multiplies one row with a plain matrix; [`mamba2`] advances the recurrent state.
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
+#[cfg(target_arch = "x86_64")]
+mod dot;
+pub mod gemm;
+pub mod isa;
+pub mod left;
 pub mod mamba2;
+pub mod matrix;
 pub mod matvec;
+pub mod memory;
+pub mod panels;
+pub mod pool;
 
 /// Below this many multiply-adds a loop stays on the calling thread: handing work over costs microseconds.
 const PARALLEL_WORK: usize = 1 << 16;

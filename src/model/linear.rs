@@ -1,32 +1,60 @@
 //! One linear layer for every storage type.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::{ops, weights::Weights};
 use crate::error::Result;
+use crate::kernels::matrix::{Matrix, Precision};
+
+/// A matrix of weights [out, in], where the device wants it.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// In panels for the CPU's kernels.
+    Packed(Arc<Matrix>),
+    /// A tensor in its storage type.
+    Tensor(Tensor),
+}
+
+impl Weight {
+    /// The bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Packed(matrix) => matrix.bytes(),
+            Self::Tensor(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
+        }
+    }
+}
 
 /// `y = x · Wᵀ + b`, with a bias where the checkpoint has one.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Tensor,       // [out, in], in its storage type
+    weight: Weight,
     bias: Option<Tensor>, // [out], f32
+    precision: Precision,
 }
 
 impl Linear {
     /// Loads `weight` [n_out, n_in] and, where it is there, `bias` `[n_out]`.
     pub fn load(weights: &Weights<'_>, n_in: usize, n_out: usize) -> Result<Self> {
-        let weight = weights.get("weight", &[n_out, n_in])?;
-        Ok(Self { weight, bias: weights.get_f32_if_present("bias", &[n_out])? })
+        let weight = weights.matrix("weight", n_out, n_in)?;
+        Ok(Self { bias: weights.get_f32_if_present("bias", &[n_out])?, ..Self::new(weight, weights.precision()) })
     }
 
     /// A layer without a bias on a weight [out, in] that is already loaded.
-    pub fn new(weight: Tensor) -> Self {
-        Self { weight, bias: None }
+    pub fn new(weight: Weight, precision: Precision) -> Self {
+        Self { weight, bias: None, precision }
+    }
+
+    /// The bytes that the weights take.
+    pub fn bytes(&self) -> usize {
+        self.weight.bytes()
     }
 
     /// `x` [tokens, in] -> [tokens, out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight)?;
+        let y = ops::linear(x, &self.weight, self.precision)?;
         match &self.bias {
             Some(bias) => Ok(y.broadcast_add(bias)?),
             None => Ok(y),

@@ -7,11 +7,13 @@ use candle_core::{Device, Tensor};
 
 use super::cache::Cache;
 use super::gqa::{merge_heads, split_heads};
+use super::linear::{Linear, Weight};
 use super::norm::Norm;
 use super::ops::Attention;
 use super::rope::{Positions, RopeSpec};
-use super::{linear::Linear, ops, weights::Weights};
+use super::{ops, weights::Weights};
 use crate::error::{Error, Result};
+use crate::kernels::matrix::Precision;
 
 /// Keys and values are expanded for a long piece of a prompt only up to this many numbers: 256 MiB.
 const EXPANDED: usize = 1 << 26;
@@ -164,7 +166,8 @@ impl Mla {
         let MlaSpec { num_heads, kv_latent_dim, .. } = self.spec;
         let (positions, d_rope) = (cache.dim(1)?, self.spec.rope.width);
         let latents = cache.narrow(2, 0, kv_latent_dim)?.squeeze(0)?.contiguous()?; // [positions, kv_latent]
-        let expand = |w| split_heads(&ops::linear(&latents, w)?, num_heads); // [heads, positions, width]
+        let expand =
+            |w: &Tensor| split_heads(&ops::linear(&latents, &Weight::Tensor(w.clone()), Precision::Exact)?, num_heads); // [heads, positions, width]
         let k_rope = cache.narrow(2, kv_latent_dim, d_rope)?.broadcast_as((num_heads, positions, d_rope))?;
         let k = Tensor::cat(&[&expand(&self.w_uk)?, &k_rope], 2)?;
         let q = Tensor::cat(&[q_nope, q_rope], 2)?;
@@ -187,6 +190,7 @@ fn normed(x: Tensor, norm: Option<&Norm>) -> Result<Tensor> {
 mod tests {
     use super::*;
     use crate::model::config::MixerSpec;
+    use crate::model::weights::Settings;
     use crate::support::{HIDDEN, RandomWeights, mla};
     use candle_core::DType;
 
@@ -196,7 +200,7 @@ mod tests {
             let mut weights = RandomWeights::new(3);
             weights.dtype = dtype;
             let MixerSpec::Mla(spec) = mla() else { unreachable!() };
-            let layer = Mla::load(&Weights::new(&weights, &Device::Cpu), &spec, HIDDEN).unwrap();
+            let layer = Mla::load(&Weights::new(&weights, &Device::Cpu, Settings::default()), &spec, HIDDEN).unwrap();
             let (positions, tokens) = (9, 4);
             let wave = |shape: (usize, usize, usize), k: f64| {
                 let count = (shape.0 * shape.1 * shape.2) as f64;
@@ -215,7 +219,8 @@ mod tests {
     #[test]
     fn decoding_never_expands() {
         let MixerSpec::Mla(spec) = mla() else { unreachable!() };
-        let layer = Mla::load(&Weights::new(&RandomWeights::new(3), &Device::Cpu), &spec, HIDDEN).unwrap();
+        let layer =
+            Mla::load(&Weights::new(&RandomWeights::new(3), &Device::Cpu, Settings::default()), &spec, HIDDEN).unwrap();
         assert!(!layer.expanding_is_cheaper(1));
         assert!(layer.expanding_is_cheaper(1000));
     }

@@ -20,6 +20,7 @@ pub mod mlp;
 pub mod moe;
 pub mod norm;
 pub mod ops;
+pub mod packing;
 pub mod rope;
 pub mod state;
 pub mod weights;
@@ -27,12 +28,12 @@ pub mod weights;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use block::Block;
 use config::ModelConfig;
-use linear::Linear;
+use linear::{Linear, Weight};
 use norm::Norm;
 use ops::scaled;
 use rope::{Positions, RopeSpec};
@@ -43,7 +44,8 @@ use weights::Weights;
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
-    embedding: Tensor, // [vocab, hidden], in its storage type
+    embedding: Weight, // [vocab, hidden]
+    device: Device,
     blocks: Vec<Block>,
     norm: Norm,
     head: Linear,
@@ -79,8 +81,8 @@ impl Model {
     /// A tensor is missing, or has another shape or an unsupported type: the error names it.
     pub fn load(config: &ModelConfig, weights: &Weights<'_>) -> Result<Self> {
         let ModelConfig { vocab_size, hidden_size, norm_eps, .. } = *config;
-        let embedding = weights.get("embed_tokens.weight", &[vocab_size, hidden_size])?;
-        let head = weights.get_if_present("lm_head.weight", &[vocab_size, hidden_size])?;
+        let embedding = weights.matrix("embed_tokens.weight", vocab_size, hidden_size)?;
+        let head = weights.matrix_if_present("lm_head.weight", vocab_size, hidden_size)?;
         let layer = |(i, spec)| Block::load(&weights.part("layers").part(i), spec, hidden_size);
         let mut ropes: Vec<RopeSpec> = Vec::new();
         for rope in config.layers.iter().filter_map(|layer| layer.mixer.rope()) {
@@ -91,8 +93,9 @@ impl Model {
         Ok(Self {
             blocks: config.layers.iter().enumerate().map(layer).collect::<Result<_>>()?,
             norm: Norm::load_rms(&weights.part("norm"), hidden_size, norm_eps)?,
-            head: Linear::new(head.unwrap_or_else(|| embedding.clone())),
+            head: Linear::new(head.unwrap_or_else(|| embedding.clone()), weights.precision()),
             embedding,
+            device: weights.device().clone(),
             ropes,
             config: config.clone(),
         })
@@ -105,7 +108,7 @@ impl Model {
 
     /// The state of a sequence before its first token.
     pub fn new_state(&self) -> Result<State> {
-        State::new(&self.config, self.embedding.device())
+        State::new(&self.config, &self.device)
     }
 
     /// Takes in each step's tokens and returns its logits, f32 [rows, vocab] with as many rows as were wanted.
@@ -120,11 +123,9 @@ impl Model {
 
     fn forward_one(&self, step: &mut Step<'_>) -> Result<Tensor> {
         self.check(step)?;
-        let device = self.embedding.device();
         let count = step.tokens.len();
-        let positions = Positions::new(&self.ropes, step.state.position, count, device)?;
-        let tokens = Tensor::new(step.tokens, device)?;
-        let embedded = self.embedding.index_select(&tokens, 0)?.to_dtype(DType::F32)?; // [tokens, hidden]
+        let positions = Positions::new(&self.ropes, step.state.position, count, &self.device)?;
+        let embedded = ops::embed(step.tokens, &self.embedding)?; // [tokens, hidden]
         let mut x = scaled(&embedded, self.config.embedding_multiplier)?;
         for (block, state) in self.blocks.iter().zip(&mut step.state.layers) {
             x = block.forward(&x, &positions, state)?;

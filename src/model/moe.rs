@@ -98,9 +98,10 @@ impl Moe {
     /// shared expert and the projections `latent_in` and `latent_out`.
     pub fn load(weights: &Weights<'_>, spec: &MoeSpec, hidden_size: usize) -> Result<Self> {
         let MoeSpec { num_experts, routing, latent_size, .. } = *spec;
-        let router = match weights.get_if_present("gate.weight", &[num_experts, hidden_size])? {
-            Some(gate) => Linear::new(gate),
-            None => Linear::load(&weights.part("router.gate"), hidden_size, num_experts)?,
+        let exact = weights.exact();
+        let router = match exact.matrix_if_present("gate.weight", num_experts, hidden_size)? {
+            Some(gate) => Linear::new(gate, exact.precision()),
+            None => Linear::load(&exact.part("router.gate"), hidden_size, num_experts)?,
         };
         let correction = match routing.scores {
             Scores::Softmax => vec![0.0; num_experts],

@@ -7,7 +7,11 @@ use std::ops::Range;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor, WithDType};
 use half::{bf16, f16};
 
+use super::linear::Weight;
+use super::packing::StoredRows;
 use crate::error::{Error, Result};
+use crate::kernels::isa::Isa;
+use crate::kernels::matrix::{Matrix, Precision, WeightType};
 use crate::kernels::{mamba2, matvec};
 
 /// At most this many weights are widened to f32 at a time when many rows meet 16-bit weights: 4 MiB of scratch.
@@ -16,14 +20,22 @@ const PANEL: usize = 1 << 20;
 /// At most this many attention scores are held at a time: 16 MiB.
 const SCORES: usize = 1 << 22;
 
-/// `x` [rows, in] times the transpose of `w` [out, in], stored in any type: [rows, out].
-pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let (rows, (n_out, n_in)) = (x.dim(0)?, w.dims2()?);
-    if rows == 1 && on_cpu(x) {
-        let mut y = vec![0.0; n_out];
-        rows_times(w, Lent::of(x)?.slice()?, &mut y)?;
-        return Ok(Tensor::from_vec(y, (1, n_out), x.device())?);
+/// `x` [rows, in] times the transpose of `w` [out, in]: [rows, out].
+pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
+    match w {
+        Weight::Packed(matrix) => {
+            let x = x.contiguous()?;
+            let rows = x.dim(0)?;
+            let mut y = vec![0.0; rows * matrix.n_out()];
+            matrix.times(Isa::best(), Lent::of(&x)?.slice()?, precision, &mut y);
+            Ok(Tensor::from_vec(y, (rows, matrix.n_out()), x.device())?)
+        }
+        Weight::Tensor(w) => linear_composed(x, w),
     }
+}
+
+fn linear_composed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (n_out, n_in) = w.dims2()?;
     let panel = (PANEL / n_in.max(1)).max(1);
     if w.dtype() == DType::F32 || n_out <= panel {
         return Ok(x.matmul(&w.to_dtype(DType::F32)?.t()?)?);
@@ -33,6 +45,36 @@ pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
         x.matmul(&rows.to_dtype(DType::F32)?.t()?)
     });
     Ok(Tensor::cat(&products.collect::<candle_core::Result<Vec<_>>>()?, 1)?)
+}
+
+/// The rows of `w` [vocab, hidden] for `tokens`, f32 [tokens, hidden].
+pub fn embed(tokens: &[u32], w: &Weight) -> Result<Tensor> {
+    match w {
+        Weight::Packed(matrix) => {
+            let width = matrix.n_in();
+            let mut x = vec![0.0; tokens.len() * width];
+            for (token, x) in tokens.iter().zip(x.chunks_exact_mut(width.max(1))) {
+                matrix.row(*token as usize, x);
+            }
+            Ok(Tensor::from_vec(x, (tokens.len(), width), &Device::Cpu)?)
+        }
+        Weight::Tensor(w) => Ok(w.index_select(&Tensor::new(tokens, w.device())?, 0)?.to_dtype(DType::F32)?),
+    }
+}
+
+/// `tensor` [out, in] on the CPU as a matrix for its kernels, in the type `wanted` or as stored.
+pub fn pack(tensor: &Tensor, wanted: Option<WeightType>) -> Result<Matrix> {
+    let tensor = tensor.contiguous()?;
+    let (n_out, n_in) = tensor.dims2()?;
+    let lent = Lent::of(&tensor)?;
+    let (dtype, bytes) = match tensor.dtype() {
+        DType::F32 => (WeightType::F32, bytemuck::cast_slice(lent.slice::<f32>()?)),
+        DType::F16 => (WeightType::F16, bytemuck::cast_slice(lent.slice::<f16>()?)),
+        _ => (WeightType::Bf16, bytemuck::cast_slice::<_, u8>(lent.slice::<bf16>()?)),
+    };
+    let width = bytes.len() / n_out.max(1);
+    let row = |row: usize| bytes.get(row * width..(row + 1) * width).unwrap_or_default();
+    StoredRows { dtype, n_out, n_in, row: &row }.pack(wanted)
 }
 
 /// Per head: `x` [heads, tokens, in] times the transpose of `w` [heads, out, in]: [heads, tokens, out].
@@ -268,6 +310,8 @@ fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn wave(shape: impl Into<candle_core::Shape>, k: f32) -> Tensor {
@@ -288,17 +332,16 @@ mod tests {
     }
 
     #[test]
-    fn one_row_many_rows_and_panels_of_weights_agree() {
+    fn packed_weights_and_tensors_give_the_same_products() {
         let (n_in, n_out) = (1024, 2500); // more weights than a panel holds
         let x = wave((3, n_in), 0.37);
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let w = wave((n_out, n_in), 0.011).to_dtype(dtype).unwrap();
-            let exact = x.matmul(&w.to_dtype(DType::F32).unwrap().t().unwrap()).unwrap();
-            assert_close(&linear(&x, &w).unwrap(), &exact, 1e-3);
-            for row in 0..3 {
-                let one = linear(&x.narrow(0, row, 1).unwrap(), &w).unwrap();
-                assert_close(&one, &exact.narrow(0, row, 1).unwrap(), 1e-3);
-            }
+            let composed = linear(&x, &Weight::Tensor(w.clone()), Precision::Exact).unwrap();
+            let packed = Weight::Packed(Arc::new(pack(&w, None).unwrap()));
+            assert_close(&linear(&x, &packed, Precision::Exact).unwrap(), &composed, 1e-3);
+            let tokens = [0, 17, 2499];
+            assert_close(&embed(&tokens, &packed).unwrap(), &embed(&tokens, &Weight::Tensor(w)).unwrap(), 0.0);
         }
     }
 

@@ -1,6 +1,12 @@
 //! How layers ask for their tensors: by name and shape, from whatever holds them.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
+
+use super::linear::Weight;
+use super::ops;
+use crate::kernels::matrix::{Precision, WeightType};
 
 use crate::error::{Error, Result};
 
@@ -12,8 +18,32 @@ pub trait TensorSource {
     /// The tensor is there but has another shape or an unsupported type, or it can't be read.
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>>;
 
+    /// The matrix [n_out, n_in] for the kernels of the CPU, in the type `wanted` or as stored, or nothing where there is
+    /// none of that name.
+    ///
+    /// # Errors
+    /// Those of [`TensorSource::tensor`], or there is no memory for it.
+    fn matrix(&self, name: &str, (n_out, n_in): (usize, usize), wanted: Option<WeightType>) -> Result<Option<Weight>> {
+        let Some(tensor) = self.tensor(name, &[n_out, n_in], &Device::Cpu)? else { return Ok(None) };
+        Ok(Some(Weight::Packed(Arc::new(ops::pack(&tensor, wanted)?))))
+    }
+
     /// The error for a tensor that must be there and is not.
     fn missing(&self, name: &str, shape: &[usize]) -> Error;
+}
+
+/// How weights are held and multiplied.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// The type of matrices in memory; none: as stored.
+    pub dtype: Option<WeightType>,
+    /// How exactly activations meet them.
+    pub precision: Precision,
+}
+
+impl Settings {
+    /// As stored, with f32 activations.
+    pub const EXACT: Self = Self { dtype: None, precision: Precision::Exact };
 }
 
 /// The tensors of one part of a model: a source and the prefix of that part's names.
@@ -21,13 +51,38 @@ pub trait TensorSource {
 pub struct Weights<'a> {
     source: &'a dyn TensorSource,
     device: &'a Device,
+    settings: Settings,
     prefix: String,
 }
 
 impl<'a> Weights<'a> {
     /// All tensors of `source`, to be put on `device`.
-    pub fn new(source: &'a dyn TensorSource, device: &'a Device) -> Self {
-        Self { source, device, prefix: String::new() }
+    pub fn new(source: &'a dyn TensorSource, device: &'a Device, settings: Settings) -> Self {
+        Self { source, device, settings, prefix: String::new() }
+    }
+
+    /// How exactly activations meet weights.
+    pub fn precision(&self) -> Precision {
+        self.settings.precision
+    }
+
+    /// The same weights, held and multiplied as exactly as they are stored.
+    pub fn exact(&self) -> Self {
+        Self { settings: Settings::EXACT, ..self.clone() }
+    }
+
+    /// A matrix [n_out, n_in] that must be there.
+    pub fn matrix(&self, name: &str, n_out: usize, n_in: usize) -> Result<Weight> {
+        let missing = || self.source.missing(&self.full_name(name), &[n_out, n_in]);
+        self.matrix_if_present(name, n_out, n_in)?.ok_or_else(missing)
+    }
+
+    /// A matrix [n_out, n_in] that may be there.
+    pub fn matrix_if_present(&self, name: &str, n_out: usize, n_in: usize) -> Result<Option<Weight>> {
+        if self.device.is_cpu() {
+            return self.source.matrix(&self.full_name(name), (n_out, n_in), self.settings.dtype);
+        }
+        Ok(self.get_if_present(name, &[n_out, n_in])?.map(Weight::Tensor))
     }
 
     /// The part named `part`.

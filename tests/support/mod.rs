@@ -14,7 +14,7 @@ use blazr::model::mlp::MlpSpec;
 use blazr::model::moe::{MoeSpec, Routing};
 use blazr::model::rope::RopeSpec;
 use blazr::model::state::State;
-use blazr::model::weights::{TensorSource, Weights};
+use blazr::model::weights::{Settings, TensorSource, Weights};
 use blazr::model::{Model, Step, Wanted};
 use candle_core::{DType, Device, Tensor};
 use rand::{RngExt, SeedableRng};
@@ -39,7 +39,7 @@ impl RandomWeights {
     }
 
     pub fn model(&self, config: &ModelConfig) -> Model {
-        Model::load(config, &Weights::new(self, &Device::Cpu)).unwrap()
+        Model::load(config, &Weights::new(self, &Device::Cpu, Settings::EXACT)).unwrap()
     }
 
     /// Writes what was asked for so far.

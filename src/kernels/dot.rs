@@ -1,0 +1,86 @@
+//! bf16 matrix products with `vdpbf16ps`, for processors that have it and no AMX.
+
+use std::arch::x86_64::{
+    __m512, __m512bh, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+};
+
+use super::amx::Sums;
+use super::left::{COLUMNS, ROWS, TILE};
+use super::panels::PANEL;
+
+/// The rows whose sums are in registers at a time: with two panels 16 vectors.
+const TOGETHER: usize = 8;
+
+/// The product of two blocks of 16 rows and two panels, as [`super::amx::Tiles::product`].
+///
+/// # Panics
+/// The processor has no AVX-512 with bf16.
+#[allow(unsafe_code)]
+pub(super) fn product(rows: [&[u16]; 2], panels: [&[u16]; 2], terms: usize, sums: &mut [Sums; 4]) {
+    assert!(is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f"));
+    let [a, b, c, d] = sums;
+    for (rows, first, second) in [(rows[0], a, b), (rows[1], c, d)] {
+        for start in (0..ROWS).step_by(TOGETHER) {
+            let range = start * PANEL..(start + TOGETHER) * PANEL;
+            if let (Some(first), Some(second)) = (first.get_mut(range.clone()), second.get_mut(range)) {
+                // SAFETY: the features were found.
+                unsafe { some_rows(rows, start, panels, terms, [first, second]) };
+            }
+        }
+    }
+}
+
+/// [`TOGETHER`] rows of a block, from `start` on.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[allow(unsafe_code)]
+fn some_rows(rows: &[u16], start: usize, panels: [&[u16]; 2], terms: usize, sums: [&mut [f32]; 2]) {
+    let term = panels[0].len();
+    let mut all = [[_mm512_setzero_ps(); TOGETHER]; 2];
+    for tiles in rows.chunks_exact(term).take(terms) {
+        let panels = panels[0].chunks_exact(TILE).zip(panels[1].chunks_exact(TILE));
+        for (tile, (first, second)) in tiles.chunks_exact(TILE).zip(panels) {
+            add_tile(tile, start, [first, second], &mut all);
+        }
+    }
+    for (sums, all) in sums.into_iter().zip(all) {
+        for (sums, row) in sums.as_chunks_mut::<PANEL>().0.iter_mut().zip(all) {
+            // SAFETY: there is room for 16 numbers.
+            unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), row) };
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn add_tile(tile: &[u16], start: usize, panels: [&[u16]; 2], sums: &mut [[__m512; TOGETHER]; 2]) {
+    let (tile, _) = bytemuck::cast_slice::<u16, u32>(tile).as_chunks::<{ COLUMNS / 2 }>();
+    let own = tile.get(start..start + TOGETHER).unwrap_or_default();
+    let pairs = panels[0].as_chunks::<{ 2 * PANEL }>().0.iter().zip(panels[1].as_chunks::<{ 2 * PANEL }>().0);
+    for (pair, (first, second)) in pairs.enumerate() {
+        let (first, second) = (load(first), load(second));
+        for (row, x) in own.iter().enumerate() {
+            let x = as_bf16(_mm512_set1_epi32(x.get(pair).copied().unwrap_or_default() as i32));
+            for (sums, weights) in sums.iter_mut().zip([first, second]) {
+                if let Some(sum) = sums.get_mut(row) {
+                    *sum = _mm512_dpbf16_ps(*sum, x, weights);
+                }
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[allow(unsafe_code)]
+fn load(pairs: &[u16; 2 * PANEL]) -> __m512bh {
+    // SAFETY: there are 64 bytes.
+    as_bf16(unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) })
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[allow(unsafe_code)]
+fn as_bf16(bits: std::arch::x86_64::__m512i) -> __m512bh {
+    // SAFETY: both are 64 bytes of which any are valid.
+    unsafe { std::mem::transmute(bits) }
+}

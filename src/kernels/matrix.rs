@@ -1,0 +1,329 @@
+//! A matrix of weights as the kernels want it, and what it is multiplied with.
+
+use std::fmt;
+
+use half::{bf16, f16};
+
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+use super::gemm::{self, Rows, RowsMut, Sizes, Strided};
+use super::isa::Isa;
+use super::left::{self, Left};
+use super::memory::Memory;
+use super::panels::{self, Lanes, PANEL};
+use super::pool::{self, Columns};
+
+/// How exactly activations meet weights where many rows are multiplied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// They may be rounded to the weights' precision.
+    #[default]
+    Fast,
+    /// They stay f32.
+    Exact,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of single precision.
+    Bf16,
+}
+
+/// A matrix `[n_out, n_in]` in panels of 16 outputs.
+pub struct Matrix {
+    dtype: WeightType,
+    n_out: usize,
+    n_in: usize,
+    memory: Memory,
+}
+
+/// So many bytes of weights are worth a part of a parallel region: some microseconds.
+const PART: usize = 64 << 10;
+
+impl WeightType {
+    /// The bytes of a panel for so many inputs.
+    pub fn panel_bytes(self, n_in: usize) -> usize {
+        match self {
+            Self::F32 => 4 * panels::panel_len::<f32>(n_in),
+            Self::F16 => 2 * panels::panel_len::<f16>(n_in),
+            Self::Bf16 => 2 * panels::panel_len::<bf16>(n_in),
+        }
+    }
+
+    /// Lays up to 16 rows of `n_in` numbers, stored one after the other as this type, as a panel.
+    pub fn pack(self, isa: Isa, rows: &[u8], n_in: usize, panel: &mut [u8]) {
+        match self {
+            Self::F32 => {
+                panels::pack::<f32>(isa, &bytemuck::pod_collect_to_vec(rows), n_in, bytemuck::cast_slice_mut(panel))
+            }
+            Self::F16 => {
+                panels::pack::<f16>(isa, &bytemuck::pod_collect_to_vec(rows), n_in, bytemuck::cast_slice_mut(panel))
+            }
+            Self::Bf16 => {
+                panels::pack::<bf16>(isa, &bytemuck::pod_collect_to_vec(rows), n_in, bytemuck::cast_slice_mut(panel))
+            }
+        }
+    }
+}
+
+impl Matrix {
+    /// A matrix whose panels `fill` writes, told of the number of each; none where there is no memory for it.
+    pub fn new(dtype: WeightType, n_out: usize, n_in: usize, fill: impl Fn(usize, &mut [u8]) + Sync) -> Option<Self> {
+        let panel = dtype.panel_bytes(n_in);
+        let mut memory = Memory::zeroed(n_out.div_ceil(PANEL).checked_mul(panel)?)?;
+        let together = PART.div_ceil(panel.max(1));
+        pool::chunks(&mut memory, (together * panel).max(1), |at, panels| {
+            for (next, panel) in panels.chunks_exact_mut(panel).enumerate() {
+                fill(at * together + next, panel);
+            }
+        });
+        Some(Self { dtype, n_out, n_in, memory })
+    }
+
+    /// How many outputs there are.
+    pub fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    /// How many inputs there are.
+    pub fn n_in(&self) -> usize {
+        self.n_in
+    }
+
+    /// How the weights are stored.
+    pub fn dtype(&self) -> WeightType {
+        self.dtype
+    }
+
+    /// The bytes that the weights take.
+    pub fn bytes(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// The weights of one output, `[n_in]`.
+    pub fn row(&self, output: usize, row: &mut [f32]) {
+        let (panel, output) = (self.panels(output / PANEL, 1), output % PANEL);
+        match self.dtype {
+            WeightType::F32 => panels::unpack_row::<f32>(bytemuck::cast_slice(panel), output, row),
+            WeightType::F16 => panels::unpack_row::<f16>(bytemuck::cast_slice(panel), output, row),
+            WeightType::Bf16 => panels::unpack_row::<bf16>(bytemuck::cast_slice(panel), output, row),
+        }
+    }
+
+    /// Each row of `x` `[rows, n_in]` times the transpose of the matrix, `y` `[rows, n_out]`.
+    pub fn times(&self, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
+        match (x.len() / self.n_in.max(1), precision) {
+            (0, _) => {}
+            (1, _) => self.times_row(isa, x, y),
+            (_, Precision::Fast) if self.dtype == WeightType::Bf16 && isa >= Isa::Bf16 => self.times_left(isa, x, 1, y),
+            (_, Precision::Exact) if self.dtype == WeightType::Bf16 && isa >= Isa::Amx => self.times_left(isa, x, 3, y),
+            _ => self.times_widened(isa, x, y),
+        }
+    }
+
+    /// Every weight is read once, which is what this costs.
+    fn times_row(&self, isa: Isa, x: &[f32], y: &mut [f32]) {
+        let panel = self.panel_bytes();
+        pool::split_rows(y, PANEL, PART.div_ceil(panel.max(1)), |first, y| {
+            let panels = self.panels(first, y.len().div_ceil(PANEL));
+            for (panel, y) in panels.chunks_exact(panel).zip(y.chunks_mut(PANEL)) {
+                let sums = self.panel_times(isa, panel, x);
+                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum);
+            }
+        });
+    }
+
+    fn panel_times(&self, isa: Isa, panel: &[u8], x: &[f32]) -> Lanes {
+        match self.dtype {
+            WeightType::F32 => panels::times::<f32>(isa, bytemuck::cast_slice(panel), x),
+            WeightType::F16 => panels::times::<f16>(isa, bytemuck::cast_slice(panel), x),
+            WeightType::Bf16 => panels::times::<bf16>(isa, bytemuck::cast_slice(panel), x),
+        }
+    }
+
+    /// By bf16 products of all rows with two panels at a time.
+    fn times_left(&self, isa: Isa, x: &[f32], terms: usize, y: &mut [f32]) {
+        let left = Left::new(isa, x, self.n_in, terms);
+        pool::columns(y, self.n_out, 2 * PANEL, |at, mut y| {
+            let panels = self.panels(2 * at, y.width().div_ceil(PANEL));
+            let (first, second) = panels.split_at(self.panel_bytes());
+            let second = if second.is_empty() { first } else { second };
+            bf16_product(isa, &left, [bytemuck::cast_slice(first), bytemuck::cast_slice(second)], &mut y);
+        });
+    }
+
+    /// By f32 products of all rows with one panel at a time.
+    fn times_widened(&self, isa: Isa, x: &[f32], y: &mut [f32]) {
+        let n_in = self.n_in;
+        pool::columns(y, self.n_out, PANEL, |at, mut y| {
+            let mut wide = vec![0.0; n_in.next_multiple_of(left::COLUMNS) * PANEL];
+            self.widen(isa, self.panels(at, 1), &mut wide);
+            let sizes = Sizes { rows: x.len() / n_in, inner: n_in, columns: PANEL };
+            let mut sums = vec![0.0; sizes.rows * PANEL];
+            let a = Strided { data: x, row_stride: n_in, column_stride: 1 };
+            let b = Rows { data: &wide, stride: PANEL };
+            gemm::add_product(isa, sizes, a, b, RowsMut { data: &mut sums, stride: PANEL });
+            for (row, sums) in sums.chunks_exact(PANEL).enumerate() {
+                y.row(row).iter_mut().zip(sums).for_each(|(y, sum)| *y = *sum);
+            }
+        });
+    }
+
+    fn widen(&self, isa: Isa, panel: &[u8], wide: &mut [f32]) {
+        match self.dtype {
+            WeightType::F32 => panels::widen::<f32>(isa, bytemuck::cast_slice(panel), wide),
+            WeightType::F16 => panels::widen::<f16>(isa, bytemuck::cast_slice(panel), wide),
+            WeightType::Bf16 => panels::widen::<bf16>(isa, bytemuck::cast_slice(panel), wide),
+        }
+    }
+
+    fn panel_bytes(&self) -> usize {
+        self.dtype.panel_bytes(self.n_in)
+    }
+
+    fn panels(&self, first: usize, count: usize) -> &[u8] {
+        let panel = self.panel_bytes();
+        self.memory.get(first * panel..(first + count) * panel).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Matrix({:?}, [{}, {}])", self.dtype, self.n_out, self.n_in)
+    }
+}
+
+/// All rows times two panels.
+fn bf16_product(isa: Isa, left: &Left, panels: [&[u16]; 2], y: &mut Columns<'_, f32>) {
+    let blocks: Vec<&[u16]> = left.blocks().collect();
+    #[cfg(target_arch = "x86_64")]
+    let tiles = (isa >= Isa::Amx).then(amx::Tiles::new).flatten();
+    let mut sums = [[0.0; left::ROWS * PANEL]; 4];
+    for (at, pair) in blocks.chunks(2).enumerate() {
+        let (first, second) = (pair.first().copied().unwrap_or_default(), pair.last().copied().unwrap_or_default());
+        #[cfg(target_arch = "x86_64")]
+        match &tiles {
+            Some(tiles) => tiles.product([first, second], panels, left.terms(), &mut sums),
+            None => super::dot::product([first, second], panels, left.terms(), &mut sums),
+        }
+        for (which, sums) in sums.iter().enumerate().take(2 * pair.len()) {
+            store(sums, (2 * at + which / 2) * left::ROWS, which % 2 * PANEL, y);
+        }
+    }
+}
+
+/// Puts 16 rows of 16 sums where they belong, as far as there is such a place.
+fn store(sums: &[f32; left::ROWS * PANEL], first_row: usize, first_column: usize, y: &mut Columns<'_, f32>) {
+    for (row, sums) in sums.chunks_exact(PANEL).enumerate() {
+        if first_row + row < y.rows() {
+            y.row(first_row + row).iter_mut().skip(first_column).zip(sums).for_each(|(y, sum)| *y = *sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TYPES: [WeightType; 3] = [WeightType::F32, WeightType::F16, WeightType::Bf16];
+
+    fn wave(count: usize, k: f32) -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * k).sin()).collect()
+    }
+
+    fn narrow(dtype: WeightType, numbers: &[f32]) -> Vec<u8> {
+        match dtype {
+            WeightType::F32 => bytemuck::pod_collect_to_vec(numbers),
+            WeightType::F16 => numbers.iter().flat_map(|number| f16::from_f32(*number).to_le_bytes()).collect(),
+            WeightType::Bf16 => numbers.iter().flat_map(|number| bf16::from_f32(*number).to_le_bytes()).collect(),
+        }
+    }
+
+    fn matrix(dtype: WeightType, n_out: usize, n_in: usize) -> Matrix {
+        let bytes = narrow(dtype, &wave(n_out * n_in, 0.37));
+        let width = bytes.len() / n_out;
+        let fill = |at: usize, panel: &mut [u8]| {
+            let rows = at * PANEL * width..bytes.len().min((at + 1) * PANEL * width);
+            dtype.pack(Isa::best(), &bytes[rows], n_in, panel);
+        };
+        Matrix::new(dtype, n_out, n_in, fill).unwrap()
+    }
+
+    /// The products in f64, with the magnitude that their sums have: a bound on the error is a share of it.
+    fn exact(matrix: &Matrix, x: &[f32]) -> Vec<(f64, f64)> {
+        let mut row = vec![0.0; matrix.n_in()];
+        let mut sums = vec![(0.0, 0.0); x.len() / matrix.n_in() * matrix.n_out()];
+        for output in 0..matrix.n_out() {
+            matrix.row(output, &mut row);
+            for (at, x) in x.chunks(matrix.n_in()).enumerate() {
+                let products = x.iter().zip(&row).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                let sum = &mut sums[at * matrix.n_out() + output];
+                products.for_each(|product| *sum = (sum.0 + product, sum.1 + product.abs()));
+            }
+        }
+        sums
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_type_level_and_precision_equals_the_exact_product(
+            rows in 0usize..40, n_in in 1usize..90, n_out in 1usize..60, which in 0..TYPES.len(),
+        ) {
+            let matrix = matrix(TYPES[which], n_out, n_in);
+            let x = wave(rows * n_in, 0.73);
+            let want = exact(&matrix, &x);
+            for isa in Isa::available() {
+                for precision in [Precision::Exact, Precision::Fast] {
+                    let mut y = vec![f32::NAN; rows * n_out];
+                    matrix.times(isa, &x, precision, &mut y);
+                    // f32 sums lose up to a 2^-24 of their magnitude for each term; activations of bf16 a 2^-8.
+                    let share = if precision == Precision::Fast { 2f64.powi(-8) } else { n_in as f64 * 2f64.powi(-24) };
+                    for (got, (want, magnitude)) in y.iter().zip(&want) {
+                        let bound = 1.01 * share.max(n_in as f64 * 2f64.powi(-24)) * magnitude + 1e-9;
+                        prop_assert!((f64::from(*got) - want).abs() <= bound, "{isa:?} {precision:?}: {got} for {want}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_what_was_packed() {
+        for dtype in TYPES {
+            let (n_out, n_in) = (21, 37);
+            let numbers = wave(n_out * n_in, 0.37);
+            let (matrix, mut row) = (matrix(dtype, n_out, n_in), vec![0.0; n_in]);
+            for (output, numbers) in numbers.chunks(n_in).enumerate() {
+                matrix.row(output, &mut row);
+                assert_eq!(narrow(dtype, &row), narrow(dtype, numbers));
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let matrix = matrix(WeightType::Bf16, 3000, 64);
+        let x = wave(5 * 64, 0.7);
+        let with = |threads| {
+            let mut y = vec![0.0; 5 * 3000];
+            pool::Pool::new(threads).unwrap().install(|| {
+                matrix.times(Isa::best(), &x, Precision::Fast, &mut y);
+                matrix.times(Isa::best(), &x[..64], Precision::Fast, &mut y[..3000]);
+            });
+            y
+        };
+        assert!(with(1) == with(4));
+    }
+
+    #[test]
+    fn a_matrix_beyond_all_memory_is_none() {
+        assert!(Matrix::new(WeightType::F32, usize::MAX / 64, 64, |_, _| {}).is_none());
+    }
+}

@@ -1,0 +1,366 @@
+//! Parallel regions that cost less than a microsecond to enter: decoding a token enters hundreds.
+//!
+//! The thread that calls takes part in the work. Helpers wait on one word, first busily and then asleep, and everybody
+//! takes the next part from that word; a helper that is late costs nothing, because the others take its parts. rayon's
+//! regions cost several microseconds here, since its threads sleep between them.
+
+use std::cell::RefCell;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+
+/// How many times a helper looks for work before it sleeps: some hundred microseconds, more than lies between two regions.
+const PATIENCE: u32 = 20_000;
+
+thread_local! {
+    /// The pool that the regions of this thread use.
+    static CURRENT: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
+}
+
+/// Threads that wait for parallel regions.
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The number of the region in the upper half, how many parts of it nobody has taken yet in the lower.
+    parts: Padded<AtomicU64>,
+    /// How many parts of the region are done.
+    done: Padded<AtomicUsize>,
+    /// What a part does.
+    work: AtomicPtr<Work<'static>>,
+    /// What the first part that panicked said.
+    panic: Mutex<Option<Box<dyn std::any::Any + Send>>>,
+    sleepers: Mutex<Vec<Thread>>,
+    /// Whether there are any: looked at without the lock.
+    are_asleep: AtomicBool,
+    is_over: AtomicBool,
+    threads: usize,
+}
+
+/// Alone in its cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Padded<T>(T);
+
+/// A region's work, by the number of the part.
+struct Work<'a>(&'a (dyn Fn(usize) + Sync));
+
+impl Pool {
+    /// A pool of so many threads, the calling one among them.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub fn new(threads: usize) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            parts: Padded::default(),
+            done: Padded::default(),
+            work: AtomicPtr::new(std::ptr::null_mut()),
+            panic: Mutex::new(None),
+            sleepers: Mutex::default(),
+            are_asleep: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            threads: threads.max(1),
+        });
+        let mut pool = Self { shared, helpers: Vec::new() };
+        for _ in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            pool.helpers.push(thread::Builder::new().name("compute".into()).spawn(move || shared.help())?);
+        }
+        Ok(pool)
+    }
+
+    /// Runs `work`, whose parallel regions use this pool.
+    pub fn install<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _restore = Restore(CURRENT.replace(Some(Arc::clone(&self.shared))));
+        work()
+    }
+}
+
+/// Puts a thread's pool back, also after a panic.
+struct Restore(Option<Arc<Shared>>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        CURRENT.replace(self.0.take());
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::SeqCst);
+        self.shared.wake();
+        for helper in self.helpers.drain(..) {
+            // A helper catches the panics of its parts: there is nothing to learn from it.
+            let _ = helper.join();
+        }
+    }
+}
+
+/// How many threads share the regions of this thread.
+pub fn threads() -> usize {
+    CURRENT.with_borrow(|pool| pool.as_ref().map_or(1, |pool| pool.threads))
+}
+
+/// Calls `work` with each number below `parts`, on all threads of the pool that is installed here, and waits.
+pub fn run(parts: usize, work: impl Fn(usize) + Sync) {
+    if parts < 2 || threads() < 2 {
+        return (0..parts).for_each(work);
+    }
+    // A region inside a part of this one runs on its thread alone.
+    let pool = Restore(CURRENT.take());
+    if let Some(shared) = &pool.0 {
+        shared.run(parts, &work);
+    }
+}
+
+/// Splits `0..count` evenly into ranges of at least `least`, a few for each thread, and calls `work` with each.
+pub fn split(count: usize, least: usize, work: impl Fn(Range<usize>) + Sync) {
+    let size = part_size(count, least);
+    run(count.div_ceil(size), |part| work(part * size..count.min((part + 1) * size)));
+}
+
+/// Splits `rows` of `width` numbers each as [`split`] does, and calls `work` with the number of the first row and the
+/// rows.
+pub fn split_rows<T: Send + Sync>(rows: &mut [T], width: usize, least: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+    let size = part_size(rows.len() / width.max(1), least);
+    chunks(rows, size * width.max(1), |part, rows| work(part * size, rows));
+}
+
+/// Calls `work` with each chunk of `size` items, the last may have fewer, and its number.
+pub fn chunks<T: Send + Sync>(items: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+    let count = items.len();
+    let start = SharedMut(items.as_mut_ptr());
+    run(count.div_ceil(size), |part| {
+        let (first, end) = (part * size, count.min((part + 1) * size));
+        #[allow(unsafe_code)]
+        // SAFETY: `first..end` lies within the items, and every part has a range of its own.
+        let chunk = unsafe { std::slice::from_raw_parts_mut(start.at(first), end - first) };
+        work(part, chunk);
+    });
+}
+
+/// Calls `work` with so many columns after the other of `rows` of `width` numbers each, and their number in this order.
+pub fn columns<T: Send + Sync>(rows: &mut [T], width: usize, size: usize, work: impl Fn(usize, Columns<'_, T>) + Sync) {
+    let (count, start) = (rows.len() / width.max(1), SharedMut(rows.as_mut_ptr()));
+    run(width.div_ceil(size), |part| {
+        let (first, end) = (part * size, width.min((part + 1) * size));
+        let start = start.at(first);
+        work(part, Columns { start, stride: width, width: end - first, rows: count, items: PhantomData });
+    });
+}
+
+/// Some columns of rows of numbers, which nobody else reads or writes.
+#[derive(Debug)]
+pub struct Columns<'a, T> {
+    start: *mut T,
+    stride: usize,
+    width: usize,
+    rows: usize,
+    items: PhantomData<&'a mut T>,
+}
+
+impl<T> Columns<'_, T> {
+    /// How many columns there are.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The columns of one row.
+    ///
+    /// # Panics
+    /// There are not as many rows.
+    pub fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        #[allow(unsafe_code)]
+        // SAFETY: `columns` has made this of rows that have these columns, and of every column once.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.wrapping_add(row * self.stride), self.width)
+        }
+    }
+}
+
+/// Four parts for each thread, that late ones may be taken over, where those are not too small.
+fn part_size(count: usize, least: usize) -> usize {
+    count.div_ceil(4 * threads()).max(least).max(1)
+}
+
+/// A slice that is shared by parts that write different items of it.
+struct SharedMut<T>(*mut T);
+
+#[allow(unsafe_code)]
+// SAFETY: parts that have it write different items.
+unsafe impl<T: Send> Sync for SharedMut<T> {}
+
+impl<T> SharedMut<T> {
+    fn at(&self, index: usize) -> *mut T {
+        self.0.wrapping_add(index)
+    }
+}
+
+impl Shared {
+    fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        let mut work = Work(work);
+        self.done.0.store(0, Ordering::Relaxed);
+        // Helpers look at the work only between taking a part and finishing it, and this function returns only when
+        // all parts are done: the work outlives its uses.
+        self.work.store((&raw mut work).cast(), Ordering::Relaxed);
+        let number = (self.parts.0.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+        self.parts.0.store((number << 32) | parts as u64, Ordering::SeqCst);
+        if self.are_asleep.load(Ordering::SeqCst) {
+            self.wake();
+        }
+        while self.take_part() {}
+        let mut spins = 0;
+        while self.done.0.load(Ordering::Acquire) < parts {
+            wait_a_little(&mut spins);
+        }
+        if let Some(panic) = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Takes a part and does it; tells whether there was one.
+    fn take_part(&self) -> bool {
+        let take = |parts: u64| (parts as u32 > 0).then(|| parts - 1);
+        let Ok(parts) = self.parts.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) else { return false };
+        let work = self.work.load(Ordering::Relaxed);
+        #[allow(unsafe_code)]
+        // SAFETY: a part was taken and is not done yet, so the region's thread still waits and its work is there.
+        let work = unsafe { &*work };
+        let result = catch_unwind(AssertUnwindSafe(|| (work.0)((parts as u32 - 1) as usize)));
+        if let Err(panic) = result {
+            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+        }
+        self.done.0.fetch_add(1, Ordering::Release);
+        true
+    }
+
+    fn help(&self) {
+        let mut spins = 0;
+        while !self.is_over.load(Ordering::SeqCst) {
+            if self.take_part() {
+                spins = 0;
+            } else if spins < PATIENCE {
+                wait_a_little(&mut spins);
+            } else {
+                self.sleep();
+                spins = 0;
+            }
+        }
+    }
+
+    /// Sleeps until there may be work.
+    fn sleep(&self) {
+        let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.are_asleep.store(true, Ordering::SeqCst);
+        let has_work = self.parts.0.load(Ordering::SeqCst) as u32 > 0 || self.is_over.load(Ordering::SeqCst);
+        if !has_work {
+            sleepers.push(thread::current());
+            drop(sleepers);
+            thread::park();
+        }
+    }
+
+    fn wake(&self) {
+        let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.are_asleep.store(false, Ordering::SeqCst);
+        sleepers.drain(..).for_each(|sleeper| sleeper.unpark());
+    }
+}
+
+/// Lets others run now and then: there may be more threads than cores.
+fn wait_a_little(spins: &mut u32) {
+    *spins += 1;
+    if spins.is_multiple_of(1024) {
+        thread::yield_now();
+    } else {
+        std::hint::spin_loop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_runs_once_region_after_region() {
+        let pool = Pool::new(4).unwrap();
+        pool.install(|| {
+            for count in (0..300).chain([10_000]) {
+                let mut hits = vec![0u8; count];
+                chunks(&mut hits, 3, |_, hits| hits.iter_mut().for_each(|hit| *hit += 1));
+                assert!(hits.iter().all(|hit| *hit == 1), "{count}");
+            }
+        });
+    }
+
+    #[test]
+    fn helpers_that_sleep_wake_up() {
+        let pool = Pool::new(3).unwrap();
+        let started = std::sync::Barrier::new(3);
+        pool.install(|| {
+            for _ in 0..3 {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                run(3, |_| {
+                    started.wait(); // passes only if three threads are here at once
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..3 {
+            let panic = || pool.install(|| run(8, |part| assert!(part != 5, "part five")));
+            assert!(catch_unwind(AssertUnwindSafe(panic)).is_err());
+        }
+        let sum = AtomicUsize::new(0);
+        pool.install(|| {
+            run(10, |part| {
+                sum.fetch_add(part, Ordering::Relaxed);
+            })
+        });
+        assert_eq!(sum.into_inner(), 45);
+    }
+
+    #[test]
+    fn regions_may_be_nested_and_there_need_be_no_pool() {
+        let sum = AtomicUsize::new(0);
+        let nested = || {
+            run(4, |_| {
+                run(4, |part| {
+                    sum.fetch_add(part, Ordering::Relaxed);
+                })
+            })
+        };
+        nested();
+        Pool::new(2).unwrap().install(nested);
+        assert_eq!(sum.into_inner(), 2 * 24);
+    }
+
+    #[test]
+    fn rows_are_split_whole() {
+        let pool = Pool::new(2).unwrap();
+        let mut rows = vec![0; 7 * 5];
+        pool.install(|| {
+            split_rows(&mut rows, 5, 2, |first, rows| {
+                rows.chunks_mut(5).enumerate().for_each(|(row, items)| items.fill(first + row));
+            });
+        });
+        assert!(rows.chunks(5).enumerate().all(|(row, items)| items.iter().all(|item| *item == row)));
+    }
+}
