@@ -1,88 +1,388 @@
-//! One token of the Mamba2 recurrence, in one pass over the state.
+//! The recurrence of Mamba2 (<https://arxiv.org/abs/2405.21060>): one token in one pass over the state, or several in
+//! chunks of matrix products (section 6, "SSD"); both leave the same state. And the convolution and the step before it.
+//!
+//! Δ and the logarithms of the decays are f64: within a chunk the decay between two tokens is a difference of sums.
 
-use rayon::prelude::*;
-
+use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
+use super::isa::{Isa, vectorized};
+use super::math::{exp, silu};
+use super::pool::{self, Columns};
 use super::{LANES, PARALLEL_WORK};
 
-/// One token's inputs to the recurrence, after convolution and discretization.
+/// How many tokens are multiplied at once. The work within a chunk grows with its length, that between chunks falls; it
+/// changes no result but for rounding.
+const CHUNK: usize = 64;
+
+/// The rows of a chunk's triangle that are multiplied together, up to the last one's column.
+const TRIANGLE_STEP: usize = 16;
+
+/// The sizes of one layer.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// x [heads · head_dim].
-    pub x: &'a [f32],
-    /// B [groups · state_size]; a head uses the group `head / (heads / groups)`.
-    pub b: &'a [f32],
-    /// C [groups · state_size].
-    pub c: &'a [f32],
-    /// Δ `[heads]`.
-    pub dt: &'a [f32],
-    /// exp(Δ · A) `[heads]`.
-    pub decay: &'a [f32],
-    /// D `[heads]`.
-    pub d: &'a [f32],
-    /// How many groups share `b` and `c`.
+pub struct Sizing {
+    /// How many heads there are.
+    pub heads: usize,
+    /// How many values of x one head takes.
+    pub head_dim: usize,
+    /// How many values of state there are for each value of x.
+    pub state_size: usize,
+    /// How many groups of heads share B and C.
     pub groups: usize,
 }
 
-/// One head's share of [`Inputs`].
+impl Sizing {
+    /// The width of x.
+    pub fn inner(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// The width of x, B and C side by side.
+    pub fn conv_dim(&self) -> usize {
+        self.inner() + 2 * self.shared()
+    }
+
+    /// The width of B, and that of C.
+    fn shared(&self) -> usize {
+        self.groups * self.state_size
+    }
+
+    /// Where B and C of a head lie beside x.
+    fn b_and_c(&self, head: usize) -> (usize, usize) {
+        let b = self.inner() + head / (self.heads / self.groups) * self.state_size;
+        (b, b + self.shared())
+    }
+}
+
+/// Tokens' inputs to the recurrence.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// x, B and C side by side, `[tokens, conv_dim]`.
+    pub xbc: &'a [f32],
+    /// Δ, `[tokens, heads]`.
+    pub dt: &'a [f64],
+    /// A, `[heads]`, negative.
+    pub a: &'a [f64],
+    /// D, `[heads]`.
+    pub d: &'a [f32],
+}
+
+/// Δ = clip(softplus(dt + bias)).
+pub fn discretize(dt: f32, bias: f64, (low, high): (f64, f64)) -> f64 {
+    let dt = f64::from(dt) + bias;
+    (dt.max(0.0) + (-dt.abs()).exp().ln_1p()).clamp(low, high)
+}
+
+/// The causal depthwise convolution and its SiLU.
+#[derive(Clone, Copy, Debug)]
+pub struct Convolution<'a> {
+    /// `[kernel, channels]`; the last multiplies the current token.
+    pub taps: &'a [f32],
+    /// `[channels]`, where there is one.
+    pub bias: Option<&'a [f32]>,
+}
+
+impl Convolution<'_> {
+    /// Convolves `x` `[tokens, channels]`, rows `stride` apart, behind the tokens in `state` `[kernel − 1, channels]`,
+    /// which becomes the last ones: `y` `[tokens, channels]`.
+    pub fn run(&self, isa: Isa, x: Rows<'_>, state: &mut [f32], channels: usize, y: &mut [f32]) {
+        let kept = state.len() / channels.max(1);
+        let tokens = y.len() / channels.max(1);
+        let before: &[f32] = state;
+        // Row `at` of what is convolved: first the state's, then the tokens'.
+        let row = |at: usize| {
+            let (data, start) = if at < kept { (before, at * channels) } else { (x.data, (at - kept) * x.stride) };
+            data.get(start..start + channels).unwrap_or_default()
+        };
+        super::rows::each_row(y, channels, |token, y| {
+            match self.bias {
+                Some(bias) => y.iter_mut().zip(bias).for_each(|(y, bias)| *y = *bias),
+                None => y.fill(0.0),
+            }
+            let taps = self.taps.chunks_exact(channels.max(1)).enumerate();
+            taps.for_each(|(tap, weights)| add_tap(isa, row(token + tap), weights, y));
+            activate(isa, y);
+        });
+        // Rows only move forward: those that are read come after the one that is written.
+        for at in 0..kept {
+            let from = tokens + at;
+            if from < kept {
+                state.copy_within(from * channels..(from + 1) * channels, at * channels);
+            } else if let (Some(own), Some(x)) = (
+                state.get_mut(at * channels..(at + 1) * channels),
+                x.data.get((from - kept) * x.stride..(from - kept) * x.stride + channels),
+            ) {
+                own.copy_from_slice(x);
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn add_tap(isa: Isa, x: &[f32], weights: &[f32], y: &mut [f32]) {
+        for ((y, x), weight) in y.iter_mut().zip(x).zip(weights) {
+            *y = isa.mul_add(*x, *weight, *y);
+        }
+    }
+
+    fn activate(_isa: Isa, y: &mut [f32]) {
+        y.iter_mut().for_each(|y| *y = silu(*y));
+    }
+
+    /// `S ← decay · S + Δ · x ⊗ B`, `y = S · C + D · x` for one head.
+    fn step_head(isa: Isa, state: &mut [f32], head: Head<'_>, y: &mut [f32]) {
+        for ((row, y), x) in state.chunks_exact_mut(head.b.len().max(1)).zip(y).zip(head.x) {
+            *y = advance_row(isa, row, head.decay, head.dt * x, head.b, head.c) + head.d * x;
+        }
+    }
+
+    /// The products within a chunk, where each stands: scores · e^(sum_i − sum_j) · Δ_j for j ≤ i, else nothing.
+    fn mix(_isa: Isa, scores: &[f32], sums: &[f64], dt: &[f32], mixing: &mut [f32]) {
+        let rows = mixing.chunks_exact_mut(CHUNK).zip(scores.chunks_exact(CHUNK)).zip(sums).enumerate();
+        for (i, ((mixing, scores), sum)) in rows {
+            let columns = mixing.iter_mut().zip(scores).zip(sums.iter().zip(dt)).enumerate();
+            for (j, ((mixing, score), (other, dt))) in columns {
+                *mixing = if j <= i { score * exp((sum - other) as f32) * dt } else { 0.0 };
+            }
+        }
+    }
+
+    /// Adds `factor · x` to `y`.
+    fn add_scaled(isa: Isa, x: &[f32], factor: f32, y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = isa.mul_add(*x, factor, *y));
+    }
+}
+
+/// What one head takes of a token.
+#[derive(Clone, Copy)]
 struct Head<'a> {
-    b: &'a [f32], // [state_size]
-    c: &'a [f32], // [state_size]
+    x: &'a [f32],
+    b: &'a [f32],
+    c: &'a [f32],
     dt: f32,
     decay: f32,
     d: f32,
 }
 
-impl<'a> Inputs<'a> {
-    fn head(&self, head: usize) -> Option<Head<'a>> {
-        let state_size = self.b.len() / self.groups;
-        let start = head / (self.dt.len() / self.groups) * state_size;
-        let group = start..start + state_size;
-        Some(Head {
-            b: self.b.get(group.clone())?,
-            c: self.c.get(group)?,
-            dt: *self.dt.get(head)?,
-            decay: *self.decay.get(head)?,
-            d: *self.d.get(head)?,
-        })
-    }
-}
-
-/// Advances `state` [heads, head_dim, state_size] by one token and writes `y` [heads · head_dim]:
-/// `S ← decay · S + Δ · x ⊗ B`, `y = S · C + D · x` (Mamba2, <https://arxiv.org/abs/2405.21060>).
-pub fn step(state: &mut [f32], inputs: Inputs<'_>, y: &mut [f32]) {
-    let heads = inputs.dt.len();
-    let (per_head, head_dim) = (state.len() / heads, y.len() / heads);
-    let own = state.par_chunks_mut(per_head).zip(y.par_chunks_mut(head_dim)).zip(inputs.x.par_chunks(head_dim));
-    own.enumerate().with_min_len(PARALLEL_WORK.div_ceil(per_head)).for_each(|(head, ((state, y), x))| {
-        if let Some(head) = inputs.head(head) {
-            step_head(state, &head, x, y);
-        }
-    });
-}
-
-fn step_head(state: &mut [f32], head: &Head<'_>, x: &[f32], y: &mut [f32]) {
-    for ((row, y), &x) in state.chunks_exact_mut(head.b.len()).zip(y).zip(x) {
-        *y = advance_row(row, head.decay, head.dt * x, head.b, head.c) + head.d * x;
-    }
-}
-
-/// `row ← decay · row + input · b`; returns `row · c` of the new row. All are [state_size].
-fn advance_row(row: &mut [f32], decay: f32, input: f32, b: &[f32], c: &[f32]) -> f32 {
+/// `row ← decay · row + input · b`; returns `row · c` of the new row. All are `[state_size]`.
+#[inline(always)]
+fn advance_row(isa: Isa, row: &mut [f32], decay: f32, input: f32, b: &[f32], c: &[f32]) -> f32 {
     let (row_lanes, row_rest) = row.as_chunks_mut::<LANES>();
     let ((b_lanes, b_rest), (c_lanes, c_rest)) = (b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
     let mut sums = [0.0; LANES];
     for ((row, b), c) in row_lanes.iter_mut().zip(b_lanes).zip(c_lanes) {
+        super::isa::prefetch(row);
         for (((sum, s), b), c) in sums.iter_mut().zip(row).zip(b).zip(c) {
-            *s = decay * *s + input * b;
-            *sum += *s * c;
+            *s = isa.mul_add(input, *b, decay * *s);
+            *sum = isa.mul_add(*s, *c, *sum);
         }
     }
     let mut total: f32 = sums.iter().sum();
     for ((s, b), c) in row_rest.iter_mut().zip(b_rest).zip(c_rest) {
-        *s = decay * *s + input * b;
+        *s = isa.mul_add(input, *b, decay * *s);
         total += *s * c;
     }
     total
+}
+
+/// Advances `state` `[heads, head_dim, state_size]` by one token and writes `y` `[heads · head_dim]`.
+pub fn step(isa: Isa, sizing: Sizing, state: &mut [f32], inputs: Inputs<'_>, y: &mut [f32]) {
+    let (head_dim, per_head) = (sizing.head_dim, sizing.head_dim * sizing.state_size);
+    let least = PARALLEL_WORK.div_ceil(per_head.max(1));
+    pool::split_rows_of_two((state, per_head), (y, head_dim), least, |first, state, y| {
+        let heads = state.chunks_exact_mut(per_head.max(1)).zip(y.chunks_exact_mut(head_dim.max(1)));
+        for (head, (state, y)) in (first..).zip(heads) {
+            if let Some(own) = head_of(sizing, inputs, head) {
+                step_head(isa, state, own, y);
+            }
+        }
+    });
+}
+
+fn head_of<'a>(sizing: Sizing, inputs: Inputs<'a>, head: usize) -> Option<Head<'a>> {
+    let (b, c) = sizing.b_and_c(head);
+    let dt = *inputs.dt.get(head)?;
+    Some(Head {
+        x: inputs.xbc.get(head * sizing.head_dim..(head + 1) * sizing.head_dim)?,
+        b: inputs.xbc.get(b..b + sizing.state_size)?,
+        c: inputs.xbc.get(c..c + sizing.state_size)?,
+        dt: dt as f32,
+        decay: (dt * inputs.a.get(head)?).exp() as f32,
+        d: *inputs.d.get(head)?,
+    })
+}
+
+/// Advances `state` `[heads, head_dim, state_size]` by several tokens and writes `y` `[tokens, heads · head_dim]`.
+pub fn scan(isa: Isa, sizing: Sizing, state: &mut [f32], inputs: Inputs<'_>, y: &mut [f32]) {
+    let scores = Scores::new(isa, sizing, inputs.xbc);
+    let per_head = sizing.head_dim * sizing.state_size;
+    let states = pool::Chunks::new(state, per_head);
+    pool::columns(y, sizing.inner(), sizing.head_dim, |head, mut y| {
+        if let Some(state) = states.take(head) {
+            scan_head(isa, sizing, head, &scores, inputs, state, &mut y);
+        }
+    });
+}
+
+/// C · Bᵀ of each chunk and group: `[chunks, groups, CHUNK, CHUNK]`.
+struct Scores {
+    scores: Vec<f32>,
+    groups: usize,
+}
+
+impl Scores {
+    fn new(isa: Isa, sizing: Sizing, xbc: &[f32]) -> Self {
+        let Sizing { heads, state_size, groups, .. } = sizing;
+        let width = sizing.conv_dim();
+        let n_chunks = (xbc.len() / width).div_ceil(CHUNK);
+        let mut scores = vec![0.0; n_chunks * groups * CHUNK * CHUNK];
+        pool::chunks(&mut scores, CHUNK * CHUNK, |at, scores| {
+            let (chunk, group) = (at / groups, at % groups);
+            let own = xbc.get(chunk * CHUNK * width..).unwrap_or_default();
+            let tokens = CHUNK.min(own.len() / width);
+            let (b, c) = sizing.b_and_c(group * (heads / groups));
+            let mut transposed = vec![0.0; state_size * CHUNK]; // B of the chunk, [state_size, CHUNK]
+            for (token, row) in own.chunks_exact(width).take(tokens).enumerate() {
+                let b = row.iter().skip(b).take(state_size);
+                transposed.iter_mut().skip(token).step_by(CHUNK).zip(b).for_each(|(own, b)| *own = *b);
+            }
+            let c = Strided { data: own.get(c..).unwrap_or_default(), row_stride: width, column_stride: 1 };
+            let sizes = Sizes { rows: tokens, inner: state_size, columns: CHUNK };
+            let b = Rows { data: &transposed, stride: CHUNK };
+            add_product(isa, sizes, c, b, RowsMut { data: scores, stride: CHUNK });
+        });
+        Self { scores, groups }
+    }
+
+    fn of(&self, chunk: usize, group: usize) -> &[f32] {
+        let start = (chunk * self.groups + group) * CHUNK * CHUNK;
+        self.scores.get(start..start + CHUNK * CHUNK).unwrap_or_default()
+    }
+}
+
+/// All chunks of one head, one after the other. Within them the state lies as `[state_size, head_dim]`.
+fn scan_head(
+    isa: Isa,
+    sizing: Sizing,
+    head: usize,
+    scores: &Scores,
+    inputs: Inputs<'_>,
+    state: &mut [f32],
+    y: &mut Columns<'_, f32>,
+) {
+    let width = sizing.conv_dim();
+    let mut work = HeadScan::new(isa, sizing, head, state, &inputs);
+    for (chunk, xbc) in inputs.xbc.chunks(CHUNK * width).enumerate() {
+        let dt = inputs.dt.get(chunk * CHUNK * sizing.heads..).unwrap_or_default();
+        work.take_times(xbc.len() / width, dt);
+        work.chunk(xbc, scores.of(chunk, head / (sizing.heads / sizing.groups)));
+        for (token, own) in work.y.chunks_exact(sizing.head_dim).take(xbc.len() / width).enumerate() {
+            y.row(chunk * CHUNK + token).copy_from_slice(own);
+        }
+    }
+    transpose(&work.state, sizing.head_dim, state);
+}
+
+/// One head on its way through the chunks.
+struct HeadScan {
+    isa: Isa,
+    sizing: Sizing,
+    head: usize,
+    a: f64,
+    d: f32,
+    state: Vec<f32>,  // [state_size, head_dim]
+    dt: Vec<f32>,     // [tokens]
+    sums: Vec<f64>,   // [tokens]: of Δ · A up to and with each token, from the chunk's start
+    mixing: Vec<f32>, // [CHUNK, CHUNK]
+    read: Vec<f32>,   // [CHUNK, head_dim]
+    y: Vec<f32>,      // [CHUNK, head_dim]
+}
+
+impl HeadScan {
+    fn new(isa: Isa, sizing: Sizing, head: usize, state: &[f32], inputs: &Inputs<'_>) -> Self {
+        let mut transposed = vec![0.0; state.len()];
+        transpose(state, sizing.state_size, &mut transposed);
+        let rows = || vec![0.0; CHUNK * sizing.head_dim];
+        let (a, d) = (inputs.a.get(head).copied(), inputs.d.get(head).copied());
+        Self {
+            isa,
+            sizing,
+            head,
+            a: a.unwrap_or_default(),
+            d: d.unwrap_or_default(),
+            state: transposed,
+            dt: Vec::new(),
+            sums: Vec::new(),
+            mixing: vec![0.0; CHUNK * CHUNK],
+            read: rows(),
+            y: rows(),
+        }
+    }
+
+    /// Takes the Δ of the chunk's tokens from `dt` `[tokens, heads]`.
+    fn take_times(&mut self, tokens: usize, dt: &[f64]) {
+        self.dt.clear();
+        self.sums.clear();
+        let mut sum = 0.0;
+        for dt in dt.iter().skip(self.head).step_by(self.sizing.heads).take(tokens) {
+            sum += dt * self.a;
+            self.dt.push(*dt as f32);
+            self.sums.push(sum);
+        }
+    }
+
+    /// One chunk: writes its output and advances the state.
+    fn chunk(&mut self, xbc: &[f32], scores: &[f32]) {
+        let Sizing { head_dim, state_size, .. } = self.sizing;
+        let (isa, tokens, width) = (self.isa, self.dt.len(), self.sizing.conv_dim());
+        let (b, c) = self.sizing.b_and_c(self.head);
+        let from = |column: usize| xbc.get(column..).unwrap_or_default();
+        let x = Rows { data: from(self.head * head_dim), stride: width };
+
+        // From before the chunk: y_i = e^(sum_i) · S · C_i.
+        self.read.fill(0.0);
+        let c = Strided { data: from(c), row_stride: width, column_stride: 1 };
+        let sizes = Sizes { rows: tokens, inner: state_size, columns: head_dim };
+        let state = Rows { data: &self.state, stride: head_dim };
+        add_product(isa, sizes, c, state, RowsMut { data: &mut self.read, stride: head_dim });
+        self.y.fill(0.0);
+        let rows = self.y.chunks_exact_mut(head_dim).zip(self.read.chunks_exact(head_dim));
+        for (((y, read), sum), x) in rows.zip(&self.sums).zip(x.data.chunks(width)) {
+            add_scaled(isa, read, exp(*sum as f32), y);
+            add_scaled(isa, x, self.d, y);
+        }
+
+        // Within it: y_i = Σ_{j ≤ i} e^(sum_i − sum_j) · (C_i · B_j) · Δ_j x_j.
+        mix(isa, scores, &self.sums, &self.dt, &mut self.mixing);
+        for start in (0..tokens).step_by(TRIANGLE_STEP) {
+            let end = tokens.min(start + TRIANGLE_STEP);
+            let rows = self.mixing.get(start * CHUNK..).unwrap_or_default();
+            let mixing = Strided { data: rows, row_stride: CHUNK, column_stride: 1 };
+            let sizes = Sizes { rows: end - start, inner: end, columns: head_dim };
+            let y = self.y.get_mut(start * head_dim..).unwrap_or_default();
+            add_product(isa, sizes, mixing, x, RowsMut { data: y, stride: head_dim });
+        }
+
+        // S ← e^(sum_last) · S + Σ_j e^(sum_last − sum_j) · Δ_j x_j ⊗ B_j.
+        let last = self.sums.last().copied().unwrap_or_default();
+        self.read.fill(0.0);
+        let rows = self.read.chunks_exact_mut(head_dim).zip(x.data.chunks(width));
+        for ((own, x), (sum, dt)) in rows.zip(self.sums.iter().zip(&self.dt)) {
+            add_scaled(isa, x, exp((last - sum) as f32) * dt, own);
+        }
+        let decay = exp(last as f32);
+        self.state.iter_mut().for_each(|state| *state *= decay);
+        let b = Strided { data: from(b), row_stride: 1, column_stride: width };
+        let sizes = Sizes { rows: state_size, inner: tokens, columns: head_dim };
+        let input = Rows { data: &self.read, stride: head_dim };
+        add_product(isa, sizes, b, input, RowsMut { data: &mut self.state, stride: head_dim });
+    }
+}
+
+/// `x` `[rows, width]` as `y` `[width, rows]`.
+fn transpose(x: &[f32], width: usize, y: &mut [f32]) {
+    let rows = x.len() / width.max(1);
+    for (row, x) in x.chunks_exact(width.max(1)).enumerate() {
+        y.iter_mut().skip(row).step_by(rows).zip(x).for_each(|(y, x)| *y = *x);
+    }
 }
 
 #[cfg(test)]
@@ -91,20 +391,22 @@ mod tests {
     use proptest::prelude::*;
 
     /// The recurrence as the paper has it, in f64 and by index.
-    fn exact_step(state: &mut [f64], inputs: Inputs<'_>, head_dim: usize, state_size: usize) -> Vec<f64> {
-        let heads = inputs.dt.len();
-        let mut y = vec![0.0; heads * head_dim];
-        for h in 0..heads {
-            let group = h / (heads / inputs.groups);
-            for p in 0..head_dim {
-                let x = f64::from(inputs.x[h * head_dim + p]);
-                for n in 0..state_size {
-                    let s = &mut state[(h * head_dim + p) * state_size + n];
-                    *s = f64::from(inputs.decay[h]) * *s
-                        + f64::from(inputs.dt[h]) * x * f64::from(inputs.b[group * state_size + n]);
-                    y[h * head_dim + p] += *s * f64::from(inputs.c[group * state_size + n]);
+    fn exact(sizing: Sizing, state: &mut [f64], inputs: Inputs<'_>) -> Vec<f64> {
+        let Sizing { heads, head_dim, state_size, .. } = sizing;
+        let mut y = Vec::new();
+        for (xbc, dt) in inputs.xbc.chunks(sizing.conv_dim()).zip(inputs.dt.chunks(heads)) {
+            for h in 0..heads {
+                let ((b, c), decay) = (sizing.b_and_c(h), (dt[h] * inputs.a[h]).exp());
+                for p in 0..head_dim {
+                    let x = f64::from(xbc[h * head_dim + p]);
+                    let mut sum = f64::from(inputs.d[h]) * x;
+                    for n in 0..state_size {
+                        let s = &mut state[(h * head_dim + p) * state_size + n];
+                        *s = decay * *s + dt[h] * x * f64::from(xbc[b + n]);
+                        sum += *s * f64::from(xbc[c + n]);
+                    }
+                    y.push(sum);
                 }
-                y[h * head_dim + p] += f64::from(inputs.d[h]) * x;
             }
         }
         y
@@ -113,28 +415,71 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
-        fn equals_the_recurrence_in_f64(
+        fn steps_and_scans_equal_the_recurrence_in_f64(
             groups in 1usize..4, per_group in 1usize..4, head_dim in 1usize..20, state_size in 1usize..50,
-            large: bool, seed in 0u32..1000,
+            tokens in prop_oneof![1usize..5, Just(63), Just(64), Just(65), 100usize..200], seed in 0u32..1000,
         ) {
-            let state_size = if large { state_size + 700 } else { state_size }; // shared among threads
-            let heads = groups * per_group;
+            let sizing = Sizing { heads: groups * per_group, head_dim, state_size, groups };
+            let heads = sizing.heads;
             let wave = |n: usize, k: f32| (0..n).map(|i| ((i as f32 + seed as f32) * k).sin()).collect::<Vec<f32>>();
-            let (x, b, c) = (wave(heads * head_dim, 0.3), wave(groups * state_size, 0.5), wave(groups * state_size, 0.7));
-            let (dt, d) = (wave(heads, 0.9), wave(heads, 1.1));
-            let decay: Vec<f32> = wave(heads, 1.3).iter().map(|v| v.abs()).collect();
-            let inputs = Inputs { x: &x, b: &b, c: &c, dt: &dt, decay: &decay, d: &d, groups };
-            let mut state = wave(heads * head_dim * state_size, 0.2);
-            let mut exact: Vec<f64> = state.iter().map(|v| f64::from(*v)).collect();
-            let mut y = vec![f32::NAN; heads * head_dim];
-
-            step(&mut state, inputs, &mut y);
-            let want = exact_step(&mut exact, inputs, head_dim, state_size);
-
-            let bound = 4.0 * (state_size as f64 + 4.0) * f64::from(f32::EPSILON);
-            for (got, want) in y.iter().zip(&want).chain(state.iter().zip(&exact)) {
-                prop_assert!((f64::from(*got) - want).abs() <= bound, "{} for {}", got, want);
+            let (xbc, d) = (wave(tokens * sizing.conv_dim(), 0.3), wave(heads, 1.1));
+            let dt: Vec<f64> = wave(tokens * heads, 0.9).iter().map(|v| f64::from(v.abs())).collect();
+            let a: Vec<f64> = wave(heads, 1.3).iter().map(|v| -f64::from(v.abs())).collect();
+            let inputs = Inputs { xbc: &xbc, dt: &dt, a: &a, d: &d };
+            let before = wave(heads * head_dim * state_size, 0.2);
+            let mut exact_state: Vec<f64> = before.iter().map(|v| f64::from(*v)).collect();
+            let want = exact(sizing, &mut exact_state, inputs);
+            let largest = exact_state.iter().chain(&want).fold(1.0, |max: f64, v| max.max(v.abs()));
+            let bound = 1e-5 * largest * (state_size as f64).sqrt();
+            for isa in Isa::available() {
+                let (mut scanned, mut y) = (before.clone(), vec![f32::NAN; tokens * sizing.inner()]);
+                scan(isa, sizing, &mut scanned, inputs, &mut y);
+                let (mut stepped, mut z) = (before.clone(), vec![f32::NAN; tokens * sizing.inner()]);
+                let by_token = xbc.chunks(sizing.conv_dim()).zip(dt.chunks(heads)).zip(z.chunks_mut(sizing.inner()));
+                for ((xbc, dt), z) in by_token {
+                    step(isa, sizing, &mut stepped, Inputs { xbc, dt, ..inputs }, z);
+                }
+                for (got, state) in [(y, scanned), (z, stepped)] {
+                    for (got, want) in got.iter().zip(&want).chain(state.iter().zip(&exact_state)) {
+                        prop_assert!((f64::from(*got) - want).abs() <= bound, "{isa:?}: {got} for {want}");
+                    }
+                }
             }
         }
+
+        #[test]
+        fn a_convolution_sees_the_tokens_before(
+            kept in 0usize..4, channels in 1usize..40, tokens in 1usize..9, gap in 0usize..3, has_bias: bool,
+        ) {
+            let wave = |n: usize, k: f32| (0..n).map(|i| (i as f32 * k).sin()).collect::<Vec<f32>>();
+            let (taps, bias) = (wave((kept + 1) * channels, 0.3), wave(channels, 0.9));
+            let (state, stride) = (wave(kept * channels, 0.7), channels + gap);
+            let x = wave(tokens * stride, 0.41);
+            let convolution = Convolution { taps: &taps, bias: has_bias.then_some(&bias) };
+            let seen: Vec<&[f32]> = state.chunks(channels).chain(x.chunks(stride).map(|row| &row[..channels])).collect();
+            for isa in Isa::available() {
+                let (mut after, mut y) = (state.clone(), vec![f32::NAN; tokens * channels]);
+                convolution.run(isa, Rows { data: &x, stride }, &mut after, channels, &mut y);
+                for (token, y) in y.chunks(channels).enumerate() {
+                    for (channel, got) in y.iter().enumerate() {
+                        let products = (0..=kept).map(|tap| f64::from(seen[token + tap][channel] * taps[tap * channels + channel]));
+                        let sum = products.sum::<f64>() + if has_bias { f64::from(bias[channel]) } else { 0.0 };
+                        let want = sum / (1.0 + (-sum).exp());
+                        prop_assert!((f64::from(*got) - want).abs() < 1e-5, "{isa:?}: {got} for {want}");
+                    }
+                }
+                prop_assert_eq!(after, seen[tokens..].concat());
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_is_that_of_softplus_within_its_limits() {
+        let free = (0.0, f64::INFINITY);
+        for (dt, bias) in [(0.3f32, 0.2), (-30.0, 1.0), (40.0, 0.5), (0.0, -3.0)] {
+            let want = (1.0 + (f64::from(dt) + bias).exp()).ln();
+            assert!((discretize(dt, bias, free) - want).abs() <= 1e-12 * want.max(1.0));
+        }
+        assert_eq!((discretize(9.0, 0.0, (0.1, 0.5)), discretize(-9.0, 0.0, (0.1, 0.5))), (0.5, 0.1));
     }
 }

@@ -1,72 +1,55 @@
 //! Matrix times vector for weights stored as f32, f16 or bf16: every weight is read once, widened to f32 in registers
 //! and accumulated in f32.
 
-use half::{bf16, f16};
-use rayon::prelude::*;
-
-use super::{LANES, PARALLEL_WORK};
-
-/// A storage type of weights.
-pub trait Element: Copy + Send + Sync {
-    /// The value as f32, exact for every type here.
-    fn widen(self) -> f32;
-}
-
-impl Element for f32 {
-    fn widen(self) -> f32 {
-        self
-    }
-}
-
-impl Element for f16 {
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-}
-
-impl Element for bf16 {
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-}
+use super::isa::{Isa, vectorized};
+use super::panels::Element;
+use super::{LANES, PARALLEL_WORK, pool};
 
 /// `y[o] = Σᵢ w[o, i] · x[i]` for `w` `[out, in]` row by row, `x` `[in]` and `y` `[out]`.
-pub fn rows_times<W: Element>(w: &[W], x: &[f32], y: &mut [f32]) {
+pub fn rows_times<W: Element>(isa: Isa, w: &[W], x: &[f32], y: &mut [f32]) {
     debug_assert_eq!(w.len(), x.len() * y.len());
     let inner = x.len().max(1);
-    y.par_iter_mut()
-        .zip(w.par_chunks_exact(inner))
-        .with_min_len(PARALLEL_WORK.div_ceil(inner))
-        .for_each(|(y, row)| *y = dot(row, x));
+    pool::split_rows(y, 1, PARALLEL_WORK.div_ceil(inner), |first, y| {
+        some_rows_times(isa, w.get(first * inner..).unwrap_or_default(), x, y);
+    });
 }
 
-/// `y[i] = Σₒ x[o] · w[o, i]` for `w` `[out, in]` row by row, `x` `[out]` and `y` `[in]`: the product with `w` transposed.
-pub fn columns_times<W: Element>(w: &[W], x: &[f32], y: &mut [f32]) {
-    debug_assert_eq!(w.len(), x.len() * y.len());
-    y.fill(0.0);
-    for (row, &x) in w.chunks_exact(y.len().max(1)).zip(x) {
-        for (y, w) in y.iter_mut().zip(row) {
-            *y += x * w.widen();
+vectorized! {
+    fn some_rows_times<W: Element>(isa: Isa, w: &[W], x: &[f32], y: &mut [f32]) {
+        for (y, row) in y.iter_mut().zip(w.chunks_exact(x.len().max(1))) {
+            *y = dot(isa, row, x);
+        }
+    }
+
+    /// `y[i] = Σₒ x[o] · w[o, i]` for `w` `[out, in]` row by row, `x` `[out]` and `y` `[in]`: the product with `w`
+    /// transposed.
+    pub fn columns_times<W: Element>(isa: Isa, w: &[W], x: &[f32], y: &mut [f32]) {
+        debug_assert_eq!(w.len(), x.len() * y.len());
+        y.fill(0.0);
+        for (row, x) in w.chunks_exact(y.len().max(1)).zip(x) {
+            y.iter_mut().zip(row).for_each(|(y, w)| *y = isa.mul_add(*x, w.value(), *y));
         }
     }
 }
 
-fn dot<W: Element>(w: &[W], x: &[f32]) -> f32 {
+#[inline(always)]
+fn dot<W: Element>(isa: Isa, w: &[W], x: &[f32]) -> f32 {
     let (w_lanes, w_rest) = w.as_chunks::<LANES>();
     let (x_lanes, x_rest) = x.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];
     for (w, x) in w_lanes.iter().zip(x_lanes) {
         for ((sum, w), x) in sums.iter_mut().zip(w).zip(x) {
-            *sum += w.widen() * x;
+            *sum = isa.mul_add(w.value(), *x, *sum);
         }
     }
-    let rest: f32 = w_rest.iter().zip(x_rest).map(|(w, x)| w.widen() * x).sum();
+    let rest: f32 = w_rest.iter().zip(x_rest).map(|(w, x)| w.value() * x).sum();
     sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::{bf16, f16};
     use proptest::prelude::*;
 
     fn exact(w: &[f64], x: &[f32], transposed: bool, n_out: usize) -> Vec<f64> {
@@ -78,12 +61,12 @@ mod tests {
     fn check<W: Element>(narrow: impl Fn(f32) -> W, w: &[f32], x: &[f32], transposed: bool) {
         let n_out = w.len() / x.len();
         let stored: Vec<W> = w.iter().map(|&v| narrow(v)).collect();
-        let wide: Vec<f64> = stored.iter().map(|v| f64::from(v.widen())).collect();
+        let wide: Vec<f64> = stored.iter().map(|v| f64::from(v.value())).collect();
         let mut y = vec![f32::NAN; n_out];
         if transposed {
-            columns_times(&stored, x, &mut y);
+            columns_times(isa, &stored, x, &mut y);
         } else {
-            rows_times(&stored, x, &mut y);
+            rows_times(isa, &stored, x, &mut y);
         }
         // f32 rounds each of the sum's n terms by at most 2^-24 of the sum of magnitudes (here at most n · 4).
         let bound = 4.0 * (x.len() as f64).powi(2) * f64::from(f32::EPSILON);

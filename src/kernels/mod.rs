@@ -7,17 +7,21 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 pub mod gemm;
 pub mod isa;
 pub mod left;
 pub mod mamba2;
+pub mod math;
 pub mod matrix;
 pub mod matvec;
 pub mod memory;
 pub mod panels;
 pub mod pool;
+pub mod rope;
+pub mod rows;
 
 /// Below this many multiply-adds a loop stays on the calling thread: handing work over costs microseconds.
 const PARALLEL_WORK: usize = 1 << 16;

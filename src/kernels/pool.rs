@@ -147,6 +147,38 @@ pub fn chunks<T: Send + Sync>(items: &mut [T], size: usize, work: impl Fn(usize,
     });
 }
 
+/// As [`split_rows`] with rows of two slices, of which there are equally many.
+pub fn split_rows_of_two<T: Send + Sync>(
+    (first, first_width): (&mut [T], usize),
+    (second, second_width): (&mut [T], usize),
+    least: usize,
+    work: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+) {
+    let size = part_size(first.len() / first_width.max(1), least);
+    let second = Chunks::new(second, size * second_width);
+    chunks(first, size * first_width.max(1), |part, first| {
+        if let Some(second) = second.take(part) {
+            work(part * size, first, second);
+        }
+    });
+}
+
+/// The chunks of a slice, each of which one part may take.
+#[derive(Debug)]
+pub struct Chunks<'a, T>(Vec<Mutex<Option<&'a mut [T]>>>);
+
+impl<'a, T> Chunks<'a, T> {
+    /// Chunks of `size` items; the last may have fewer.
+    pub fn new(items: &'a mut [T], size: usize) -> Self {
+        Self(items.chunks_mut(size.max(1)).map(|chunk| Mutex::new(Some(chunk))).collect())
+    }
+
+    /// The chunk of this number, for whoever asks first.
+    pub fn take(&self, chunk: usize) -> Option<&'a mut [T]> {
+        self.0.get(chunk)?.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// Calls `work` with so many columns after the other of `rows` of `width` numbers each, and their number in this order.
 pub fn columns<T: Send + Sync>(rows: &mut [T], width: usize, size: usize, work: impl Fn(usize, Columns<'_, T>) + Sync) {
     let (count, start) = (rows.len() / width.max(1), SharedMut(rows.as_mut_ptr()));

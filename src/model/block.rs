@@ -9,7 +9,7 @@ use super::mla::{Mla, MlaCache};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
-use super::ops::scaled;
+use super::ops::{self, scaled};
 use super::rope::{Positions, RopeSpec};
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -154,11 +154,11 @@ impl Block {
         let mut x = x.clone();
         if let Some((norm, mixer)) = &self.mixer {
             let mixed = mixer.forward(&norm.forward(&x)?, positions, state)?;
-            x = (x + scaled(&mixed, self.mixer_multiplier)?)?;
+            x = ops::add_scaled(&x, &mixed, self.mixer_multiplier)?;
         }
         if let Some((norm, ffn)) = &self.ffn {
             let inner = ffn.forward(&norm.forward(&x)?)?;
-            x = (x + scaled(&inner, self.ffn_multiplier)?)?;
+            x = ops::add_scaled(&x, &inner, self.ffn_multiplier)?;
         }
         Ok(x)
     }

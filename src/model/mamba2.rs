@@ -7,9 +7,10 @@
 use candle_core::{D, DType, Device, Tensor};
 
 use super::norm::GroupedRmsNorm;
-use super::ops::{self, Mamba2Inputs};
+use super::ops::{self, Mixing};
 use super::{linear::Linear, weights::Weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::kernels::mamba2::Sizing;
 
 /// At most this many decays between two tokens of a chunk are held at a time: 64 MiB in f64.
 const DECAYS: usize = 1 << 23;
@@ -125,6 +126,8 @@ pub struct Mamba2 {
     norm: Option<GroupedRmsNorm>,
     multipliers: Option<Tensor>, // [inner + conv_dim + heads]
     out_proj: Linear,
+    /// The same weights for the CPU's kernels.
+    mixing: Option<Mixing>,
 }
 
 impl Mamba2 {
@@ -133,7 +136,7 @@ impl Mamba2 {
         let (inner, conv_dim, heads) = (spec.inner(), spec.conv_dim(), spec.num_heads);
         let conv1d = weights.get_f32("conv1d.weight", &[conv_dim, 1, spec.conv_kernel])?;
         let scalars = |name| -> Result<Tensor> { Ok(weights.get(name, &[heads])?.to_dtype(DType::F64)?) };
-        Ok(Self {
+        let mut layer = Self {
             in_proj: Linear::load(&weights.part("in_proj"), hidden_size, inner + conv_dim + heads)?,
             taps: conv1d.squeeze(1)?.t()?.contiguous()?,
             conv_bias: weights.get_f32_if_present("conv1d.bias", &[conv_dim])?,
@@ -144,18 +147,49 @@ impl Mamba2 {
             multipliers: spec.multipliers(weights.device())?,
             out_proj: Linear::load(&weights.part("out_proj"), inner, hidden_size)?,
             spec: spec.clone(),
+            mixing: None,
+        };
+        if weights.device().is_cpu() {
+            layer.mixing = Some(layer.to_mixing()?);
+        }
+        Ok(layer)
+    }
+
+    fn to_mixing(&self) -> Result<Mixing> {
+        let Mamba2Spec { num_heads: heads, head_dim, state_size, n_groups: groups, dt_limit, .. } = self.spec;
+        let norm = |norm: &GroupedRmsNorm| {
+            Ok::<_, Error>((norm.weight()?, norm.eps(), matches!(self.spec.gating, Gating::AfterNorm(_))))
+        };
+        Ok(Mixing {
+            sizing: Sizing { heads, head_dim, state_size, groups },
+            taps: self.taps.flatten_all()?.to_vec1()?,
+            conv_bias: self.conv_bias.as_ref().map(Tensor::to_vec1).transpose()?,
+            dt_bias: self.dt_bias.to_vec1()?,
+            dt_limit,
+            a: self.a.to_vec1()?,
+            d: self.d.to_vec1()?,
+            norm: self.norm.as_ref().map(norm).transpose()?,
         })
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden], advancing `state` by those tokens.
     pub fn forward(&self, x: &Tensor, state: &mut Mamba2State) -> Result<Tensor> {
-        let (inner, conv_dim) = (self.spec.inner(), self.spec.conv_dim());
         let projected = self.project(x)?;
+        let mixed = match &self.mixing {
+            Some(mixing) => mixing.run(&projected, &state.conv, &state.ssm)?,
+            None => self.mix(&projected, state)?,
+        };
+        self.out_proj.forward(&mixed)
+    }
+
+    /// What [`Mixing::run`] does, composed of tensor ops.
+    fn mix(&self, projected: &Tensor, state: &mut Mamba2State) -> Result<Tensor> {
+        let (inner, conv_dim) = (self.spec.inner(), self.spec.conv_dim());
         let z = projected.narrow(1, 0, inner)?;
         let xbc = self.convolve(&projected.narrow(1, inner, conv_dim)?, &mut state.conv)?;
         let dt = self.discretize(&projected.narrow(1, inner + conv_dim, self.spec.num_heads)?)?;
-        let y = if x.dim(0)? == 1 { self.step(&xbc, &dt, state)? } else { self.scan(&xbc, &dt, state)? };
-        self.out_proj.forward(&self.gate(&y, &z.silu()?)?)
+        let y = if xbc.dim(0)? == 1 { self.step(&xbc, &dt, state)? } else { self.scan(&xbc, &dt, state)? };
+        self.gate(&y, &z.silu()?)
     }
 
     /// z, x, B, C and Δ side by side.
@@ -201,13 +235,22 @@ impl Mamba2 {
         Ok(softplus.clamp(low, high)?)
     }
 
-    /// One token by the recurrence.
-    fn step(&self, xbc: &Tensor, dt: &Tensor, state: &Mamba2State) -> Result<Tensor> {
-        let heads = (self.spec.num_heads, 1, 1);
-        let decay = dt.broadcast_mul(&self.a)?.exp()?;
-        let (dt, decay) = (dt.to_dtype(DType::F32)?.reshape(heads)?, decay.to_dtype(DType::F32)?.reshape(heads)?);
-        let inputs = Mamba2Inputs { xbc, dt: &dt, decay: &decay, d: &self.d, groups: self.spec.n_groups };
-        ops::mamba2_step(&state.ssm, &inputs)
+    /// One token by the recurrence: [1, inner].
+    fn step(&self, xbc: &Tensor, dt: &Tensor, state: &mut Mamba2State) -> Result<Tensor> {
+        let Mamba2Spec { num_heads: heads, head_dim, state_size, n_groups: groups, .. } = self.spec;
+        let (inner, shared) = (self.spec.inner(), groups * state_size);
+        let per_head = |start| -> candle_core::Result<Tensor> {
+            let grouped = xbc.narrow(1, start, shared)?.reshape((groups, 1, state_size))?;
+            grouped.broadcast_as((groups, heads / groups, state_size))?.reshape((heads, 1, state_size))
+        };
+        let scalars = |x: &Tensor| x.to_dtype(DType::F32)?.reshape((heads, 1, 1));
+        let (dt, decay) = (scalars(dt)?, scalars(&dt.broadcast_mul(&self.a)?.exp()?)?);
+        let x = xbc.narrow(1, 0, inner)?.reshape((heads, head_dim, 1))?;
+        let (b, c) = (per_head(inner)?, per_head(inner + shared)?);
+        state.ssm = (state.ssm.broadcast_mul(&decay)? + x.broadcast_mul(&dt)?.broadcast_mul(&b)?)?;
+        let read = state.ssm.broadcast_mul(&c)?.sum_keepdim(2)?; // [heads, head_dim, 1]
+        let skip = x.broadcast_mul(&self.d.reshape((heads, 1, 1))?)?;
+        Ok((read + skip)?.reshape((1, inner))?)
     }
 
     /// Several tokens, chunk by chunk: [tokens, inner].
@@ -286,5 +329,37 @@ impl Decay {
             whole: exp(last.unsqueeze(2)?)?,
             between: seen.where_cond(&differences, &never)?.exp()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::MixerSpec;
+    use crate::model::weights::Settings;
+    use crate::support::{HIDDEN, RandomWeights, mamba2};
+
+    #[test]
+    fn fused_and_composed_layers_agree_over_prompts_and_single_tokens() {
+        for (gating, kernel) in [(Gating::ThenNorm(1e-5), 4), (Gating::AfterNorm(1e-5), 2), (Gating::Alone, 1)] {
+            let MixerSpec::Mamba2(spec) = mamba2(2, kernel, 8) else { unreachable!() };
+            let spec = Mamba2Spec { gating, multipliers: Some([0.7, 1.2, 0.9, 1.1, 0.8]), ..spec };
+            let source = RandomWeights::new(7);
+            let weights = Weights::new(&source, &Device::Cpu, Settings::EXACT);
+            let fused = Mamba2::load(&weights, &spec, HIDDEN).unwrap();
+            let composed = Mamba2 { mixing: None, ..Mamba2::load(&weights, &spec, HIDDEN).unwrap() };
+            let state = || Mamba2State::new(&spec, &Device::Cpu).unwrap();
+            let (mut fused_state, mut composed_state) = (state(), state());
+            for tokens in [1, 70, 1, 1, 3] {
+                let x = Tensor::randn(0f32, 1.0, (tokens, HIDDEN), &Device::Cpu).unwrap();
+                let y = fused.forward(&x, &mut fused_state).unwrap();
+                let z = composed.forward(&x, &mut composed_state).unwrap();
+                let pairs = fused_state.tensors().into_iter().zip(composed_state.tensors()).chain([(y, z)]);
+                for (a, b) in pairs.filter(|(a, _)| a.elem_count() > 0) {
+                    let difference = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+                    assert!(difference.to_scalar::<f32>().unwrap() < 1e-4, "{gating:?}: {difference}");
+                }
+            }
+        }
     }
 }

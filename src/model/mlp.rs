@@ -3,8 +3,7 @@
 
 use candle_core::Tensor;
 
-use super::ops::scaled;
-use super::{linear::Linear, weights::Weights};
+use super::{linear::Linear, ops, weights::Weights};
 use crate::error::Result;
 
 /// The size and kind of a layer.
@@ -61,7 +60,7 @@ impl Mlp {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let up = self.up.forward(x)?;
         let inner = match &self.gate {
-            Some((gate, multiplier)) => (scaled(&gate.forward(x)?, *multiplier)?.silu()? * up)?,
+            Some((gate, multiplier)) => ops::swiglu(&gate.forward(x)?, *multiplier, &up)?,
             None => up.relu()?.sqr()?,
         };
         self.down.forward(&inner)

@@ -3,7 +3,7 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::weights::Weights;
+use super::{ops, weights::Weights};
 use crate::error::Result;
 
 /// A norm over the last dimension.
@@ -38,7 +38,7 @@ impl Norm {
     }
 
     fn rms(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, self.eps)?)
+        ops::rms_norm(x, &self.weight, self.eps)
     }
 }
 
@@ -57,10 +57,20 @@ impl GroupedRmsNorm {
         Ok(Self { weight: load_weight(weights, size)?, ones, eps: eps as f32 })
     }
 
+    /// The weight, as wide as all groups.
+    pub fn weight(&self) -> Result<Vec<f32>> {
+        Ok(self.weight.to_vec1()?)
+    }
+
+    /// What is added to the mean of the squares.
+    pub fn eps(&self) -> f32 {
+        self.eps
+    }
+
     /// `x` [tokens, size] normalized within each group.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let groups = x.reshape(((), self.ones.dim(0)?))?;
-        let scaled = candle_nn::ops::rms_norm(&groups, &self.ones, self.eps)?;
+        let scaled = ops::rms_norm(&groups, &self.ones, self.eps)?;
         Ok(scaled.reshape(x.shape())?.broadcast_mul(&self.weight)?)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use super::ops;
 use crate::error::{Error, Result};
 
 /// What decides the angles.
@@ -165,21 +166,7 @@ impl Rope {
 
     /// Rotates the first elements of each row of `x` [heads, tokens, head_dim].
     pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
-        let (width, all) = (2 * self.cos.dim(1)?, x.dim(2)?);
-        if width == all {
-            return self.rotate_all(x);
-        }
-        let rest = x.narrow(2, width, all - width)?;
-        Ok(Tensor::cat(&[&self.rotate_all(&x.narrow(2, 0, width)?)?, &rest], 2)?)
-    }
-
-    fn rotate_all(&self, x: &Tensor) -> Result<Tensor> {
-        let x = x.contiguous()?.unsqueeze(0)?;
-        let rotate = match self.pairing {
-            Pairing::Halves => candle_nn::rotary_emb::rope,
-            Pairing::Neighbours => candle_nn::rotary_emb::rope_i,
-        };
-        Ok(rotate(&x, &self.cos, &self.sin)?.squeeze(0)?)
+        ops::rotate(x, &self.cos, &self.sin, self.pairing)
     }
 }
 

@@ -216,7 +216,7 @@ fn the_number_of_threads_changes_no_bit() {
     let model = random_model(&config, 9);
     let tokens = random_tokens(9, 6, config.vocab_size);
     let with = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = crate::kernels::pool::Pool::new(threads).unwrap();
         pool.install(|| in_pieces(&model, &tokens, std::iter::repeat_n(1, 6)).0)
     };
     assert!(with(1) == with(4));

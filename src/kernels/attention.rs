@@ -1,0 +1,367 @@
+//! Causal attention of queries over keys and values that other queries share, without the matrix of all scores
+//! (FlashAttention, <https://arxiv.org/abs/2205.14135>): keys are taken in blocks, and what was summed up so far shrinks
+//! where a block has a larger score.
+
+use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
+use super::isa::{Isa, prefetch, vectorized};
+use super::math::exp;
+use super::rows::exp_row;
+use super::{LANES, pool};
+
+/// The keys of a block.
+const KEYS: usize = 64;
+
+/// The queries of a head that look at a block together.
+const QUERIES: usize = 32;
+
+/// Fewer keys than this are not split among threads.
+const LEAST_KEYS: usize = 256;
+
+/// Vectors of several heads in memory, one a token.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads<'a> {
+    /// Where the numbers are.
+    pub data: &'a [f32],
+    /// The distance of heads.
+    pub head_stride: usize,
+    /// The distance of tokens.
+    pub stride: usize,
+    /// The numbers of a vector.
+    pub width: usize,
+}
+
+impl<'a> Heads<'a> {
+    fn rows(&self, head: usize, first: usize) -> Rows<'a> {
+        let data = self.data.get(head * self.head_stride + first * self.stride..).unwrap_or_default();
+        Rows { data, stride: self.stride }
+    }
+
+    fn row(&self, head: usize, token: usize) -> &'a [f32] {
+        self.rows(head, token).data.get(..self.width).unwrap_or_default()
+    }
+}
+
+/// What attention runs over. The last of `n_queries` queries stands at the last of `n_keys` keys; head h reads key head
+/// `h / (heads / kv_heads)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention<'a> {
+    /// The queries of `heads` heads.
+    pub q: Heads<'a>,
+    /// The keys of `kv_heads` heads.
+    pub k: Heads<'a>,
+    /// The values of `kv_heads` heads.
+    pub v: Heads<'a>,
+    /// How many heads ask.
+    pub heads: usize,
+    /// How many heads answer.
+    pub kv_heads: usize,
+    /// How many queries each head has.
+    pub n_queries: usize,
+    /// How many keys there are.
+    pub n_keys: usize,
+    /// What the products are multiplied by.
+    pub scale: f32,
+    /// A query sees so many of the last keys, its own among them.
+    pub window: usize,
+}
+
+/// Weighed sums that are not divided by the sum of their weights yet.
+struct Partial {
+    largest: f32,
+    weight: f32,
+    sum: Vec<f32>,
+}
+
+impl Attention<'_> {
+    /// `y` `[n_queries, heads · value width]`.
+    pub fn run(&self, isa: Isa, y: &mut [f32]) {
+        if self.n_queries == 1 { self.decode(isa, y) } else { self.prefill(isa, y) }
+    }
+
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads.max(1)
+    }
+
+    /// One query for each head: the keys are split among threads where there are many.
+    fn decode(&self, isa: Isa, y: &mut [f32]) {
+        let first = self.n_keys.saturating_sub(self.window);
+        let seen = self.n_keys - first;
+        let splits = (pool::threads() * 4 / self.kv_heads.max(1)).clamp(1, seen.div_ceil(LEAST_KEYS).max(1));
+        let size = seen.div_ceil(splits);
+        let mut partials: Vec<Vec<Partial>> = Vec::new();
+        partials.resize_with(self.kv_heads * splits, Vec::new);
+        let least = LEAST_KEYS.div_ceil(size.max(1));
+        pool::split_rows(&mut partials, 1, least, |at, partials| {
+            for (at, own) in (at..).zip(partials) {
+                let start = first + at % splits * size;
+                *own = self.decode_some(isa, at / splits, start..self.n_keys.min(start + size));
+            }
+        });
+        let width = self.v.width;
+        for (head, y) in y.chunks_exact_mut(width.max(1)).enumerate() {
+            let kv_head = head / self.group();
+            let own = partials.iter().skip(kv_head * splits).take(splits);
+            merge(own.filter_map(|partials| partials.get(head % self.group())), y);
+        }
+    }
+
+    /// All queries of a key head over some of its keys.
+    fn decode_some(&self, isa: Isa, kv_head: usize, keys: std::ops::Range<usize>) -> Vec<Partial> {
+        let empty = || Partial { largest: f32::NEG_INFINITY, weight: 0.0, sum: vec![0.0; self.v.width] };
+        let mut partials: Vec<Partial> = (0..self.group()).map(|_| empty()).collect();
+        for start in keys.clone().step_by(KEYS) {
+            let count = KEYS.min(keys.end - start);
+            let (k, v) = (self.k.rows(kv_head, start), self.v.rows(kv_head, start));
+            for (own, partial) in partials.iter_mut().enumerate() {
+                let q = self.q.row(kv_head * self.group() + own, 0);
+                add_block(isa, q, k, v, self.scale, count, partial);
+            }
+        }
+        partials
+    }
+
+    /// Several queries: blocks of them for each key head, on all threads.
+    fn prefill(&self, isa: Isa, y: &mut [f32]) {
+        let (group, value_width) = (self.group(), self.v.width);
+        let blocks = self.n_queries.div_ceil(QUERIES);
+        let rows = pool::Chunks::new(y, value_width);
+        pool::run(self.kv_heads * blocks, |part| {
+            let (kv_head, block) = (part % self.kv_heads, part / self.kv_heads);
+            let first = block * QUERIES;
+            let count = QUERIES.min(self.n_queries - first);
+            for (own, block) in self.prefill_block(isa, kv_head, first, count).into_iter().enumerate() {
+                for (query, sum) in block.sums.chunks_exact(value_width.max(1)).take(count).enumerate() {
+                    let head = kv_head * group + own;
+                    let weight = block.weights.get(query).copied().unwrap_or(1.0);
+                    if let Some(y) = rows.take((first + query) * self.heads + head) {
+                        y.iter_mut().zip(sum).for_each(|(y, sum)| *y = sum / weight);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Some queries of each head that a key head answers.
+    fn prefill_block(&self, isa: Isa, kv_head: usize, first: usize, count: usize) -> Vec<Block> {
+        let before = self.n_keys - self.n_queries;
+        let keys = (before + first + 1).saturating_sub(self.window)..before + first + count;
+        let mut blocks: Vec<Block> = (0..self.group()).map(|_| Block::new(self.v.width)).collect();
+        let mut transposed = vec![0.0; self.k.width * KEYS];
+        for start in keys.clone().step_by(KEYS) {
+            let n_keys = KEYS.min(keys.end - start);
+            transpose(isa, self.k.rows(kv_head, start), n_keys, self.k.width, &mut transposed);
+            for (own, block) in blocks.iter_mut().enumerate() {
+                let q = self.q.rows(kv_head * self.group() + own, first);
+                let q = Strided { data: q.data, row_stride: q.stride, column_stride: 1 };
+                let sizes = Sizes { rows: count, inner: self.k.width, columns: KEYS };
+                block.scores.fill(0.0);
+                let scores = RowsMut { data: &mut block.scores, stride: KEYS };
+                add_product(isa, sizes, q, Rows { data: &transposed, stride: KEYS }, scores);
+                let seen = |query: usize| {
+                    let own = before + first + query;
+                    (own + 1).saturating_sub(self.window).max(start) - start
+                        ..(own + 1).min(start + n_keys).max(start) - start
+                };
+                block.add(isa, self.scale, count, seen, self.v.rows(kv_head, start), n_keys);
+            }
+        }
+        blocks
+    }
+}
+
+/// The queries of one head that are in work.
+struct Block {
+    scores: Vec<f32>,  // [QUERIES, KEYS]
+    largest: Vec<f32>, // [QUERIES]
+    weights: Vec<f32>, // [QUERIES]
+    sums: Vec<f32>,    // [QUERIES, width]
+    width: usize,
+}
+
+impl Block {
+    fn new(width: usize) -> Self {
+        Self {
+            scores: vec![0.0; QUERIES * KEYS],
+            largest: vec![f32::NEG_INFINITY; QUERIES],
+            weights: vec![0.0; QUERIES],
+            sums: vec![0.0; QUERIES * width],
+            width,
+        }
+    }
+
+    /// Adds the values of a block of keys, of which each query has `seen` some.
+    fn add(
+        &mut self,
+        isa: Isa,
+        scale: f32,
+        count: usize,
+        seen: impl Fn(usize) -> std::ops::Range<usize>,
+        v: Rows<'_>,
+        n_keys: usize,
+    ) {
+        let rows = self.scores.chunks_exact_mut(KEYS).zip(self.sums.chunks_exact_mut(self.width.max(1)));
+        let totals = self.largest.iter_mut().zip(&mut self.weights);
+        for (query, ((scores, sums), (largest, weight))) in rows.zip(totals).take(count).enumerate() {
+            *weight = weigh(isa, scores, seen(query), scale, largest, *weight, sums);
+        }
+        let weights = Strided { data: &self.scores, row_stride: KEYS, column_stride: 1 };
+        let sizes = Sizes { rows: count, inner: n_keys, columns: self.width };
+        add_product(isa, sizes, weights, v, RowsMut { data: &mut self.sums, stride: self.width });
+    }
+}
+
+vectorized! {
+    /// Turns the scores that are `seen` into weights and the others into zeros, and shrinks `sums` and the sum of weights
+    /// before, which with the new ones is returned.
+    fn weigh(
+        isa: Isa, scores: &mut [f32], seen: std::ops::Range<usize>, scale: f32, largest: &mut f32, weight: f32,
+        sums: &mut [f32],
+    ) -> f32 {
+        let (start, end) = (seen.start, seen.end);
+        let own = scores.get_mut(start..end).unwrap_or_default();
+        let before = *largest;
+        for score in own.iter_mut() {
+            *score *= scale;
+            *largest = largest.max(*score);
+        }
+        let added = exp_row(isa, *largest, own);
+        scores.iter_mut().take(start).for_each(|score| *score = 0.0);
+        scores.iter_mut().skip(end).for_each(|score| *score = 0.0);
+        if *largest == before {
+            return weight + added;
+        }
+        let shrunk = exp(before - *largest);
+        sums.iter_mut().for_each(|sum| *sum *= shrunk);
+        weight * shrunk + added
+    }
+
+    /// Adds some keys' values to what one query has.
+    fn add_block(isa: Isa, q: &[f32], k: Rows<'_>, v: Rows<'_>, scale: f32, count: usize, partial: &mut Partial) {
+        let mut scores = [0.0; KEYS];
+        let mut largest = partial.largest;
+        for (score, key) in scores.iter_mut().take(count).zip(k.data.chunks(k.stride)) {
+            *score = dot(isa, q, key) * scale;
+            largest = largest.max(*score);
+        }
+        let shrunk = if partial.weight == 0.0 { 0.0 } else { exp(partial.largest - largest) };
+        partial.sum.iter_mut().for_each(|sum| *sum *= shrunk);
+        let scores = scores.get_mut(..count).unwrap_or_default();
+        partial.weight = partial.weight * shrunk + exp_row(isa, largest, scores);
+        partial.largest = largest;
+        for (weight, value) in scores.iter().zip(v.data.chunks(v.stride)) {
+            partial.sum.iter_mut().zip(value).for_each(|(sum, value)| *sum = isa.mul_add(*weight, *value, *sum));
+        }
+    }
+
+    fn transpose(_isa: Isa, rows: Rows<'_>, count: usize, width: usize, transposed: &mut [f32]) {
+        transposed.fill(0.0);
+        for (at, row) in rows.data.chunks(rows.stride).take(count).enumerate() {
+            for (column, value) in transposed.chunks_exact_mut(KEYS).zip(row.iter().take(width)) {
+                if let Some(own) = column.get_mut(at) {
+                    *own = *value;
+                }
+            }
+        }
+    }
+}
+
+/// The product of `q` and as many numbers of `key`.
+#[inline(always)]
+fn dot(isa: Isa, q: &[f32], key: &[f32]) -> f32 {
+    let key = key.get(..q.len()).unwrap_or_default();
+    let ((q, q_rest), (key, key_rest)) = (q.as_chunks::<LANES>(), key.as_chunks::<LANES>());
+    let mut sums = [0.0; LANES];
+    for (q, key) in q.iter().zip(key) {
+        prefetch(key);
+        sums.iter_mut().zip(q.iter().zip(key)).for_each(|(sum, (q, key))| *sum = isa.mul_add(*q, *key, *sum));
+    }
+    sums.iter().sum::<f32>() + q_rest.iter().zip(key_rest).map(|(q, key)| q * key).sum::<f32>()
+}
+
+/// What several parts of the keys give together.
+fn merge<'a>(partials: impl Iterator<Item = &'a Partial> + Clone, y: &mut [f32]) {
+    let largest = partials.clone().fold(f32::NEG_INFINITY, |largest, partial| largest.max(partial.largest));
+    let share = |partial: &Partial| if partial.weight == 0.0 { 0.0 } else { (partial.largest - largest).exp() };
+    let weight: f32 = partials.clone().map(|partial| partial.weight * share(partial)).sum();
+    y.fill(0.0);
+    for partial in partials {
+        let share = share(partial) / weight;
+        y.iter_mut().zip(&partial.sum).for_each(|(y, sum)| *y += share * sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn wave(count: usize, k: f32) -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * k).sin() * 2.0).collect()
+    }
+
+    /// Attention by its definition, in f64: `[n_queries, heads · value width]`.
+    fn exact(attention: &Attention<'_>) -> Vec<f64> {
+        let Attention { q, k, v, heads, kv_heads, n_queries, n_keys, scale, window } = *attention;
+        let mut y = Vec::new();
+        for query in 0..n_queries {
+            for head in 0..heads {
+                let (kv_head, own) = (head / (heads / kv_heads), n_keys - n_queries + query);
+                let keys = (own + 1).saturating_sub(window)..own + 1;
+                let score = |key: usize| {
+                    let products = q.row(head, query).iter().zip(k.row(kv_head, key));
+                    products.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() * f64::from(scale)
+                };
+                let weights: Vec<f64> = keys.clone().map(|key| score(key).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                y.extend((0..v.width).map(|at| {
+                    let values = keys.clone().map(|key| f64::from(v.row(kv_head, key)[at]));
+                    weights.iter().zip(values).map(|(weight, value)| weight / total * value).sum::<f64>()
+                }));
+            }
+        }
+        y
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn every_level_equals_the_definition(
+            (kv_heads, group) in (1usize..4, 1usize..4), (width, value_width) in (1usize..40, 1usize..40),
+            n_queries in prop_oneof![2 => Just(1usize), 3 => 2usize..80], before in 0usize..150,
+            window in prop_oneof![Just(usize::MAX), 1usize..100], (gap, threads) in (0usize..3, 1usize..4),
+        ) {
+            let (heads, n_keys) = (kv_heads * group, before + n_queries);
+            let q = wave(n_queries * heads * width, 0.7);
+            let (k, v) = (wave(kv_heads * (n_keys + gap) * width, 0.3), wave(kv_heads * (n_keys + gap) * value_width, 0.11));
+            let of = |data, width: usize| Heads { data, head_stride: (n_keys + gap) * width, stride: width, width };
+            let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
+            let attention = Attention {
+                q, k: of(&k, width), v: of(&v, value_width), heads, kv_heads, n_queries, n_keys, scale: 0.3, window,
+            };
+            let want = exact(&attention);
+            let pool = pool::Pool::new(threads).unwrap();
+            for isa in Isa::available() {
+                let mut y = vec![f32::NAN; want.len()];
+                pool.install(|| attention.run(isa, &mut y));
+                for (got, want) in y.iter().zip(&want) {
+                    prop_assert!((f64::from(*got) - want).abs() < 2e-5, "{isa:?}: {got} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_keys_are_split_among_threads() {
+        let (n_keys, width) = (3000, 16);
+        let (q, k, v) = (wave(4 * width, 0.7), wave(n_keys * width, 0.3), wave(n_keys * width, 0.11));
+        let of = |data| Heads { data, head_stride: 0, stride: width, width };
+        let q = Heads { data: &q, head_stride: width, stride: 4 * width, width };
+        let (k, v, scale, window) = (of(&k), of(&v), 0.3, usize::MAX);
+        let attention = Attention { q, k, v, heads: 4, kv_heads: 1, n_queries: 1, n_keys, scale, window };
+        let mut y = vec![0.0; 4 * width];
+        pool::Pool::new(2).unwrap().install(|| attention.run(Isa::best(), &mut y));
+        for (got, want) in y.iter().zip(exact(&attention)) {
+            assert!((f64::from(*got) - want).abs() < 2e-5, "{got} for {want}");
+        }
+    }
+}

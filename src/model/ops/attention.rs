@@ -1,0 +1,156 @@
+//! Attention: fused on the CPU, composed of candle's ops elsewhere.
+
+use candle_core::{Device, Tensor};
+
+use super::{Lent, on_cpu};
+use crate::error::{Error, Result};
+use crate::kernels::attention;
+use crate::kernels::isa::Isa;
+
+/// At most this many attention scores are held at a time: 16 MiB.
+const SCORES: usize = 1 << 22;
+
+/// Which scores attention takes, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// What the products of queries and keys are multiplied by.
+    pub scale: f64,
+    /// A query sees so many of the last keys, its own token's among them; all where there is no window.
+    pub window: Option<usize>,
+}
+
+/// Causal attention with shared key heads. `k` [kv_heads, positions, width] and `v` [kv_heads, positions, value_width] end
+/// at the position of the last of the queries `q` [heads, tokens, width]. Head h reads key head `h / (heads / kv_heads)`.
+/// The output is [heads, tokens, value_width].
+pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Tensor> {
+    if on_cpu(q) { attend_fused(q, k, v, how) } else { attend_composed(q, k, v, how) }
+}
+
+fn attend_fused(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Tensor> {
+    let ((heads, n_queries, _), (kv_heads, n_keys, _)) = (q.dims3()?, k.dims3()?);
+    let value_width = v.dim(2)?;
+    let (q, k, v) = (with_whole_rows(q)?, with_whole_rows(k)?, with_whole_rows(v)?);
+    let (q_lent, k_lent, v_lent) = (Lent::from_start(&q), Lent::from_start(&k), Lent::from_start(&v));
+    let attention = attention::Attention {
+        q: vectors(&q, &q_lent)?,
+        k: vectors(&k, &k_lent)?,
+        v: vectors(&v, &v_lent)?,
+        heads,
+        kv_heads,
+        n_queries,
+        n_keys,
+        scale: how.scale as f32,
+        window: how.window.unwrap_or(usize::MAX),
+    };
+    let mut y = vec![0.0; n_queries * heads * value_width];
+    attention.run(Isa::best(), &mut y);
+    Ok(Tensor::from_vec(y, (n_queries, heads, value_width), q.device())?.transpose(0, 1)?)
+}
+
+/// The same numbers with those of a row side by side.
+fn with_whole_rows(x: &Tensor) -> Result<Tensor> {
+    if x.stride().last() == Some(&1) { Ok(x.clone()) } else { Ok(x.contiguous()?) }
+}
+
+fn vectors<'a>(x: &Tensor, lent: &'a Lent<'_>) -> Result<attention::Heads<'a>> {
+    let (head_stride, stride) = match x.stride() {
+        [head_stride, stride, _] => (*head_stride, *stride),
+        other => return Err(Error::Internal(format!("attention takes three dimensions, found strides {other:?}"))),
+    };
+    Ok(attention::Heads { data: lent.slice()?, head_stride, stride, width: x.dim(2)? })
+}
+
+/// Where the scores of all heads and queries are too many, key heads are taken one by one and queries in blocks, so that
+/// the scores stay under a fixed size however long the prompt is.
+fn attend_composed(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Tensor> {
+    let (heads, tokens, _) = q.dims3()?;
+    let (kv_heads, visible) = (k.dim(0)?, k.dim(1)?);
+    let (group, start) = (heads / kv_heads, visible - tokens);
+    if heads * tokens * visible <= SCORES {
+        return attend_block(q, k, v, start, how);
+    }
+    let block = (SCORES / (group * visible)).clamp(1, tokens);
+    let by_head = (0..kv_heads).map(|head| {
+        let q = q.narrow(0, head * group, group)?;
+        let (k, v) = (k.narrow(0, head, 1)?, v.narrow(0, head, 1)?);
+        let blocks = (0..tokens).step_by(block).map(|first| {
+            let q = q.narrow(1, first, block.min(tokens - first))?;
+            attend_block(&q, &k, &v, start + first, how)
+        });
+        Ok(Tensor::cat(&blocks.collect::<Result<Vec<_>>>()?, 1)?)
+    });
+    Ok(Tensor::cat(&by_head.collect::<Result<Vec<_>>>()?, 0)?)
+}
+
+/// Attention of queries that stand at the positions from `start` on.
+fn attend_block(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, how: Attention) -> Result<Tensor> {
+    let (heads, tokens, width) = q.dims3()?;
+    let kv_heads = k.dim(0)?;
+    let window = how.window.unwrap_or(usize::MAX);
+    let first = (start + 1).saturating_sub(window); // the first key that any of the queries sees
+    let seen = start + tokens - first;
+    let q = (q.contiguous()?.reshape((kv_heads, heads / kv_heads * tokens, width))? * how.scale)?;
+    let scores = q.matmul(&k.narrow(1, first, seen)?.transpose(1, 2)?)?.reshape((heads, tokens, seen))?;
+    let scores = if tokens == 1 { scores } else { scores.broadcast_add(&mask(tokens, seen, window, q.device())?)? };
+    let weights = candle_nn::ops::softmax_last_dim(&scores)?.reshape((kv_heads, (), seen))?;
+    Ok(weights.matmul(&v.narrow(1, first, seen)?)?.reshape((heads, tokens, ()))?)
+}
+
+/// [tokens, keys], of queries at the last of these keys: zero where the key may be seen, −∞ where it lies in the future
+/// or before the window.
+fn mask(tokens: usize, keys: usize, window: usize, device: &Device) -> Result<Tensor> {
+    let row = |token| {
+        let own = keys - tokens + token;
+        let is_seen = move |key| key <= own && own - key < window;
+        (0..keys).map(move |key| if is_seen(key) { 0.0 } else { f32::NEG_INFINITY })
+    };
+    let mask: Vec<f32> = (0..tokens).flat_map(row).collect();
+    Ok(Tensor::from_vec(mask, (tokens, keys), device)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{values, wave};
+    use super::*;
+
+    /// Attention by its definition, in f64, for one query.
+    fn exact_attention(q: &[f32], k: &[f32], v: &[f32], width: usize, value_width: usize, scale: f64) -> Vec<f64> {
+        let dot = |key: &[f32]| q.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();
+        let weights: Vec<f64> = k.chunks(width).map(|key| (dot(key) * scale).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let value = |j: usize| -> f64 {
+            let column = v.iter().skip(j).step_by(value_width);
+            weights.iter().zip(column).map(|(w, v)| w / total * f64::from(*v)).sum()
+        };
+        (0..value_width).map(value).collect()
+    }
+
+    #[test]
+    fn attention_equals_its_definition_fused_and_composed_also_where_queries_are_taken_in_blocks() {
+        let (heads, kv_heads, width, value_width, scale) = (4, 2, 6, 3, 0.4);
+        let cases = [(0, 1), (9, 1), (0, 40), (7, 5), (300, 1500)];
+        for ((start, tokens), window) in
+            cases.into_iter().flat_map(|case| [(case, None), (case, Some(1)), (case, Some(8))])
+        {
+            let positions = start + tokens;
+            let q = wave((heads, tokens, width), 0.37);
+            let (k, v) = (wave((kv_heads, positions, width), 0.23), wave((kv_heads, positions, value_width), 0.71));
+            let how = Attention { scale, window };
+            for got in [attend_fused(&q, &k, &v, how).unwrap(), attend_composed(&q, &k, &v, how).unwrap()] {
+                for (head, token) in [(0, 0), (1, tokens / 2), (2, tokens - 1), (3, tokens - 1)] {
+                    let row = |x: &Tensor, head: usize, from, count| {
+                        values(&x.get(head).unwrap().narrow(0, from, count).unwrap())
+                    };
+                    let seen = (start + token + 1).min(window.unwrap_or(usize::MAX));
+                    let first = start + token + 1 - seen;
+                    let (k, v) = (row(&k, head / 2, first, seen), row(&v, head / 2, first, seen));
+                    let want = exact_attention(&row(&q, head, token, 1), &k, &v, width, value_width, scale);
+                    for (got, want) in row(&got, head, token, 1).iter().zip(want) {
+                        let case = (start, tokens, window, head);
+                        assert!((f64::from(*got) - want).abs() < 1e-5, "{got} for {want}: {case:?}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The only bridge from tensors to kernels: on the CPU an op runs our kernel over the tensors' own memory, elsewhere
+//! (and for many rows at once) it is composed of candle's ops. Activations are f32 throughout.
+
+mod attention;
+mod mamba2;
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor, WithDType};
+use half::{bf16, f16};
+
+pub use self::attention::{Attention, causal_attention};
+pub use self::mamba2::Mixing;
+use super::linear::Weight;
+use super::packing::StoredRows;
+use super::rope::Pairing;
+use crate::error::{Error, Result};
+use crate::kernels::isa::Isa;
+use crate::kernels::matrix::{Matrix, Precision, WeightType};
+use crate::kernels::{matvec, rope, rows};
+
+/// At most this many weights are widened to f32 at a time when many rows meet 16-bit weights: 4 MiB of scratch.
+const PANEL: usize = 1 << 20;
+
+/// `x` [rows, in] times the transpose of `w` [out, in]: [rows, out].
+pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
+    match w {
+        Weight::Packed(matrix) => {
+            let x = x.contiguous()?;
+            let rows = x.dim(0)?;
+            let mut y = vec![0.0; rows * matrix.n_out()];
+            matrix.times(Isa::best(), Lent::of(&x)?.slice()?, precision, &mut y);
+            Ok(Tensor::from_vec(y, (rows, matrix.n_out()), x.device())?)
+        }
+        Weight::Tensor(w) => linear_composed(x, w),
+    }
+}
+
+fn linear_composed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (n_out, n_in) = w.dims2()?;
+    let panel = (PANEL / n_in.max(1)).max(1);
+    if w.dtype() == DType::F32 || n_out <= panel {
+        return Ok(x.matmul(&w.to_dtype(DType::F32)?.t()?)?);
+    }
+    let products = (0..n_out).step_by(panel).map(|start| {
+        let rows = w.narrow(0, start, panel.min(n_out - start))?;
+        x.matmul(&rows.to_dtype(DType::F32)?.t()?)
+    });
+    Ok(Tensor::cat(&products.collect::<candle_core::Result<Vec<_>>>()?, 1)?)
+}
+
+/// The rows of `w` [vocab, hidden] for `tokens`, f32 [tokens, hidden].
+pub fn embed(tokens: &[u32], w: &Weight) -> Result<Tensor> {
+    match w {
+        Weight::Packed(matrix) => {
+            let width = matrix.n_in();
+            let mut x = vec![0.0; tokens.len() * width];
+            for (token, x) in tokens.iter().zip(x.chunks_exact_mut(width.max(1))) {
+                matrix.row(*token as usize, x);
+            }
+            Ok(Tensor::from_vec(x, (tokens.len(), width), &Device::Cpu)?)
+        }
+        Weight::Tensor(w) => Ok(w.index_select(&Tensor::new(tokens, w.device())?, 0)?.to_dtype(DType::F32)?),
+    }
+}
+
+/// `tensor` [out, in] on the CPU as a matrix for its kernels, in the type `wanted` or as stored.
+pub fn pack(tensor: &Tensor, wanted: Option<WeightType>) -> Result<Matrix> {
+    let tensor = tensor.contiguous()?;
+    let (n_out, n_in) = tensor.dims2()?;
+    let lent = Lent::of(&tensor)?;
+    let (dtype, bytes) = match tensor.dtype() {
+        DType::F32 => (WeightType::F32, bytemuck::cast_slice(lent.slice::<f32>()?)),
+        DType::F16 => (WeightType::F16, bytemuck::cast_slice(lent.slice::<f16>()?)),
+        _ => (WeightType::Bf16, bytemuck::cast_slice::<_, u8>(lent.slice::<bf16>()?)),
+    };
+    let width = bytes.len() / n_out.max(1);
+    let row = |row: usize| bytes.get(row * width..(row + 1) * width).unwrap_or_default();
+    StoredRows { dtype, n_out, n_in, row: &row }.pack(wanted)
+}
+
+/// Per head: `x` [heads, tokens, in] times the transpose of `w` [heads, out, in]: [heads, tokens, out].
+pub fn linear_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    per_head(x, w, w.dim(1)?, rows_times, |w| w.transpose(1, 2))
+}
+
+/// Per head: `x` [heads, tokens, out] times `w` [heads, out, in] as it is: [heads, tokens, in].
+pub fn linear_transposed_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    per_head(x, w, w.dim(2)?, columns_times, |w| Ok(w.clone()))
+}
+
+fn per_head(
+    x: &Tensor,
+    w: &Tensor,
+    width: usize,
+    kernel: fn(&Tensor, &[f32], &mut [f32]) -> Result<()>,
+    orient: fn(&Tensor) -> candle_core::Result<Tensor>,
+) -> Result<Tensor> {
+    let (heads, tokens, n_in) = x.dims3()?;
+    if tokens != 1 || !on_cpu(x) {
+        return Ok(x.contiguous()?.matmul(&orient(&w.to_dtype(DType::F32)?)?)?);
+    }
+    let mut y = vec![0.0; heads * width];
+    let x = x.contiguous()?;
+    let lent = Lent::of(&x)?;
+    let rows = lent.slice()?.chunks_exact(n_in.max(1)).zip(y.chunks_exact_mut(width.max(1)));
+    for (head, (x, y)) in rows.enumerate() {
+        kernel(&w.get(head)?, x, y)?;
+    }
+    Ok(Tensor::from_vec(y, (heads, 1, width), x.device())?)
+}
+
+fn rows_times(w: &Tensor, x: &[f32], y: &mut [f32]) -> Result<()> {
+    let lent = Lent::of(w)?;
+    match w.dtype() {
+        DType::F32 => matvec::rows_times(Isa::best(), lent.slice::<f32>()?, x, y),
+        DType::F16 => matvec::rows_times(Isa::best(), lent.slice::<f16>()?, x, y),
+        _ => matvec::rows_times(Isa::best(), lent.slice::<bf16>()?, x, y),
+    }
+    Ok(())
+}
+
+fn columns_times(w: &Tensor, x: &[f32], y: &mut [f32]) -> Result<()> {
+    let lent = Lent::of(w)?;
+    match w.dtype() {
+        DType::F32 => matvec::columns_times(Isa::best(), lent.slice::<f32>()?, x, y),
+        DType::F16 => matvec::columns_times(Isa::best(), lent.slice::<f16>()?, x, y),
+        _ => matvec::columns_times(Isa::best(), lent.slice::<bf16>()?, x, y),
+    }
+    Ok(())
+}
+
+/// `x` times a number, which is mostly 1.
+pub fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
+    if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) }
+}
+
+/// `x + y · factor`, in the memory of `y`, which nothing else may use.
+pub fn add_scaled(x: &Tensor, y: &Tensor, factor: f64) -> Result<Tensor> {
+    if !on_cpu(x) {
+        return Ok((x + scaled(y, factor)?)?);
+    }
+    let lent = Lent::of(x)?;
+    let x = lent.slice()?;
+    with_slice_mut(y, |y| rows::add_to_scaled(Isa::best(), x, factor as f32, y))?;
+    Ok(y.clone())
+}
+
+/// `silu(gate · factor) · up`, in the memory of `up`, which nothing else may use.
+pub fn swiglu(gate: &Tensor, factor: f64, up: &Tensor) -> Result<Tensor> {
+    if !on_cpu(up) {
+        return Ok((scaled(gate, factor)?.silu()? * up)?);
+    }
+    let lent = Lent::of(gate)?;
+    let gate = lent.slice()?;
+    with_slice_mut(up, |up| rows::swiglu(Isa::best(), gate, factor as f32, up))?;
+    Ok(up.clone())
+}
+
+/// `x` [.., size] over the root of its mean square in the last dimension, times `weight` `[size]`.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    if !on_cpu(&x) {
+        return Ok(candle_nn::ops::rms_norm(&x, weight, eps)?);
+    }
+    let mut y = vec![0.0; x.elem_count()];
+    rows::rms_norm(Isa::best(), Lent::of(&x)?.slice()?, Lent::of(weight)?.slice()?, eps, &mut y);
+    Ok(Tensor::from_vec(y, x.shape(), x.device())?)
+}
+
+/// Turns the first pairs of each vector of `x` [heads, tokens, width] by `cos` and `sin` [tokens, pairs].
+pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
+    if !on_cpu(x) {
+        return rotate_composed(x, cos, sin, pairing);
+    }
+    let (heads, tokens, width) = x.dims3()?;
+    let x = x.transpose(0, 1)?.contiguous()?; // [tokens, heads, width]
+    let mut y = Lent::of(&x)?.slice::<f32>()?.to_vec();
+    let (cos_lent, sin_lent, pairs) = (Lent::of(cos)?, Lent::of(sin)?, cos.dim(1)?);
+    let (cos, sin) = (cos_lent.slice::<f32>()?, sin_lent.slice::<f32>()?);
+    rows::each_row(&mut y, width, |row, x| {
+        let angles = row / heads * pairs..(row / heads + 1) * pairs;
+        if let (Some(cos), Some(sin)) = (cos.get(angles.clone()), sin.get(angles)) {
+            rope::rotate(Isa::best(), x, cos, sin, pairing == Pairing::Neighbours);
+        }
+    });
+    Ok(Tensor::from_vec(y, (tokens, heads, width), x.device())?.transpose(0, 1)?)
+}
+
+fn rotate_composed(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
+    let (width, all) = (2 * cos.dim(1)?, x.dim(2)?);
+    let rotate = match pairing {
+        Pairing::Halves => candle_nn::rotary_emb::rope,
+        Pairing::Neighbours => candle_nn::rotary_emb::rope_i,
+    };
+    let turned = rotate(&x.narrow(2, 0, width)?.contiguous()?.unsqueeze(0)?, cos, sin)?.squeeze(0)?;
+    if width == all { Ok(turned) } else { Ok(Tensor::cat(&[&turned, &x.narrow(2, width, all - width)?], 2)?) }
+}
+
+/// Zeros, f32, unless the machine can't have as many.
+pub fn zeros_if_they_fit(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+    let shape = shape.into();
+    let count = shape.dims().iter().try_fold(1usize, |count, dim| count.checked_mul(*dim));
+    let fits = count.is_some_and(|count| !device.is_cpu() || Vec::<f32>::new().try_reserve_exact(count).is_ok());
+    if !fits {
+        return Err(Error::Unsupported(format!("no memory for {shape:?} numbers of 4 bytes")));
+    }
+    Ok(Tensor::zeros(shape, DType::F32, device)?)
+}
+
+pub(super) fn on_cpu(x: &Tensor) -> bool {
+    x.device().is_cpu()
+}
+
+/// The memory of a contiguous tensor on the CPU, locked for reading.
+pub(super) struct Lent<'a> {
+    storage: StorageRef<'a>,
+    range: Range<usize>,
+}
+
+impl<'a> Lent<'a> {
+    pub(super) fn of(x: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = x.storage_and_layout();
+        let (start, end) = contiguous(layout)?;
+        Ok(Self { storage, range: start..end })
+    }
+
+    /// All memory from a tensor's start on: where its rows lie apart, this has what is between them too.
+    pub(super) fn from_start(x: &'a Tensor) -> Self {
+        let (storage, layout) = x.storage_and_layout();
+        let end = match &*storage {
+            Storage::Cpu(CpuStorage::F32(data)) => data.len(),
+            _ => 0,
+        };
+        Self { storage, range: layout.start_offset()..end }
+    }
+
+    pub(super) fn slice<T: WithDType>(&self) -> Result<&[T]> {
+        let slice = match &*self.storage {
+            Storage::Cpu(storage) => storage.as_slice::<T>()?.get(self.range.clone()),
+            _ => None,
+        };
+        slice.ok_or_else(|| Error::Internal("a kernel was given a tensor that is not on the CPU".into()))
+    }
+}
+
+/// Lends the memory of a contiguous f32 tensor on the CPU for writing.
+pub(super) fn with_slice_mut(x: &Tensor, write: impl FnOnce(&mut [f32])) -> Result<()> {
+    Ok(x.inplace_op1(&Write(Cell::new(Some(write))))?)
+}
+
+struct Write<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32])> InplaceOp1 for Write<F> {
+    fn name(&self) -> &'static str {
+        "write"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (start, end) = contiguous(layout).map_err(candle_core::Error::wrap)?;
+        let CpuStorage::F32(data) = storage else { candle_core::bail!("a kernel writes f32") };
+        if let (Some(slice), Some(write)) = (data.get_mut(start..end), self.0.take()) {
+            write(slice);
+        }
+        Ok(())
+    }
+}
+
+fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
+    let offsets = layout.contiguous_offsets();
+    offsets.ok_or_else(|| Error::Internal(format!("a kernel needs contiguous memory, found {layout:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    pub(super) fn wave(shape: impl Into<candle_core::Shape>, k: f32) -> Tensor {
+        let shape = shape.into();
+        let values: Vec<f32> = (0..shape.elem_count()).map(|i| (i as f32 * k).sin()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    pub(super) fn values(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn assert_close(a: &Tensor, b: &Tensor, bound: f32) {
+        assert_eq!(a.shape(), b.shape());
+        for (a, b) in values(a).iter().zip(values(b)) {
+            assert!((a - b).abs() <= bound, "{a} for {b}");
+        }
+    }
+
+    #[test]
+    fn packed_weights_and_tensors_give_the_same_products() {
+        let (n_in, n_out) = (1024, 2500); // more weights than a panel holds
+        let x = wave((3, n_in), 0.37);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let w = wave((n_out, n_in), 0.011).to_dtype(dtype).unwrap();
+            let composed = linear(&x, &Weight::Tensor(w.clone()), Precision::Exact).unwrap();
+            let packed = Weight::Packed(Arc::new(pack(&w, None).unwrap()));
+            assert_close(&linear(&x, &packed, Precision::Exact).unwrap(), &composed, 1e-3);
+            let tokens = [0, 17, 2499];
+            assert_close(&embed(&tokens, &packed).unwrap(), &embed(&tokens, &Weight::Tensor(w)).unwrap(), 0.0);
+        }
+    }
+
+    #[test]
+    fn products_per_head_agree_for_one_and_many_tokens() {
+        let w = wave((2, 5, 7), 0.3);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let w = w.to_dtype(dtype).unwrap();
+            for (op, n_in) in [(linear_per_head as fn(&_, &_) -> _, 7), (linear_transposed_per_head, 5)] {
+                let x = wave((2, 3, n_in), 0.7);
+                let all: Tensor = op(&x, &w).unwrap();
+                for token in 0..3 {
+                    let one = op(&x.narrow(1, token, 1).unwrap(), &w).unwrap();
+                    assert_close(&one, &all.narrow(1, token, 1).unwrap(), 1e-5);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn kernels_refuse_memory_that_is_not_contiguous() {
+        let x = wave((2, 3), 1.0).t().unwrap();
+        assert!(Lent::of(&x).err().unwrap().to_string().contains("contiguous"));
+    }
+}
