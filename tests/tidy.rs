@@ -141,7 +141,7 @@ fn the_readme_names_every_flag_and_no_other() {
         let output = Command::new(env!("CARGO_BIN_EXE_blazr")).args([command, "--help"]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let mut known = flags(&["generate", "serve", "info", "pull", "list"].map(help).concat());
+    let mut known = flags(&["generate", "serve", "info", "bench", "pull", "list"].map(help).concat());
     known.remove("--help");
     assert_eq!(flags(section), known);
 }

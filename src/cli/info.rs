@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{ModelArgs, print};
+use super::{ModelArgs, print_json};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::report::Report;
 use crate::error::{Error, Result};
@@ -70,8 +70,7 @@ pub(super) fn run(args: &InfoArgs) -> Result<ExitCode> {
     if args.check {
         info.check = Some(check(checkpoint, &args.model)?);
     }
-    let text = serde_json::to_string_pretty(&info).map_err(|error| Error::Internal(error.to_string()))?;
-    print(&format!("{text}\n"))?;
+    print_json(&info)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,10 +6,10 @@ use clap::Args;
 use indicatif::DecimalBytes;
 use serde::Serialize;
 
-use super::print;
+use super::{print, print_json};
 use crate::checkpoint::Checkpoint;
 use crate::config::HubSettings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hub::cache::{Snapshot, snapshots};
 
 #[derive(Debug, Args)]
@@ -50,8 +50,7 @@ impl Found {
 pub(super) fn run(args: &ListArgs) -> Result<ExitCode> {
     let listed: Vec<Found> = snapshots(&HubSettings::from_env()?.cache)?.into_iter().map(Found::new).collect();
     if args.json {
-        let text = serde_json::to_string_pretty(&listed).map_err(|error| Error::Internal(error.to_string()))?;
-        print(&format!("{text}\n"))?;
+        print_json(&listed)?;
     } else {
         print(&table(&listed))?;
     }

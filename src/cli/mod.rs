@@ -1,5 +1,6 @@
 //! The commands: wiring only. Each file is one command with its flags.
 
+mod bench;
 mod generate;
 mod info;
 mod list;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -37,6 +39,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Describe a checkpoint as JSON: its configuration, where each value came from, and its sizes.
     Info(info::InfoArgs),
+    /// Measure how fast a model is, and how near to what the machine's memory allows.
+    Bench(bench::BenchArgs),
     /// Download a model of the Hugging Face Hub, and print where it is.
     Pull(pull::PullArgs),
     /// List the models in the cache of the Hugging Face Hub.
@@ -129,6 +133,7 @@ impl Cli {
             Command::Generate(args) => Some(&args.model),
             Command::Serve(args) => Some(&args.model),
             Command::Info(args) => Some(&args.model),
+            Command::Bench(args) => Some(&args.model),
             Command::Pull(_) | Command::List(_) => None,
         };
         // A container may be given fewer cores than the machine has.
@@ -145,6 +150,7 @@ impl Cli {
         let result = match &self.command {
             Command::Generate(args) => computing(threads, || generate::run(args)),
             Command::Info(args) => computing(threads, || info::run(args)),
+            Command::Bench(args) => computing(threads, || bench::run(args, threads)),
             Command::Serve(args) => serve::run(args, threads),
             Command::Pull(args) => pull::run(args),
             Command::List(args) => list::run(args),
@@ -162,6 +168,12 @@ fn computing<T>(threads: usize, command: impl FnOnce() -> Result<T>) -> Result<T
     let pool =
         Pool::new(threads).map_err(|error| Error::Unsupported(format!("can't start {threads} threads: {error}")))?;
     pool.install(command)
+}
+
+/// Writes a value as JSON to standard output.
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Internal(error.to_string()))?;
+    print(&format!("{text}\n"))
 }
 
 /// Writes to standard output at once.

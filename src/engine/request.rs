@@ -8,7 +8,7 @@ use crate::sampling::{Params, Sampler};
 use crate::text::StopMatcher;
 
 /// At most this many tokens of a prompt are taken in at a time, so that a cancellation is seen soon.
-const PREFILL_CHUNK: usize = 256;
+pub const PREFILL_CHUNK: usize = 256;
 
 /// So many logits are taken at once at most where a prompt's log-probabilities are asked for: 32 MiB.
 const MOST_LOGITS: usize = 8 << 20;

@@ -1,0 +1,118 @@
+//! What the machine's memory can do, and how much of it this process had.
+
+use std::hint::black_box;
+use std::time::Instant;
+use std::{array, fs, slice, thread};
+
+use super::report::median;
+
+/// The memory that is read: far more than the caches of a processor hold.
+const MOST_BYTES: usize = 1 << 30;
+
+/// At most this share of the memory that is free is taken for it.
+const SHARE_OF_FREE: usize = 4;
+
+/// With less, caches would be measured.
+const LEAST_BYTES: usize = 64 << 20;
+
+/// How often the memory is read in one way for one measurement.
+const PASSES: usize = 5;
+
+/// What a processor reads at once.
+type Line = [u64; 8];
+
+/// A part of memory for each thread, to be read again and again.
+pub(super) struct Memory(Vec<Vec<Line>>);
+
+impl Memory {
+    /// Each part is written by a thread that reads it: memory that nobody has written is not there at all.
+    pub(super) fn new(threads: usize) -> Self {
+        let lines = MOST_BYTES.min(free_bytes() / SHARE_OF_FREE).max(LEAST_BYTES) / size_of::<Line>() / threads;
+        let part = || (0..lines as u64).map(|line| [line; 8]).collect();
+        Self(on_threads((0..threads).map(|_| part)))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|part| size_of_val(part.as_slice())).sum()
+    }
+
+    /// How many bytes per second all threads together read, in the better of two ways: processors differ in how many
+    /// streams they fetch ahead.
+    pub(super) fn read_bandwidth(&self) -> f64 {
+        self.median(sum::<4>).max(self.median(sum::<8>))
+    }
+
+    /// The median of some passes.
+    fn median(&self, sum: fn(&[Line]) -> u64) -> f64 {
+        let pass = |_| {
+            let started = Instant::now();
+            black_box(on_threads(self.0.iter().map(|part| move || sum(black_box(part)))));
+            self.bytes() as f64 / started.elapsed().as_secs_f64()
+        };
+        median(&(0..PASSES).map(pass).collect::<Vec<_>>())
+    }
+}
+
+/// Does each work on a thread of its own.
+fn on_threads<T: Send>(works: impl Iterator<Item = impl FnOnce() -> T + Send>) -> Vec<T> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = works.map(|work| scope.spawn(work)).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    })
+}
+
+/// The sum of all words, read as so many streams side by side; of a rest that is no line for each of them, nothing.
+fn sum<const STREAMS: usize>(lines: &[Line]) -> u64 {
+    let length = lines.len() / STREAMS;
+    let mut parts = lines.chunks_exact(length.max(1));
+    let mut streams: [slice::Iter<'_, Line>; STREAMS] = array::from_fn(|_| parts.next().unwrap_or_default().iter());
+    let mut sums = [[0u64; 8]; STREAMS];
+    for _ in 0..length {
+        for (sum, stream) in sums.iter_mut().zip(&mut streams) {
+            for (sum, word) in sum.iter_mut().zip(stream.next().unwrap_or(&[0; 8])) {
+                *sum = sum.wrapping_add(*word);
+            }
+        }
+    }
+    sums.iter().flatten().fold(0, |sum, word| sum.wrapping_add(*word))
+}
+
+/// The most memory that this process has had, where the system tells.
+pub(super) fn peak_bytes() -> Option<usize> {
+    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM")
+}
+
+/// The memory that the machine and, in a container, its bounds leave; without end where nobody tells.
+fn free_bytes() -> usize {
+    let of_machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| kilobytes(&text, "MemAvailable"));
+    let number = |file| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<usize>().ok();
+    let of_container = number("memory.max").zip(number("memory.current")).map(|(max, now)| max.saturating_sub(now));
+    of_machine.into_iter().chain(of_container).min().unwrap_or(usize::MAX)
+}
+
+/// The bytes in a line such as `VmHWM:     1234 kB`.
+fn kilobytes(text: &str, key: &str) -> Option<usize> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(rest.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_read_once_in_any_number_of_streams() {
+        let lines: Vec<Line> = (0..64).map(|line| array::from_fn(|word| 8 * line + word as u64)).collect();
+        let expected: u64 = (0..8 * 64).sum();
+        assert_eq!([sum::<1>(&lines), sum::<4>(&lines), sum::<8>(&lines)], [expected; 3]);
+        assert_eq!(sum::<8>(&lines[..7]), 0, "no line for each");
+    }
+
+    #[test]
+    fn sizes_are_found_in_what_linux_tells() {
+        let text = "Name:\tblazr\nVmPeak:\t  200 kB\nVmHWM:\t     123 kB\nVmHWMx: 5 kB\n";
+        assert_eq!(kilobytes(text, "VmHWM"), Some(123 * 1024));
+        assert_eq!(kilobytes(text, "VmRSS"), None);
+        assert_eq!(kilobytes("VmHWM: many kB", "VmHWM"), None);
+    }
+}
