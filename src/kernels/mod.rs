@@ -3,6 +3,7 @@
 //! [`matvec`] multiplies one row of activations with a weight matrix of any storage type, [`mamba2`] advances the
 //! recurrent state by one token. Products of many rows are candle's; see `model::ops` for which is used when.
 
+pub mod blocks;
 pub mod mamba2;
 pub mod matvec;
 
