@@ -67,17 +67,12 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn dot(self, [mut a, mut b]: [__m256i; 2], codes: [[__m256i; 2]; 4], x: &Half) -> [__m256i; 2] {
-        let (even, odd) = self.pairs(x);
-        for (([codes_a, codes_b], even), odd) in codes.into_iter().zip(even).zip(odd) {
-            // SAFETY: the type proves the features.
-            unsafe {
-                let (even, odd) = (_mm256_set1_epi32(even), _mm256_set1_epi32(odd));
-                a = self.add_dot_of_8(a, codes_a, even, odd);
-                b = self.add_dot_of_8(b, codes_b, even, odd);
-            }
-        }
-        [a, b]
+    fn dot(self, sums: [__m256i; 2], [a, b, c, d]: [[__m256i; 2]; 4], x: &Half) -> [__m256i; 2] {
+        let ([even_a, even_b, even_c, even_d], [odd_a, odd_b, odd_c, odd_d]) = self.pairs(x);
+        let sums = self.add_dot(sums, a, even_a, odd_a);
+        let sums = self.add_dot(sums, b, even_b, odd_b);
+        let sums = self.add_dot(sums, c, even_c, odd_c);
+        self.add_dot(sums, d, even_d, odd_d)
     }
 
     #[inline(always)]
@@ -164,7 +159,7 @@ impl Isa for Avx2 {
     }
 }
 
-/// The operations that take more than an instruction, on 8 lanes.
+/// The steps of the operations that take more than an instruction.
 impl Avx2 {
     #[inline(always)]
     fn values_of_8(self, codes: __m256i) -> [__m256; 4] {
@@ -193,7 +188,16 @@ impl Avx2 {
         }
     }
 
-    /// Adds the dot products of 4 codes with the activations that [`Self::pairs`] split.
+    /// Adds the dot products of 4 codes with the 4 activations that [`Self::pairs`] split.
+    #[inline(always)]
+    fn add_dot(self, [a, b]: [__m256i; 2], [codes_a, codes_b]: [__m256i; 2], even: i32, odd: i32) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let (even, odd) = (_mm256_set1_epi32(even), _mm256_set1_epi32(odd));
+            [self.add_dot_of_8(a, codes_a, even, odd), self.add_dot_of_8(b, codes_b, even, odd)]
+        }
+    }
+
     #[inline(always)]
     fn add_dot_of_8(self, sums: __m256i, codes: __m256i, even: __m256i, odd: __m256i) -> __m256i {
         // SAFETY: the type proves the features.

@@ -72,15 +72,12 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn dot(self, [mut hi, mut lo]: [__m512i; 2], codes: [__m512i; 4], x: &Half) -> [__m512i; 2] {
-        for ((codes, x_hi), x_lo) in codes.into_iter().zip(&x.hi).zip(&x.lo) {
-            // SAFETY: the type proves the features.
-            unsafe {
-                hi = _mm512_dpbusd_epi32(hi, codes, _mm512_set1_epi32(bytemuck::cast(*x_hi)));
-                lo = _mm512_dpbusd_epi32(lo, codes, _mm512_set1_epi32(bytemuck::cast(*x_lo)));
-            }
-        }
-        [hi, lo]
+    fn dot(self, sums: [__m512i; 2], [a, b, c, d]: [__m512i; 4], x: &Half) -> [__m512i; 2] {
+        let ([hi_a, hi_b, hi_c, hi_d], [lo_a, lo_b, lo_c, lo_d]) = (x.hi, x.lo);
+        let sums = self.add_dot(sums, a, hi_a, lo_a);
+        let sums = self.add_dot(sums, b, hi_b, lo_b);
+        let sums = self.add_dot(sums, c, hi_c, lo_c);
+        self.add_dot(sums, d, hi_d, lo_d)
     }
 
     #[inline(always)]
@@ -154,6 +151,18 @@ impl Isa for Avx512 {
 }
 
 impl Avx512 {
+    /// Adds the dot products of 4 codes with 4 activations.
+    #[inline(always)]
+    fn add_dot(self, [hi, lo]: [__m512i; 2], codes: __m512i, x_hi: [i8; 4], x_lo: [i8; 4]) -> [__m512i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            [
+                _mm512_dpbusd_epi32(hi, codes, _mm512_set1_epi32(bytemuck::cast(x_hi))),
+                _mm512_dpbusd_epi32(lo, codes, _mm512_set1_epi32(bytemuck::cast(x_lo))),
+            ]
+        }
+    }
+
     /// The bits of finite values, whose upper 16 are those of the nearest bf16.
     #[inline(always)]
     fn rounded(self, values: __m512) -> __m512i {

@@ -56,15 +56,24 @@ impl<S: Sink> Job for Widen<'_, S> {
     #[inline(always)]
     fn run<I: Isa, B: Block>(mut self, isa: I) {
         let panel: &[B] = bytemuck::cast_slice(self.panel);
-        for index in self.groups {
+        for index in self.groups.clone() {
             let Some(block) = panel.get(index / B::GROUPS) else { return };
             let Some(group) = block.groups().get(index % B::GROUPS) else { return };
-            for half in weights::<I, B>(isa, group, block.shared(isa)) {
-                for codes in half.codes {
-                    self.sink.put(isa, half.widen(isa, codes));
-                }
-            }
+            let [half, other] = weights::<I, B>(isa, group, block.shared(isa));
+            self.put(isa, half);
+            self.put(isa, other);
         }
+    }
+}
+
+impl<S: Sink> Widen<'_, S> {
+    #[inline(always)]
+    fn put<I: Isa>(&mut self, isa: I, half: HalfWeights<I>) {
+        let [a, b, c, d] = half.codes;
+        self.sink.put(isa, half.widen(isa, a));
+        self.sink.put(isa, half.widen(isa, b));
+        self.sink.put(isa, half.widen(isa, c));
+        self.sink.put(isa, half.widen(isa, d));
     }
 }
 
@@ -213,13 +222,23 @@ impl<I: Isa> HalfWeights<I> {
 
     /// Adds the products with each fourth input of `x` to one of `sums`.
     #[inline(always)]
-    fn add_times(&self, isa: I, x: &[[f32; 4]; 4], mut sums: [I::Floats; 4]) -> [I::Floats; 4] {
-        for (codes, x) in self.codes.into_iter().zip(x) {
-            for ((sum, weights), x) in sums.iter_mut().zip(self.widen(isa, codes)).zip(x) {
-                *sum = isa.mul_add(weights, isa.splat(*x), *sum);
-            }
-        }
-        sums
+    fn add_times(&self, isa: I, [x_a, x_b, x_c, x_d]: &[[f32; 4]; 4], sums: [I::Floats; 4]) -> [I::Floats; 4] {
+        let [a, b, c, d] = self.codes;
+        let sums = self.add_four_times(isa, a, x_a, sums);
+        let sums = self.add_four_times(isa, b, x_b, sums);
+        let sums = self.add_four_times(isa, c, x_c, sums);
+        self.add_four_times(isa, d, x_d, sums)
+    }
+
+    #[inline(always)]
+    fn add_four_times(&self, isa: I, codes: I::Codes, x: &[f32; 4], [a, b, c, d]: [I::Floats; 4]) -> [I::Floats; 4] {
+        let ([w_a, w_b, w_c, w_d], [x_a, x_b, x_c, x_d]) = (self.widen(isa, codes), *x);
+        [
+            isa.mul_add(w_a, isa.splat(x_a), a),
+            isa.mul_add(w_b, isa.splat(x_b), b),
+            isa.mul_add(w_c, isa.splat(x_c), c),
+            isa.mul_add(w_d, isa.splat(x_d), d),
+        ]
     }
 }
 

@@ -24,16 +24,16 @@ impl Isa for Scalar {
 
     #[inline(always)]
     fn bits(self, codes: Vector, right: i32, mask: u8) -> Vector {
-        let shift = |code: u8| if right < 0 { code << -right } else { code >> right };
-        codes.map(|four| four.map(|code| shift(code) & mask))
+        let mask = u32::from_ne_bytes([mask; 4]);
+        codes.map(|four| {
+            let bits = u32::from_ne_bytes(four);
+            (if right < 0 { bits << -right } else { bits >> right } & mask).to_ne_bytes()
+        })
     }
 
     #[inline(always)]
-    fn or(self, mut a: Vector, b: Vector) -> Vector {
-        for (a, b) in a.as_flattened_mut().iter_mut().zip(b.as_flattened()) {
-            *a |= b;
-        }
-        a
+    fn or(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| (u32::from_ne_bytes(a) | u32::from_ne_bytes(b)).to_ne_bytes())
     }
 
     #[inline(always)]
@@ -48,15 +48,16 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn dot(self, mut sums: [i32; ROWS], codes: [Vector; 4], x: &Half) -> [i32; ROWS] {
+    fn dot(self, sums: [i32; ROWS], codes: [Vector; 4], x: &Half) -> [i32; ROWS] {
+        let mut dots = [0; ROWS];
         for ((codes, hi), lo) in codes.iter().zip(&x.hi).zip(&x.lo) {
-            for (sum, codes) in sums.iter_mut().zip(codes) {
+            for (dot, codes) in dots.iter_mut().zip(codes) {
                 for ((code, hi), lo) in codes.iter().zip(hi).zip(lo) {
-                    *sum += i32::from(*code) * (256 * i32::from(*hi) + i32::from(*lo));
+                    *dot += i32::from(*code) * (256 * i32::from(*hi) + i32::from(*lo));
                 }
             }
         }
-        sums
+        zip(sums, dots, |sum, dot| sum + dot)
     }
 
     #[inline(always)]
@@ -85,19 +86,13 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn add(self, mut a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
-        for (a, b) in a.iter_mut().zip(b) {
-            *a += b;
-        }
-        a
+    fn add(self, a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
+        zip(a, b, |a, b| a + b)
     }
 
     #[inline(always)]
-    fn mul(self, mut a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
-        for (a, b) in a.iter_mut().zip(b) {
-            *a *= b;
-        }
-        a
+    fn mul(self, a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
+        zip(a, b, |a, b| a * b)
     }
 
     #[inline(always)]
@@ -116,6 +111,17 @@ impl Isa for Scalar {
             *out = (rounded(even) >> 16) | (rounded(odd) & 0xffff_0000);
         }
     }
+}
+
+/// `f` of each lane, in a new array: rustc 1.95 with `opt-level = 1` lets a function that changes an array in place, which
+/// it took by value, change the caller's array too.
+#[inline(always)]
+fn zip<T: Copy + Default>(a: [T; ROWS], b: [T; ROWS], f: impl Fn(T, T) -> T) -> [T; ROWS] {
+    let mut c = [T::default(); ROWS];
+    for ((c, a), b) in c.iter_mut().zip(&a).zip(&b) {
+        *c = f(*a, *b);
+    }
+    c
 }
 
 /// The bits of a finite `value`, whose upper 16 are those of the nearest bf16.

@@ -2,13 +2,15 @@ use candle_core::{
     Device, Tensor,
     quantized::{GgmlDType, QTensor},
 };
-use half::bf16;
+use half::{bf16, f16};
 use proptest::prelude::*;
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::*;
 
-/// A random matrix in ggml's blocks, packed, and as candle reads it.
+/// A random matrix, packed, and as candle reads it.
+#[derive(Debug)]
 struct Matrix {
     format: Format,
     n_in: usize,
@@ -45,17 +47,38 @@ impl Matrix {
         if o < self.n_out() { self.weights[o * self.n_in + i] } else { 0.0 }
     }
 
-    /// Products with `x`, and the sums of the products' magnitudes, in f64.
-    fn exact_times(&self, x: &[f32]) -> Vec<(f64, f64)> {
-        let products = |row: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).collect::<Vec<_>>();
-        let rows = self.weights.chunks(self.n_in).map(products);
-        rows.map(|row| (row.iter().sum(), row.iter().map(|p| p.abs()).sum())).collect()
+    fn magnitudes(&self) -> Vec<f32> {
+        self.weights.iter().map(|w| w.abs()).collect()
     }
+
+    fn times(&self, level: Level, x: &Activations) -> Vec<f32> {
+        let mut y = vec![f32::NAN; self.n_out()];
+        rows_times(level, self.format, &self.panels, x, &mut y);
+        y
+    }
+
+    /// How far f32 may be off in the product with `x`, by row: each addition rounds by at most 2^-24 of the terms'
+    /// magnitudes. A term `scale · code` or `offset` is at most a few times its group's largest weight.
+    fn rounding_of_f32(&self, x: &[f32]) -> Vec<f64> {
+        let magnitudes: Vec<f32> = x.iter().map(|x| 5.0 * x.abs()).collect();
+        let additions = self.n_in as f64 / 4.0 + 8.0;
+        let terms = exact_times(&peaks(&self.weights), &magnitudes);
+        terms.into_iter().map(|terms| additions * terms * f64::from(f32::EPSILON)).collect()
+    }
+}
+
+fn peaks(values: &[f32]) -> Vec<f32> {
+    values.chunks(GROUP).flat_map(|group| [group.iter().fold(0f32, |peak, v| peak.max(v.abs())); GROUP]).collect()
+}
+
+/// The product of `w` [n_out, n_in] with `x` [n_in] in f64.
+fn exact_times(w: &[f32], x: &[f32]) -> Vec<f64> {
+    w.chunks(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum()).collect()
 }
 
 /// Values of widely different magnitude by group, a few of them zero.
 fn random(n: usize, seed: u64) -> Vec<f32> {
-    let mut rng = StdRng::seed_from_u64(seed);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut scale = 1.0;
     let values = (0..n).map(|i| {
         if i % GROUP == 0 {
@@ -128,22 +151,64 @@ proptest! {
     #[test]
     fn products_equal_the_exact_sum(matrix in matrix(), seed: u64) {
         let x = random(matrix.n_in, seed);
-        let quantized = Activations::quantize(&x);
-        // Of each activation, at most half a step of 1/32512 of its group's largest, and f32's rounding of the rest.
-        let steps: Vec<f32> = x.chunks(GROUP).flat_map(|x| [x.iter().fold(0f32, |a, x| a.max(x.abs())); GROUP]).collect();
-        let of_steps = matrix.exact_times(&steps);
+        let want = exact_times(&matrix.weights, &x);
+        let rounding = matrix.rounding_of_f32(&x);
+        // Half a step of 1/32512 of each group's largest activation, and a bit for what f32 rounds in quantizing it.
+        let steps = exact_times(&matrix.magnitudes(), &peaks(&x));
+        let scalar = matrix.times(Level::Scalar, &Activations::quantize(&x));
         for level in levels() {
-            let (mut y, mut y_f32) = (vec![f32::NAN; matrix.n_out()], vec![f32::NAN; matrix.n_out()]);
-            rows_times(level, matrix.format, &matrix.panels, &quantized, &mut y);
+            let y = matrix.times(level, &Activations::quantize(&x));
+            let mut y_f32 = vec![f32::NAN; matrix.n_out()];
             rows_times_f32(level, matrix.format, &matrix.panels, &x, &mut y_f32);
-            for (o, (want, magnitude)) in matrix.exact_times(&x).into_iter().enumerate() {
-                let offsets = matrix.offsets_magnitude(o, &x);
-                let rounding = (magnitude + offsets) * (matrix.n_in as f64 / 4.0 + 8.0) * f64::from(f32::EPSILON);
-                let error = (f64::from(y_f32[o]) - want).abs();
-                prop_assert!(error <= rounding, "f32 {level:?} row {o}: {} for {want}", y_f32[o]);
-                let error = (f64::from(y[o]) - want).abs();
-                prop_assert!(error <= rounding + of_steps[o].1 * 0.5 / 32512.0, "{level:?} row {o}: {} for {want}", y[o]);
+            for (o, &want) in want.iter().enumerate() {
+                let error = |got: f32| (f64::from(got) - want).abs();
+                prop_assert!(error(y_f32[o]) <= rounding[o], "f32 {level:?} row {o}: {} for {want}", y_f32[o]);
+                prop_assert!(error(y[o]) <= rounding[o] + 0.52 / 32512.0 * steps[o], "{level:?} row {o}: {} for {want}", y[o]);
+                let difference = f64::from(y[o] - scalar[o]).abs();
+                prop_assert!(difference <= rounding[o], "{level:?} row {o}: {} for the scalar {}", y[o], scalar[o]);
             }
         }
+    }
+}
+
+#[test]
+fn the_extremes_of_codes_and_activations_do_not_overflow() {
+    for format in Format::ALL {
+        let n_in = 256;
+        // All bits set but those of the scales in f16, which are 1.
+        let mut block = vec![0xff; format.ggml_block_bytes()];
+        let scales = match format {
+            Format::Q8_0 => vec![0],
+            Format::Q4K | Format::Q5K => vec![0, 2],
+            Format::Q6K => vec![block.len() - 2],
+        };
+        for at in scales {
+            block[at..at + 2].copy_from_slice(&f16::ONE.to_le_bytes());
+        }
+        let blocks = block.repeat(n_in / format.block_len());
+        let mut panel = vec![0; format.panel_bytes(n_in)];
+        pack_panel(format, &blocks, n_in, &mut panel);
+        let mut weights = vec![0.0; n_in];
+        unpack_row(Level::Scalar, format, &panel, 0, &mut weights);
+        for x in [vec![1.0; n_in], vec![-1.0; n_in]] {
+            let want = exact_times(&weights, &x)[0];
+            for level in levels() {
+                let mut y = [f32::NAN];
+                rows_times(level, format, &panel, &Activations::quantize(&x), &mut y);
+                assert!(
+                    (f64::from(y[0]) - want).abs() <= want.abs() * 1e-6,
+                    "{format:?} {level:?}: {} for {want}",
+                    y[0]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_blocks_have_at_most_3_percent_more_bytes_than_those_of_ggml() {
+    for format in Format::ALL {
+        let (packed, ggml) = (format.packed_bytes(ROWS, 4096), ROWS * format.ggml_row_bytes(4096));
+        assert!((ggml..=ggml * 103 / 100).contains(&packed), "{format:?}: {packed} bytes for {ggml}");
     }
 }
