@@ -60,15 +60,15 @@ impl<S: Sink> Job for Widen<'_, S> {
             let Some(block) = panel.get(index / B::GROUPS) else { return };
             let Some(group) = block.groups().get(index % B::GROUPS) else { return };
             let [half, other] = weights::<I, B>(isa, group, block.shared(isa));
-            self.put(isa, half);
-            self.put(isa, other);
+            self.put(isa, &half);
+            self.put(isa, &other);
         }
     }
 }
 
 impl<S: Sink> Widen<'_, S> {
     #[inline(always)]
-    fn put<I: Isa>(&mut self, isa: I, half: HalfWeights<I>) {
+    fn put<I: Isa>(&mut self, isa: I, half: &HalfWeights<I>) {
         let [a, b, c, d] = half.codes;
         self.sink.put(isa, half.widen(isa, a));
         self.sink.put(isa, half.widen(isa, b));

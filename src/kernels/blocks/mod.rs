@@ -1,6 +1,6 @@
 //! Products with block-quantized weights, packed so that the CPU's dot-4 instructions read them in order.
 //!
-//! A matrix [n_out, n_in] is stored as panels of 16 output rows, the last filled up with rows of zeros. A panel has, for
+//! A matrix `[n_out, n_in]` is stored as panels of 16 output rows, the last filled up with rows of zeros. A panel has, for
 //! each block of inputs, one packed block of its 16 rows: the same bits as ggml's 16 blocks in another order, which
 //! `layout` has. `pack` makes it, `jobs` has the kernels, written once in the vector operations of `isa`, which
 //! `scalar`, `avx2` and `avx512` implement. The two products differ in their [`Activations`]: as 16-bit integers, or in
@@ -99,13 +99,13 @@ impl Format {
         n_in / self.block_len() * self.lengths().packed_bytes
     }
 
-    /// Bytes of a packed matrix [n_out, n_in].
+    /// Bytes of a packed matrix `[n_out, n_in]`.
     pub const fn packed_bytes(self, n_out: usize, n_in: usize) -> usize {
         n_out.div_ceil(ROWS) * self.panel_bytes(n_in)
     }
 }
 
-/// Packs ggml's `blocks` of a matrix [n_out, n_in], row by row, into `out` of [`Format::packed_bytes`].
+/// Packs ggml's `blocks` of a matrix `[n_out, n_in]`, row by row, into `out` of [`Format::packed_bytes`].
 pub fn pack(format: Format, blocks: &[u8], n_out: usize, n_in: usize, out: &mut [u8]) {
     debug_assert_eq!(blocks.len(), n_out * format.ggml_row_bytes(n_in));
     debug_assert_eq!(out.len(), format.packed_bytes(n_out, n_in));
@@ -136,13 +136,13 @@ pub fn rows_times(level: Level, format: Format, panels: &[u8], x: &Activations, 
     dispatch(level, format, RowsTimes { panels, x: x.groups(), y });
 }
 
-/// [`rows_times`] for activations `x` [n_in] that are not quantized.
+/// [`rows_times`] for activations `x` `[n_in]` that are not quantized.
 pub fn rows_times_f32(level: Level, format: Format, panels: &[u8], x: &[f32], y: &mut [f32]) {
     debug_assert_eq!(panels.len(), format.packed_bytes(y.len(), x.len()));
     dispatch(level, format, RowsTimesF32 { panels, x: bytemuck::cast_slice(x), y });
 }
 
-/// The weights of one row of a panel as f32 [n_in].
+/// The weights of one row of a panel as f32 `[n_in]`.
 pub fn unpack_row(level: Level, format: Format, panel: &[u8], row: usize, out: &mut [f32]) {
     debug_assert!(row < ROWS, "row {row} of a panel");
     debug_assert_eq!(panel.len(), format.panel_bytes(out.len()));
@@ -150,14 +150,14 @@ pub fn unpack_row(level: Level, format: Format, panel: &[u8], row: usize, out: &
     dispatch(level, format, Widen { panel, groups, sink: ToRow { row, out: out.as_chunks_mut().0.iter_mut() } });
 }
 
-/// The weights of inputs `k` of a panel as f32 [k][16 rows]; both ends of `k` are multiples of 32.
+/// The weights of inputs `k` of a panel as f32 `[k][16 rows]`; both ends of `k` are multiples of 32.
 pub fn widen_panel(level: Level, format: Format, panel: &[u8], k: Range<usize>, out: &mut [f32]) {
     debug_assert_eq!(out.len(), k.len() * ROWS);
     let sink = ToF32(bytemuck::cast_slice_mut(out).iter_mut());
     dispatch(level, format, Widen { panel, groups: groups(k), sink });
 }
 
-/// The weights of inputs `k` of a panel as bf16 [k / 2][16 rows][2], rounded to nearest even: a `u32` has the even input
+/// The weights of inputs `k` of a panel as bf16 `[k / 2][16 rows][2]`, rounded to nearest even: a `u32` has the even input
 /// in its low half. Both ends of `k` are multiples of 32.
 pub fn widen_panel_bf16_pairs(level: Level, format: Format, panel: &[u8], k: Range<usize>, out: &mut [u32]) {
     debug_assert_eq!(out.len(), k.len() / 2 * ROWS);
