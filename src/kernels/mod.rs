@@ -1,7 +1,9 @@
-//! The inner loops of decoding, over plain slices: safe to call, no tensors, no allocation.
+//! The inner loops of decoding, over plain slices: safe to call, no tensors, no allocation but that of
+//! [`blocks::Activations`].
 //!
-//! [`matvec`] multiplies one row of activations with a weight matrix of any storage type, [`mamba2`] advances the
-//! recurrent state by one token. Products of many rows are candle's; see `model::ops` for which is used when.
+//! [`matvec`] multiplies one row of activations with a weight matrix of any storage type, [`blocks`] with one of
+//! quantized blocks, [`mamba2`] advances the recurrent state by one token. Products of many rows are candle's; see
+//! `model::ops` for which is used when.
 
 pub mod blocks;
 pub mod mamba2;

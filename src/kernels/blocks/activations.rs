@@ -101,7 +101,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_row_is_kept_to_half_a_step_of_its_scale(x in prop::collection::vec(-8f32..8.0, 96), exponent in -60i32..60) {
+        fn a_row_is_kept_to_half_a_step_of_its_scale(
+            x in prop::collection::vec(-8f32..8.0, 96), exponent in -60i32..60,
+        ) {
             let x: Vec<f32> = x.iter().map(|x| x * 2f32.powi(exponent)).collect();
             let row = Activations::quantize(&x);
             prop_assert_eq!(row.n_in(), 96);

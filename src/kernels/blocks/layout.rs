@@ -15,8 +15,8 @@ pub(super) type Halves<C> = [[C; 4]; 2];
 
 /// A packed block: 16 rows of one block of inputs, in groups of 32 inputs.
 ///
-/// Every weight is `scale · (code - CENTER) + offset`, with one scale per row and half group, one offset per row and group.
-/// A format has a center or offsets. In f32 only the addition of the offset rounds.
+/// Every weight is `scale · (code - CENTER) + offset`, with one scale per row and half group, one offset per row and
+/// group. A format has a center or offsets. In f32 only the addition of the offset rounds.
 pub(super) trait Block: Pod {
     /// What stands beside the codes of 32 inputs.
     type Group;

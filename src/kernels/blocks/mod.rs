@@ -1,10 +1,9 @@
 //! Products with block-quantized weights, packed so that the CPU's dot-4 instructions read them in order.
 //!
-//! A matrix `[n_out, n_in]` is stored as panels of 16 output rows, the last filled up with rows of zeros. A panel has, for
-//! each block of inputs, one packed block of its 16 rows: the same bits as ggml's 16 blocks in another order, which
-//! `layout` has. `pack` makes it, `jobs` has the kernels, written once in the vector operations of `isa`, which
-//! `scalar`, `avx2` and `avx512` implement. The two products differ in their [`Activations`]: as 16-bit integers, or in
-//! f32.
+//! A matrix `[n_out, n_in]` is stored as panels of 16 output rows, the last filled up with rows of zeros. A panel has,
+//! for each block of inputs, one packed block of its 16 rows: what ggml's 16 blocks have, in the order of `layout`.
+//! `pack` makes it; `jobs` has the kernels, written once in the vector operations of `isa`, which `scalar`, `avx2` and
+//! `avx512` implement. Activations are [`Activations`] of 16-bit integers or, where they must be exact, f32.
 //!
 //! Functions here stay on the calling thread: callers share panels among threads.
 
@@ -130,7 +129,7 @@ pub fn pack_panel(format: Format, rows: &[u8], n_in: usize, panel: &mut [u8]) {
 }
 
 /// `y[o] = Σᵢ w[o, i] · x[i]` for consecutive whole `panels` and `y` with 16 values for each, the last with fewer where
-/// the matrix ends. Sums over 32 inputs are exact (over 16 for [`Format::Q6K`]); the others are rounded in f32.
+/// the matrix ends. Sums over 32 inputs (16 for [`Format::Q6K`]) are exact, sums of those are rounded to f32.
 pub fn rows_times(level: Level, format: Format, panels: &[u8], x: &Activations, y: &mut [f32]) {
     debug_assert_eq!(panels.len(), format.packed_bytes(y.len(), x.n_in()));
     dispatch(level, format, RowsTimes { panels, x: x.groups(), y });
@@ -157,8 +156,8 @@ pub fn widen_panel(level: Level, format: Format, panel: &[u8], k: Range<usize>, 
     dispatch(level, format, Widen { panel, groups: groups(k), sink });
 }
 
-/// The weights of inputs `k` of a panel as bf16 `[k / 2][16 rows][2]`, rounded to nearest even: a `u32` has the even input
-/// in its low half. Both ends of `k` are multiples of 32.
+/// The weights of inputs `k` of a panel as bf16 `[k / 2][16 rows][2]`, rounded to nearest even: a `u32` has the even
+/// input in its low half. Both ends of `k` are multiples of 32.
 pub fn widen_panel_bf16_pairs(level: Level, format: Format, panel: &[u8], k: Range<usize>, out: &mut [u32]) {
     debug_assert_eq!(out.len(), k.len() / 2 * ROWS);
     let sink = ToBf16Pairs(bytemuck::cast_slice_mut(out).iter_mut());

@@ -113,8 +113,8 @@ impl Isa for Scalar {
     }
 }
 
-/// `f` of each lane, in a new array: rustc 1.95 with `opt-level = 1` lets a function that changes an array in place, which
-/// it took by value, change the caller's array too.
+/// `f` of each lane, in a new array: compiled by rustc 1.95 with `opt-level = 1`, a function that takes an array by value
+/// and changes it in place changes the caller's array too.
 #[inline(always)]
 fn zip<T: Copy + Default>(a: [T; ROWS], b: [T; ROWS], f: impl Fn(T, T) -> T) -> [T; ROWS] {
     let mut c = [T::default(); ROWS];

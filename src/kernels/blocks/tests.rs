@@ -163,7 +163,8 @@ proptest! {
             for (o, &want) in want.iter().enumerate() {
                 let error = |got: f32| (f64::from(got) - want).abs();
                 prop_assert!(error(y_f32[o]) <= rounding[o], "f32 {level:?} row {o}: {} for {want}", y_f32[o]);
-                prop_assert!(error(y[o]) <= rounding[o] + 0.52 / 32512.0 * steps[o], "{level:?} row {o}: {} for {want}", y[o]);
+                let bound = rounding[o] + 0.52 / 32512.0 * steps[o];
+                prop_assert!(error(y[o]) <= bound, "{level:?} row {o}: {} for {want}", y[o]);
                 let difference = f64::from(y[o] - scalar[o]).abs();
                 prop_assert!(difference <= rounding[o], "{level:?} row {o}: {} for the scalar {}", y[o], scalar[o]);
             }
