@@ -324,7 +324,9 @@ fn quantized_files_say_what_their_values_say_in_safetensors() {
         let n_matrix_values: usize = MATRICES.iter().map(|(_, _, shape)| shape.iter().product::<usize>()).sum();
         let n_blocks = n_matrix_values / dtype.block_size();
         assert!(checkpoint.sizes().values().any(|size| size.bytes == n_blocks * dtype.type_size()), "{dtype:?}");
-        assert_eq!(logits(&path), logits(&directory.path().join("published")), "{dtype:?}");
+        // The same values in other kernels, which round differently.
+        let difference = largest_difference(&logits(&path), &logits(&directory.path().join("published")));
+        assert!(difference < 1e-5, "{dtype:?}: {difference}");
     }
 }
 

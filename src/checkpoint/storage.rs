@@ -1,14 +1,13 @@
 //! How numbers are stored, and how they become tensors.
 
-use std::borrow::Cow;
-
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
 use crate::error::{Error, Result};
 use crate::kernels::matrix::WeightType;
+use crate::model::packing;
 
 /// A storage type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +53,8 @@ impl Storage {
             Self::F32 => Some(WeightType::F32),
             Self::F16 => Some(WeightType::F16),
             Self::BF16 => Some(WeightType::Bf16),
-            Self::Blocks(_) | Self::Other(_) => None,
+            Self::Blocks(blocks) => packing::format(blocks).map(WeightType::Blocks),
+            Self::Other(_) => None,
         }
     }
 
@@ -76,20 +76,11 @@ impl Storage {
         Ok(match self {
             Self::F16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f16>(bytes), shape, device)?,
             Self::BF16 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, bf16>(bytes), shape, device)?,
-            Self::Blocks(blocks) => dequantized(blocks, bytes)?.to_device(device)?.reshape(shape)?,
+            Self::Blocks(blocks) => packing::dequantize(blocks, bytes)?.to_device(device)?.reshape(shape)?,
             Self::F32 => Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, f32>(bytes), shape, device)?,
             Self::Other(_) => return Err(Error::Internal(format!("weights of type {} were let through", self.name()))),
         })
     }
-}
-
-/// All numbers of `bytes` in one row. Whole blocks are copied first, because candle wants them aligned.
-fn dequantized(blocks: GgmlDType, bytes: &[u8]) -> Result<Tensor> {
-    let count = bytes.len() / blocks.type_size();
-    let aligned = bytemuck::pod_collect_to_vec::<u8, u32>(bytes);
-    let whole = bytemuck::cast_slice(&aligned).get(..count * blocks.type_size()).unwrap_or_default();
-    let storage = QStorage::from_data(Cow::Borrowed(whole), &Device::Cpu, blocks)?;
-    Ok(QTensor::new(storage, (count * blocks.block_size(),))?.dequantize(&Device::Cpu)?)
 }
 
 /// What a converter did to a tensor, which is taken back where it is read.

@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::hub::id::ModelId;
+use crate::kernels::blocks::Format;
 use crate::kernels::matrix::{Precision, WeightType};
 use crate::kernels::pool::Pool;
 use crate::model::weights::Settings;
@@ -78,6 +79,18 @@ enum DtypeArg {
     F32,
     Bf16,
     F16,
+    /// 8.5 bits a weight.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4.6 bits a weight; embedding and head as q6_k.
+    #[value(name = "q4_k")]
+    Q4K,
+    /// 5.6 bits a weight; embedding and head as q6_k.
+    #[value(name = "q5_k")]
+    Q5K,
+    /// 6.6 bits a weight.
+    #[value(name = "q6_k")]
+    Q6K,
 }
 
 /// How exactly activations meet weights.
@@ -98,6 +111,10 @@ impl ModelArgs {
             DtypeArg::F32 => Some(WeightType::F32),
             DtypeArg::Bf16 => Some(WeightType::Bf16),
             DtypeArg::F16 => Some(WeightType::F16),
+            DtypeArg::Q8_0 => Some(WeightType::Blocks(Format::Q8_0)),
+            DtypeArg::Q4K => Some(WeightType::Blocks(Format::Q4K)),
+            DtypeArg::Q5K => Some(WeightType::Blocks(Format::Q5K)),
+            DtypeArg::Q6K => Some(WeightType::Blocks(Format::Q6K)),
         };
         let precision = match self.precision {
             PrecisionArg::Fast => Precision::Fast,

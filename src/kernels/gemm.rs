@@ -64,76 +64,93 @@ vectorized! {
     /// Adds `a · b` to `c`.
     pub fn add_product(isa: Isa, sizes: Sizes, a: Strided<'_>, b: Rows<'_>, c: RowsMut<'_>) {
         sizes.check(&a, &b, &c);
-        if isa >= Isa::Avx512 { each_block::<8>(isa, sizes, a, b, c) } else { each_block::<4>(isa, sizes, a, b, c) }
+        // As many rows as leave registers for the columns' weights.
+        if isa >= Isa::Avx512 { each_block::<8>(isa, sizes, a, b, c) } else { each_block::<2>(isa, sizes, a, b, c) }
     }
 }
 
+/// Blocks of `R` rows and 32 columns, and smaller ones at the edges.
 #[inline(always)]
-fn each_block<const R: usize>(isa: Isa, sizes: Sizes, a: Strided<'_>, b: Rows<'_>, c: RowsMut<'_>) {
-    for column in (0..sizes.columns).step_by(LANES) {
-        let width = LANES.min(sizes.columns - column);
-        let mut row = 0;
-        while row + R <= sizes.rows {
-            block::<R>(isa, sizes.inner, (row, column, width), a, b, c.data, c.stride);
-            row += R;
-        }
-        while row < sizes.rows {
-            block::<1>(isa, sizes.inner, (row, column, width), a, b, c.data, c.stride);
-            row += 1;
-        }
+fn each_block<const R: usize>(isa: Isa, sizes: Sizes, a: Strided<'_>, b: Rows<'_>, mut c: RowsMut<'_>) {
+    let mut column = 0;
+    while column + 2 * LANES <= sizes.columns {
+        each_row::<R, 2>(isa, sizes, column, a, b, &mut c);
+        column += 2 * LANES;
+    }
+    while column + LANES <= sizes.columns {
+        each_row::<R, 1>(isa, sizes, column, a, b, &mut c);
+        column += LANES;
+    }
+    for column in column..sizes.columns {
+        single_column(sizes, column, a, b, &mut c);
     }
 }
 
-/// `R` rows of up to 16 columns.
+/// `C` vectors of columns.
 #[inline(always)]
-fn block<const R: usize>(
+fn each_row<const R: usize, const C: usize>(
     isa: Isa,
-    inner: usize,
-    (row, column, width): (usize, usize, usize),
+    sizes: Sizes,
+    column: usize,
     a: Strided<'_>,
     b: Rows<'_>,
-    c: &mut [f32],
-    c_stride: usize,
+    c: &mut RowsMut<'_>,
 ) {
-    let mut sums = [[0.0; LANES]; R];
-    if width == LANES {
-        for k in 0..inner {
-            let weights: [f32; LANES] = *at(b.data, k * b.stride + column);
-            add_outer(isa, &mut sums, &weights, a, row, k);
-        }
-    } else {
-        for k in 0..inner {
-            let mut weights = [0.0; LANES];
-            let own = b.data.iter().skip(k * b.stride + column);
-            weights.iter_mut().take(width).zip(own).for_each(|(weight, own)| *weight = *own);
-            add_outer(isa, &mut sums, &weights, a, row, k);
+    let mut row = 0;
+    while row + R <= sizes.rows {
+        block::<R, C>(isa, sizes.inner, (row, column), a, b, c);
+        row += R;
+    }
+    while row < sizes.rows {
+        block::<1, C>(isa, sizes.inner, (row, column), a, b, c);
+        row += 1;
+    }
+}
+
+#[inline(always)]
+fn block<const R: usize, const C: usize>(
+    isa: Isa,
+    inner: usize,
+    (row, column): (usize, usize),
+    a: Strided<'_>,
+    b: Rows<'_>,
+    c: &mut RowsMut<'_>,
+) {
+    let mut sums = [[[0.0; LANES]; C]; R];
+    for k in 0..inner {
+        let weights: [[f32; LANES]; C] = std::array::from_fn(|at| *numbers(b.data, k * b.stride + column + at * LANES));
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let [x] = *numbers(a.data, (row + r) * a.row_stride + k * a.column_stride);
+            for (sums, weights) in sums.iter_mut().zip(&weights) {
+                sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum = isa.mul_add(x, *weight, *sum));
+            }
         }
     }
     for (r, sums) in sums.iter().enumerate() {
-        let own = c.iter_mut().skip((row + r) * c_stride + column).take(width);
-        own.zip(sums).for_each(|(c, sum)| *c += sum);
+        let own = c.data.iter_mut().skip((row + r) * c.stride + column);
+        own.zip(sums.as_flattened()).for_each(|(c, sum)| *c += sum);
     }
 }
 
 #[inline(always)]
-fn add_outer<const R: usize>(
-    isa: Isa,
-    sums: &mut [[f32; LANES]; R],
-    weights: &[f32; LANES],
-    a: Strided<'_>,
-    row: usize,
-    k: usize,
-) {
-    for (r, sums) in sums.iter_mut().enumerate() {
-        let [x] = *at(a.data, (row + r) * a.row_stride + k * a.column_stride);
-        sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum = isa.mul_add(x, *weight, *sum));
+fn single_column(sizes: Sizes, column: usize, a: Strided<'_>, b: Rows<'_>, c: &mut RowsMut<'_>) {
+    for row in 0..sizes.rows {
+        let mut sum = 0.0;
+        for k in 0..sizes.inner {
+            let ([x], [weight]) =
+                (*numbers(a.data, row * a.row_stride + k * a.column_stride), *numbers(b.data, k * b.stride + column));
+            sum += x * weight;
+        }
+        if let Some(own) = c.data.get_mut(row * c.stride + column) {
+            *own += sum;
+        }
     }
 }
 
 /// `N` numbers from `start` on, which [`Sizes::check`] has found to be there.
 #[inline(always)]
 #[allow(unsafe_code)]
-fn at<const N: usize>(data: &[f32], start: usize) -> &[f32; N] {
+fn numbers<const N: usize>(data: &[f32], start: usize) -> &[f32; N] {
     debug_assert!(start + N <= data.len());
     // SAFETY: as above.
     unsafe { &*data.as_ptr().add(start).cast() }

@@ -1,16 +1,18 @@
 //! A matrix of weights as the kernels want it, and what it is multiplied with.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
+use super::blocks::{self, Activations, Format};
 use super::gemm::{self, Rows, RowsMut, Sizes, Strided};
 use super::isa::Isa;
 use super::left::{self, Left};
 use super::memory::Memory;
-use super::panels::{self, Lanes, PANEL};
+use super::panels::{self, Element, PANEL};
 use super::pool::{self, Columns};
 
 /// How exactly activations meet weights where many rows are multiplied.
@@ -32,6 +34,8 @@ pub enum WeightType {
     F16,
     /// The upper half of single precision.
     Bf16,
+    /// Blocks of few bits for each number and scales that they share.
+    Blocks(Format),
 }
 
 /// A matrix `[n_out, n_in]` in panels of 16 outputs.
@@ -52,23 +56,33 @@ impl WeightType {
             Self::F32 => 4 * panels::panel_len::<f32>(n_in),
             Self::F16 => 2 * panels::panel_len::<f16>(n_in),
             Self::Bf16 => 2 * panels::panel_len::<bf16>(n_in),
+            Self::Blocks(format) => format.panel_bytes(n_in),
+        }
+    }
+
+    /// The bytes of a row of `n_in` numbers, stored one after the other; none where that is no whole number of blocks.
+    pub fn row_bytes(self, n_in: usize) -> Option<usize> {
+        match self {
+            Self::F32 => n_in.checked_mul(4),
+            Self::F16 | Self::Bf16 => n_in.checked_mul(2),
+            Self::Blocks(format) => n_in.is_multiple_of(format.block_len()).then(|| format.ggml_row_bytes(n_in)),
         }
     }
 
     /// Lays up to 16 rows of `n_in` numbers, stored one after the other as this type, as a panel.
     pub fn pack(self, isa: Isa, rows: &[u8], n_in: usize, panel: &mut [u8]) {
         match self {
-            Self::F32 => {
-                panels::pack::<f32>(isa, &bytemuck::pod_collect_to_vec(rows), n_in, bytemuck::cast_slice_mut(panel))
-            }
-            Self::F16 => {
-                panels::pack::<f16>(isa, &bytemuck::pod_collect_to_vec(rows), n_in, bytemuck::cast_slice_mut(panel))
-            }
-            Self::Bf16 => {
-                panels::pack::<bf16>(isa, &bytemuck::pod_collect_to_vec(rows), n_in, bytemuck::cast_slice_mut(panel))
-            }
+            Self::F32 => panels::pack::<f32>(isa, &numbers(rows), n_in, bytemuck::cast_slice_mut(panel)),
+            Self::F16 => panels::pack::<f16>(isa, &numbers(rows), n_in, bytemuck::cast_slice_mut(panel)),
+            Self::Bf16 => panels::pack::<bf16>(isa, &numbers(rows), n_in, bytemuck::cast_slice_mut(panel)),
+            Self::Blocks(format) => blocks::pack_panel(format, rows, n_in, panel),
         }
     }
+}
+
+/// Stored numbers, which may lie anywhere.
+fn numbers<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(bytes: &[u8]) -> Cow<'_, [T]> {
+    bytemuck::try_cast_slice(bytes).map_or_else(|_| bytemuck::pod_collect_to_vec(bytes).into(), Cow::Borrowed)
 }
 
 impl Matrix {
@@ -112,38 +126,55 @@ impl Matrix {
             WeightType::F32 => panels::unpack_row::<f32>(bytemuck::cast_slice(panel), output, row),
             WeightType::F16 => panels::unpack_row::<f16>(bytemuck::cast_slice(panel), output, row),
             WeightType::Bf16 => panels::unpack_row::<bf16>(bytemuck::cast_slice(panel), output, row),
+            WeightType::Blocks(format) => blocks::unpack_row(Isa::best(), format, panel, output, row),
         }
     }
 
     /// Each row of `x` `[rows, n_in]` times the transpose of the matrix, `y` `[rows, n_out]`.
     pub fn times(&self, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
-        match (x.len() / self.n_in.max(1), precision) {
+        match (x.len() / self.n_in.max(1), self.terms(isa, precision)) {
             (0, _) => {}
-            (1, _) => self.times_row(isa, x, y),
-            (_, Precision::Fast) if self.dtype == WeightType::Bf16 && isa >= Isa::Bf16 => self.times_left(isa, x, 1, y),
-            (_, Precision::Exact) if self.dtype == WeightType::Bf16 && isa >= Isa::Amx => self.times_left(isa, x, 3, y),
-            _ => self.times_widened(isa, x, y),
+            (1, _) => self.times_row(isa, x, precision, y),
+            (_, Some(terms)) => self.times_left(isa, x, terms, y),
+            (_, None) => self.times_widened(isa, x, y),
+        }
+    }
+
+    /// Of how many bf16 an activation is made where that is faster than f32; none where it isn't.
+    fn terms(&self, isa: Isa, precision: Precision) -> Option<usize> {
+        match (self.dtype, precision) {
+            (WeightType::Bf16 | WeightType::Blocks(_), Precision::Fast) if isa >= Isa::Bf16 => Some(1),
+            (WeightType::Bf16, Precision::Exact) if isa >= Isa::Amx => Some(3),
+            _ => None,
         }
     }
 
     /// Every weight is read once, which is what this costs.
-    fn times_row(&self, isa: Isa, x: &[f32], y: &mut [f32]) {
-        let panel = self.panel_bytes();
-        pool::split_rows(y, PANEL, PART.div_ceil(panel.max(1)), |first, y| {
-            let panels = self.panels(first, y.len().div_ceil(PANEL));
-            for (panel, y) in panels.chunks_exact(panel).zip(y.chunks_mut(PANEL)) {
-                let sums = self.panel_times(isa, panel, x);
-                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum);
+    fn times_row(&self, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
+        match (self.dtype, precision) {
+            (WeightType::F32, _) => {
+                self.each_panels(y, |panels, y| panels_times::<f32>(isa, bytemuck::cast_slice(panels), x, y));
             }
-        });
+            (WeightType::F16, _) => {
+                self.each_panels(y, |panels, y| panels_times::<f16>(isa, bytemuck::cast_slice(panels), x, y));
+            }
+            (WeightType::Bf16, _) => {
+                self.each_panels(y, |panels, y| panels_times::<bf16>(isa, bytemuck::cast_slice(panels), x, y));
+            }
+            (WeightType::Blocks(format), Precision::Exact) => {
+                self.each_panels(y, |panels, y| blocks::rows_times_f32(isa, format, panels, x, y));
+            }
+            (WeightType::Blocks(format), Precision::Fast) => {
+                let x = Activations::quantize(x);
+                self.each_panels(y, |panels, y| blocks::rows_times(isa, format, panels, &x, y));
+            }
+        }
     }
 
-    fn panel_times(&self, isa: Isa, panel: &[u8], x: &[f32]) -> Lanes {
-        match self.dtype {
-            WeightType::F32 => panels::times::<f32>(isa, bytemuck::cast_slice(panel), x),
-            WeightType::F16 => panels::times::<f16>(isa, bytemuck::cast_slice(panel), x),
-            WeightType::Bf16 => panels::times::<bf16>(isa, bytemuck::cast_slice(panel), x),
-        }
+    /// Calls `work` with some panels and the outputs that they have in `y` `[n_out]`.
+    fn each_panels(&self, y: &mut [f32], work: impl Fn(&[u8], &mut [f32]) + Sync) {
+        let least = PART.div_ceil(self.panel_bytes().max(1));
+        pool::split_rows(y, PANEL, least, |first, y| work(self.panels(first, y.len().div_ceil(PANEL)), y));
     }
 
     /// By bf16 products of all rows with two panels at a time.
@@ -153,7 +184,18 @@ impl Matrix {
             let panels = self.panels(2 * at, y.width().div_ceil(PANEL));
             let (first, second) = panels.split_at(self.panel_bytes());
             let second = if second.is_empty() { first } else { second };
-            bf16_product(isa, &left, [bytemuck::cast_slice(first), bytemuck::cast_slice(second)], &mut y);
+            match self.dtype {
+                WeightType::Blocks(format) => {
+                    let rounded = |panel| {
+                        let mut pairs = vec![0u32; self.n_in / 2 * PANEL];
+                        blocks::widen_panel_bf16_pairs(isa, format, panel, 0..self.n_in, &mut pairs);
+                        pairs
+                    };
+                    let (first, second) = (rounded(first), rounded(second));
+                    bf16_product(isa, &left, [bytemuck::cast_slice(&first), bytemuck::cast_slice(&second)], &mut y);
+                }
+                _ => bf16_product(isa, &left, [bytemuck::cast_slice(first), bytemuck::cast_slice(second)], &mut y),
+            }
         });
     }
 
@@ -179,6 +221,7 @@ impl Matrix {
             WeightType::F32 => panels::widen::<f32>(isa, bytemuck::cast_slice(panel), wide),
             WeightType::F16 => panels::widen::<f16>(isa, bytemuck::cast_slice(panel), wide),
             WeightType::Bf16 => panels::widen::<bf16>(isa, bytemuck::cast_slice(panel), wide),
+            WeightType::Blocks(format) => blocks::widen_panel(isa, format, panel, 0..self.n_in, wide),
         }
     }
 
@@ -195,6 +238,13 @@ impl Matrix {
 impl fmt::Debug for Matrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Matrix({:?}, [{}, {}])", self.dtype, self.n_out, self.n_in)
+    }
+}
+
+/// One row times some panels.
+fn panels_times<T: Element>(isa: Isa, panels: &[T], x: &[f32], y: &mut [f32]) {
+    for (panel, y) in panels.chunks_exact(panels::panel_len::<T>(x.len()).max(1)).zip(y.chunks_mut(PANEL)) {
+        y.iter_mut().zip(panels::times(isa, panel, x)).for_each(|(y, sum)| *y = sum);
     }
 }
 
@@ -241,7 +291,7 @@ mod tests {
         match dtype {
             WeightType::F32 => bytemuck::pod_collect_to_vec(numbers),
             WeightType::F16 => numbers.iter().flat_map(|number| f16::from_f32(*number).to_le_bytes()).collect(),
-            WeightType::Bf16 => numbers.iter().flat_map(|number| bf16::from_f32(*number).to_le_bytes()).collect(),
+            _ => numbers.iter().flat_map(|number| bf16::from_f32(*number).to_le_bytes()).collect(),
         }
     }
 

@@ -62,16 +62,18 @@ mod tests {
         let n_out = w.len() / x.len();
         let stored: Vec<W> = w.iter().map(|&v| narrow(v)).collect();
         let wide: Vec<f64> = stored.iter().map(|v| f64::from(v.value())).collect();
-        let mut y = vec![f32::NAN; n_out];
-        if transposed {
-            columns_times(isa, &stored, x, &mut y);
-        } else {
-            rows_times(isa, &stored, x, &mut y);
-        }
-        // f32 rounds each of the sum's n terms by at most 2^-24 of the sum of magnitudes (here at most n · 4).
-        let bound = 4.0 * (x.len() as f64).powi(2) * f64::from(f32::EPSILON);
-        for (got, want) in y.iter().zip(exact(&wide, x, transposed, n_out)) {
-            assert!((f64::from(*got) - want).abs() <= bound, "{got} for {want}, bound {bound}");
+        for isa in Isa::available() {
+            let mut y = vec![f32::NAN; n_out];
+            if transposed {
+                columns_times(isa, &stored, x, &mut y);
+            } else {
+                rows_times(isa, &stored, x, &mut y);
+            }
+            // f32 rounds each of the sum's n terms by at most 2^-24 of the sum of magnitudes (here at most n · 4).
+            let bound = 4.0 * (x.len() as f64).powi(2) * f64::from(f32::EPSILON);
+            for (got, want) in y.iter().zip(exact(&wide, x, transposed, n_out)) {
+                assert!((f64::from(*got) - want).abs() <= bound, "{isa:?}: {got} for {want}, bound {bound}");
+            }
         }
     }
 

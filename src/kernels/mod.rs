@@ -1,13 +1,15 @@
 //! The inner loops, over plain slices: safe to call, no tensors.
 //!
 //! In reading order: [`isa`] says what the machine can do and compiles loops for each level of it; [`pool`] shares work
-//! among threads; [`matrix`] holds weights as [`panels`] in [`memory`] and multiplies them with activations, many rows
-//! of which are laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or multiplied in f32 by [`gemm`]; [`matvec`]
-//! multiplies one row with a plain matrix; [`mamba2`] advances the recurrent state.
+//! among threads; [`matrix`] holds weights in [`memory`], as [`panels`] or [`blocks`], and multiplies them with
+//! activations, many rows of which are laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or multiplied in f32 by
+//! [`gemm`]; [`matvec`] multiplies one row with a plain matrix; [`mamba2`], [`attention`], [`rope`] and [`rows`] are what
+//! happens between those products, with the functions of [`math`].
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
 pub mod attention;
+pub mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 pub mod gemm;

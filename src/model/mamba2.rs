@@ -344,10 +344,11 @@ mod tests {
         for (gating, kernel) in [(Gating::ThenNorm(1e-5), 4), (Gating::AfterNorm(1e-5), 2), (Gating::Alone, 1)] {
             let MixerSpec::Mamba2(spec) = mamba2(2, kernel, 8) else { unreachable!() };
             let spec = Mamba2Spec { gating, multipliers: Some([0.7, 1.2, 0.9, 1.1, 0.8]), ..spec };
-            let source = RandomWeights::new(7);
-            let weights = Weights::new(&source, &Device::Cpu, Settings::EXACT);
-            let fused = Mamba2::load(&weights, &spec, HIDDEN).unwrap();
-            let composed = Mamba2 { mixing: None, ..Mamba2::load(&weights, &spec, HIDDEN).unwrap() };
+            let load = || {
+                let source = RandomWeights::new(7);
+                Mamba2::load(&Weights::new(&source, &Device::Cpu, Settings::EXACT), &spec, HIDDEN).unwrap()
+            };
+            let (fused, composed) = (load(), Mamba2 { mixing: None, ..load() });
             let state = || Mamba2State::new(&spec, &Device::Cpu).unwrap();
             let (mut fused_state, mut composed_state) = (state(), state());
             for tokens in [1, 70, 1, 1, 3] {

@@ -81,8 +81,9 @@ impl Model {
     /// A tensor is missing, or has another shape or an unsupported type: the error names it.
     pub fn load(config: &ModelConfig, weights: &Weights<'_>) -> Result<Self> {
         let ModelConfig { vocab_size, hidden_size, norm_eps, .. } = *config;
-        let embedding = weights.matrix("embed_tokens.weight", vocab_size, hidden_size)?;
-        let head = weights.matrix_if_present("lm_head.weight", vocab_size, hidden_size)?;
+        let finer = weights.finer();
+        let embedding = finer.matrix("embed_tokens.weight", vocab_size, hidden_size)?;
+        let head = finer.matrix_if_present("lm_head.weight", vocab_size, hidden_size)?;
         let layer = |(i, spec)| Block::load(&weights.part("layers").part(i), spec, hidden_size);
         let mut ropes: Vec<RopeSpec> = Vec::new();
         for rope in config.layers.iter().filter_map(|layer| layer.mixer.rope()) {

@@ -1,9 +1,16 @@
 //! How stored weights become matrices for the kernels: as they are, or in another type.
 
+use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{Device, Tensor};
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfFloatVecExt;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
+use crate::kernels::blocks::Format;
 use crate::kernels::isa::Isa;
 use crate::kernels::matrix::{Matrix, WeightType};
 use crate::kernels::panels::PANEL;
@@ -21,44 +28,84 @@ pub struct StoredRows<'a> {
 }
 
 impl StoredRows<'_> {
-    /// The matrix, in the type `wanted` or as stored.
+    /// The matrix, in the type `wanted` or as stored. Where rows are no whole number of the wanted type's blocks, they are
+    /// stored in smaller blocks, or as they were.
     ///
     /// # Errors
     /// There is no memory for it.
     pub fn pack(&self, wanted: Option<WeightType>) -> Result<Matrix> {
-        let (isa, dtype) = (Isa::best(), wanted.unwrap_or(self.dtype));
+        let dtype = wanted.map_or(self.dtype, |wanted| self.nearest(wanted));
+        let failure = Mutex::new(None);
         let fill = |panel: usize, packed: &mut [u8]| {
             let rows = panel * PANEL..self.n_out.min((panel + 1) * PANEL);
             let stored: Vec<u8> = rows.flat_map(|row| (self.row)(row)).copied().collect();
-            let bytes = if dtype == self.dtype { stored } else { narrow(&widen(&stored, self.dtype), dtype) };
-            dtype.pack(isa, &bytes, self.n_in, packed);
+            match convert(stored, self.dtype, dtype) {
+                Ok(bytes) => dtype.pack(Isa::best(), &bytes, self.n_in, packed),
+                Err(error) => *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
+            }
         };
         let (n_out, n_in) = (self.n_out, self.n_in);
         let no_memory = || Error::Unsupported(format!("no memory for weights [{n_out}, {n_in}] in {dtype:?}"));
-        Matrix::new(dtype, n_out, n_in, fill).ok_or_else(no_memory)
+        let matrix = Matrix::new(dtype, n_out, n_in, fill).ok_or_else(no_memory)?;
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(matrix),
+        }
+    }
+
+    fn nearest(&self, wanted: WeightType) -> WeightType {
+        let candidates = [wanted, WeightType::Blocks(Format::Q8_0)];
+        candidates.into_iter().find(|dtype| dtype.row_bytes(self.n_in).is_some()).unwrap_or(self.dtype)
     }
 }
 
-/// The numbers that are stored as `dtype` in `bytes`.
-fn widen(bytes: &[u8], dtype: WeightType) -> Vec<f32> {
-    match dtype {
+/// Whole rows that are stored as one type, as another, to the nearest.
+fn convert(bytes: Vec<u8>, from: WeightType, to: WeightType) -> Result<Vec<u8>> {
+    if from == to { Ok(bytes) } else { narrow(widen(&bytes, from)?, to) }
+}
+
+fn widen(bytes: &[u8], dtype: WeightType) -> Result<Vec<f32>> {
+    Ok(match dtype {
         WeightType::F32 => bytemuck::pod_collect_to_vec(bytes),
         WeightType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(bytes).to_f32_vec(),
         WeightType::Bf16 => bytemuck::pod_collect_to_vec::<u8, bf16>(bytes).to_f32_vec(),
+        WeightType::Blocks(format) => dequantize(ggml(format), bytes)?.to_vec1()?,
+    })
+}
+
+fn narrow(numbers: Vec<f32>, dtype: WeightType) -> Result<Vec<u8>> {
+    Ok(match dtype {
+        WeightType::F32 => bytemuck::pod_collect_to_vec(&numbers),
+        WeightType::F16 => bytemuck::pod_collect_to_vec(&Vec::<f16>::from_f32_slice(&numbers)),
+        WeightType::Bf16 => bytemuck::pod_collect_to_vec(&Vec::<bf16>::from_f32_slice(&numbers)),
+        WeightType::Blocks(format) => {
+            let count = numbers.len();
+            let numbers = Tensor::from_vec(numbers, count, &Device::Cpu)?;
+            QTensor::quantize(&numbers, ggml(format))?.data()?.into_owned()
+        }
+    })
+}
+
+/// All numbers of ggml's blocks, in one row. Whole blocks are copied first, because candle wants them aligned.
+pub fn dequantize(blocks: GgmlDType, bytes: &[u8]) -> Result<Tensor> {
+    let count = bytes.len() / blocks.type_size();
+    let aligned = bytemuck::pod_collect_to_vec::<u8, u32>(bytes);
+    let whole = bytemuck::cast_slice(&aligned).get(..count * blocks.type_size()).unwrap_or_default();
+    let storage = QStorage::from_data(Cow::Borrowed(whole), &Device::Cpu, blocks)?;
+    Ok(QTensor::new(storage, (count * blocks.block_size(),))?.dequantize(&Device::Cpu)?)
+}
+
+/// The name that candle has for blocks.
+fn ggml(format: Format) -> GgmlDType {
+    match format {
+        Format::Q8_0 => GgmlDType::Q8_0,
+        Format::Q4K => GgmlDType::Q4K,
+        Format::Q5K => GgmlDType::Q5K,
+        Format::Q6K => GgmlDType::Q6K,
     }
 }
 
-/// The bytes of `numbers` as `dtype`, to the nearest.
-fn narrow(numbers: &[f32], dtype: WeightType) -> Vec<u8> {
-    match dtype {
-        WeightType::F32 => bytemuck::pod_collect_to_vec(numbers),
-        WeightType::F16 => {
-            let narrow: Vec<f16> = numbers.iter().map(|number| f16::from_f32(*number)).collect();
-            bytemuck::pod_collect_to_vec(&narrow)
-        }
-        WeightType::Bf16 => {
-            let narrow: Vec<bf16> = numbers.iter().map(|number| bf16::from_f32(*number)).collect();
-            bytemuck::pod_collect_to_vec(&narrow)
-        }
-    }
+/// The blocks that kernels are there for, by candle's name.
+pub fn format(blocks: GgmlDType) -> Option<Format> {
+    Format::ALL.into_iter().find(|format| ggml(*format) == blocks)
 }

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::linear::Weight;
 use super::ops;
+use crate::kernels::blocks::Format;
 use crate::kernels::matrix::{Precision, WeightType};
 
 use crate::error::{Error, Result};
@@ -69,6 +70,16 @@ impl<'a> Weights<'a> {
     /// The same weights, held and multiplied as exactly as they are stored.
     pub fn exact(&self) -> Self {
         Self { settings: Settings::EXACT, ..self.clone() }
+    }
+
+    /// The same weights, those that would have five bits or fewer in six: what every token passes through, embedding and
+    /// head, is worth them.
+    pub fn finer(&self) -> Self {
+        let dtype = match self.settings.dtype {
+            Some(WeightType::Blocks(Format::Q4K | Format::Q5K)) => Some(WeightType::Blocks(Format::Q6K)),
+            dtype => dtype,
+        };
+        Self { settings: Settings { dtype, ..self.settings }, ..self.clone() }
     }
 
     /// A matrix [n_out, n_in] that must be there.

@@ -12,7 +12,7 @@ use blazr::checkpoint::Checkpoint;
 use blazr::engine::Engine;
 use blazr::engine::queue::Limits;
 use blazr::metrics::Exposition;
-use blazr::model::weights::Settings;
+use blazr::model::weights;
 use blazr::nano;
 use blazr::sampling::Params;
 use candle_core::Device;
@@ -85,7 +85,7 @@ fn served(limits: Limits, has_template: bool) -> Served {
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
     let template = checkpoint.chat_template(None, &tokenizer).unwrap().filter(|_| has_template);
     let config = checkpoint.config().clone();
-    let model = checkpoint.load(&Device::Cpu, Settings::EXACT).unwrap();
+    let model = checkpoint.load(&Device::Cpu, weights::Settings::EXACT).unwrap();
     let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), limits, 1).unwrap();
     let (id, aliases) = ("nano".to_owned(), vec!["other/name".to_owned()]);
     Served {

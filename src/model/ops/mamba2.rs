@@ -7,7 +7,11 @@ use crate::error::Result;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
 use crate::kernels::mamba2::{Convolution, Inputs, Sizing, discretize, scan, step};
+use crate::kernels::pool;
 use crate::kernels::rows::{GatedNorm, each_row, gate_row};
+
+/// So many Δ are worth a part of a parallel region.
+const LEAST_STEPS: usize = 256;
 
 /// The weights of one layer but for its projections.
 #[derive(Debug)]
@@ -76,8 +80,16 @@ impl Mixing {
 
     /// Δ of the tokens, `[tokens, heads]`, from rows that are `stride` apart.
     fn discretize(&self, rows: &[f32], stride: usize) -> Vec<f64> {
-        let rows = rows.chunks(stride.max(1));
-        rows.flat_map(|dt| dt.iter().zip(&self.dt_bias).map(|(dt, bias)| discretize(*dt, *bias, self.dt_limit)))
-            .collect()
+        let heads = self.sizing.heads;
+        let mut all = vec![0.0; rows.len().div_ceil(stride.max(1)) * heads];
+        pool::split_rows(&mut all, heads, LEAST_STEPS.div_ceil(heads), |first, all| {
+            let rows = rows.chunks(stride.max(1)).skip(first);
+            for (own, row) in all.chunks_exact_mut(heads.max(1)).zip(rows) {
+                for ((own, dt), bias) in own.iter_mut().zip(row).zip(&self.dt_bias) {
+                    *own = discretize(*dt, *bias, self.dt_limit);
+                }
+            }
+        });
+        all
     }
 }

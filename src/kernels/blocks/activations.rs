@@ -1,0 +1,139 @@
+//! One row of activations as 16-bit integers.
+
+use super::GROUP;
+
+/// The largest magnitude of a quantized activation: its high byte fits an i8 with the low byte in -128..=127.
+const LARGEST: f32 = 32512.0;
+
+/// Rows of activations whose largest magnitude is below this are zeros: its inverse would overflow.
+const SMALLEST: f32 = 1e-30;
+
+/// Adding this to an f32 of magnitude below 2²² rounds it to the nearest integer, which the low bits of the sum hold.
+const TO_INTEGER: f32 = 12_582_912.0; // 1.5 · 2²³
+
+/// A row `[n_in]` quantized to `scale · q` per 32 inputs, for integers of magnitude at most 32512.
+#[derive(Clone, Debug)]
+pub struct Activations {
+    groups: Vec<Group>, // [n_in / 32]
+}
+
+/// 32 activations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group {
+    pub(super) halves: [Half; 2],
+    pub(super) scale: f32,
+    /// The sum of `scale · q`.
+    pub(super) sum: f32,
+}
+
+/// 16 activations `q = 256 · hi + lo` in fours, as the dot-4 instructions take them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Half {
+    pub(super) hi: [[i8; 4]; 4],
+    pub(super) lo: [[i8; 4]; 4],
+    /// The sum of `q`.
+    pub(super) sum: i32,
+}
+
+impl Activations {
+    /// Quantizes `x` `[n_in]`, whose length is a multiple of 32. A group with a NaN or an infinity becomes NaN.
+    pub fn quantize(x: &[f32]) -> Self {
+        let (groups, rest) = x.as_chunks::<GROUP>();
+        debug_assert!(rest.is_empty(), "{} activations are no multiple of {GROUP}", x.len());
+        Self { groups: groups.iter().map(Group::quantize).collect() }
+    }
+
+    /// How many activations the row has.
+    pub fn n_in(&self) -> usize {
+        self.groups.len() * GROUP
+    }
+
+    pub(super) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+}
+
+impl Group {
+    fn quantize(x: &[f32; GROUP]) -> Self {
+        let largest = largest_magnitude(x);
+        let (scale, inverse) = if largest < SMALLEST { (0.0, 0.0) } else { (largest / LARGEST, LARGEST / largest) };
+        let q = x.map(|x| to_integer(x * inverse));
+        let (first, second) = q.split_at(GROUP / 2);
+        let halves = [Half::split(first), Half::split(second)];
+        let sum = halves.iter().map(|half| half.sum).sum::<i32>() as f32;
+        Self { halves, scale: if largest.is_finite() { scale } else { f32::NAN }, sum: scale * sum }
+    }
+}
+
+impl Half {
+    fn split(q: &[i16]) -> Self {
+        let (mut hi, mut lo) = ([0; 16], [0; 16]);
+        for ((hi, lo), &q) in hi.iter_mut().zip(&mut lo).zip(q) {
+            *lo = q as i8; // the low byte, read as signed; what is left is a multiple of 256
+            *hi = ((i32::from(q) - i32::from(*lo)) >> 8) as i8;
+        }
+        Self { hi: bytemuck::cast(hi), lo: bytemuck::cast(lo), sum: q.iter().copied().map(i32::from).sum() }
+    }
+}
+
+/// The largest magnitude; NaN is larger than infinity.
+fn largest_magnitude(x: &[f32]) -> f32 {
+    f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.abs().to_bits())))
+}
+
+/// The nearest integer; for what is no number, any.
+fn to_integer(value: f32) -> i16 {
+    (value + TO_INTEGER).to_bits() as i16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn dequantized(row: &Activations) -> Vec<f32> {
+        let wide = |scale: f32, half: &Half| -> Vec<f32> {
+            let planes = half.hi.as_flattened().iter().zip(half.lo.as_flattened());
+            planes.map(|(&hi, &lo)| scale * (256.0 * f32::from(hi) + f32::from(lo))).collect()
+        };
+        row.groups().iter().flat_map(|group| group.halves.map(|half| wide(group.scale, &half))).flatten().collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_is_kept_to_half_a_step_of_its_scale(
+            x in prop::collection::vec(-8f32..8.0, 96), exponent in -60i32..60,
+        ) {
+            let x: Vec<f32> = x.iter().map(|x| x * 2f32.powi(exponent)).collect();
+            let row = Activations::quantize(&x);
+            prop_assert_eq!(row.n_in(), 96);
+            for ((x, got), group) in x.chunks(32).zip(dequantized(&row).chunks(32)).zip(row.groups()) {
+                // Half a step, and the rounding of the inverse and of two products.
+                let bound = group.scale * (0.5 + 3.0 * LARGEST * f32::EPSILON);
+                prop_assert!(x.iter().zip(got).all(|(x, got)| (x - got).abs() <= bound), "{x:?} {got:?}");
+                let sum: f64 = got.iter().map(|v| f64::from(*v)).sum();
+                prop_assert!((sum - f64::from(group.sum)).abs() <= f64::from(32.0 * bound * 1e-2), "{}", group.sum);
+            }
+        }
+    }
+
+    #[test]
+    fn the_extremes_fit_both_planes_and_their_sums() {
+        for sign in [1.0, -1.0] {
+            let row = Activations::quantize(&[sign * 3.0; 32]);
+            assert_eq!(row.groups()[0].halves[0].sum, 16 * 32512 * sign as i32);
+            assert!(dequantized(&row).iter().all(|v| (v - sign * 3.0).abs() < 1e-6));
+        }
+    }
+
+    #[test]
+    fn zeros_stay_zeros_and_what_is_no_number_stays_none() {
+        assert!(dequantized(&Activations::quantize(&[0.0; 32])).iter().all(|v| *v == 0.0));
+        assert!(dequantized(&Activations::quantize(&[1e-38; 32])).iter().all(|v| *v == 0.0));
+        for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = [1.0; 32];
+            x[17] = poison;
+            assert!(dequantized(&Activations::quantize(&x)).iter().all(|v| v.is_nan()));
+        }
+    }
+}

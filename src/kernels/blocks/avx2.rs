@@ -1,0 +1,226 @@
+//! The vector operations in AVX2 with FMA and F16C: lanes 0 to 7 and 8 to 15 in a register each.
+
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::{
+    ROWS,
+    activations::Half,
+    layout::{Block, F16s, Vector},
+    vectors::{Job, Vectors},
+};
+
+/// Exists only inside [`run`], whose callers know that the CPU has the features: that makes every call below sound.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+#[target_feature(enable = "avx2,f16c,fma")]
+pub(super) fn run<J: Job, B: Block>(job: J) {
+    job.run::<_, B>(Avx2(()));
+}
+
+impl Vectors for Avx2 {
+    type Codes = [__m256i; 2];
+    type Sums = [__m256i; 2];
+    type Floats = [__m256; 2];
+
+    #[inline(always)]
+    fn load(self, vector: &Vector) -> [__m256i; 2] {
+        let start: *const __m256i = vector.as_ptr().cast();
+        // SAFETY: the type proves the features, and the vector has 64 bytes.
+        unsafe { [_mm256_loadu_si256(start), _mm256_loadu_si256(start.add(1))] }
+    }
+
+    #[inline(always)]
+    fn bits(self, [a, b]: [__m256i; 2], right: i32, mask: u8) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let mask = _mm256_set1_epi8(mask.cast_signed());
+            let [a, b] = if right < 0 {
+                let left = _mm_cvtsi32_si128(-right);
+                [_mm256_sll_epi16(a, left), _mm256_sll_epi16(b, left)]
+            } else {
+                let right = _mm_cvtsi32_si128(right);
+                [_mm256_srl_epi16(a, right), _mm256_srl_epi16(b, right)]
+            };
+            [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)]
+        }
+    }
+
+    #[inline(always)]
+    fn or(self, [a, b]: [__m256i; 2], [c, d]: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_or_si256(a, c), _mm256_or_si256(b, d)] }
+    }
+
+    #[inline(always)]
+    fn values(self, [a, b]: [__m256i; 2]) -> [[__m256; 2]; 4] {
+        let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (self.values_of_8(a), self.values_of_8(b));
+        [[a0, b0], [a1, b1], [a2, b2], [a3, b3]]
+    }
+
+    #[inline(always)]
+    fn sums(self, start: i32) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_set1_epi32(start); 2] }
+    }
+
+    #[inline(always)]
+    fn dot(self, sums: [__m256i; 2], [a, b, c, d]: [[__m256i; 2]; 4], x: &Half) -> [__m256i; 2] {
+        let ([even_a, even_b, even_c, even_d], [odd_a, odd_b, odd_c, odd_d]) = self.pairs(x);
+        let sums = self.add_dot(sums, a, even_a, odd_a);
+        let sums = self.add_dot(sums, b, even_b, odd_b);
+        let sums = self.add_dot(sums, c, even_c, odd_c);
+        self.add_dot(sums, d, even_d, odd_d)
+    }
+
+    #[inline(always)]
+    fn total(self, [a, b]: [__m256i; 2]) -> [__m256; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)] }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [__m256; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_set1_ps(value); 2] }
+    }
+
+    #[inline(always)]
+    fn f16s(self, values: &F16s) -> [__m256; 2] {
+        let start: *const __m128i = values.as_ptr().cast();
+        // SAFETY: the type proves the features, and the values have 32 bytes.
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(start)), _mm256_cvtph_ps(_mm_loadu_si128(start.add(1)))] }
+    }
+
+    #[inline(always)]
+    fn unsigned(self, values: &[u8; ROWS]) -> [__m256; 2] {
+        // SAFETY: the type proves the features, and the values have 16 bytes.
+        unsafe {
+            let a = _mm_loadu_si128(values.as_ptr().cast());
+            let b = _mm_unpackhi_epi64(a, a);
+            [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(a)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b))]
+        }
+    }
+
+    #[inline(always)]
+    fn signed(self, values: &[i8; ROWS]) -> [__m256; 2] {
+        // SAFETY: the type proves the features, and the values have 16 bytes.
+        unsafe {
+            let a = _mm_loadu_si128(values.as_ptr().cast());
+            let b = _mm_unpackhi_epi64(a, a);
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(a)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b))]
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_add_ps(a, c), _mm256_add_ps(b, d)] }
+    }
+
+    #[inline(always)]
+    fn mul(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_mul_ps(a, c), _mm256_mul_ps(b, d)] }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2], [e, f]: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_fmadd_ps(a, c, e), _mm256_fmadd_ps(b, d, f)] }
+    }
+
+    #[inline(always)]
+    fn store(self, [a, b]: [__m256; 2], out: &mut [f32; ROWS]) {
+        let start = out.as_mut_ptr();
+        // SAFETY: the type proves the features, and the output has 16 values.
+        unsafe {
+            _mm256_storeu_ps(start, a);
+            _mm256_storeu_ps(start.add(8), b);
+        }
+    }
+
+    #[inline(always)]
+    fn store_bf16_pairs(self, [even_a, even_b]: [__m256; 2], [odd_a, odd_b]: [__m256; 2], out: &mut [u32; ROWS]) {
+        let (a, b) = (self.bf16_pairs_of_8(even_a, odd_a), self.bf16_pairs_of_8(even_b, odd_b));
+        let start: *mut __m256i = out.as_mut_ptr().cast();
+        // SAFETY: the type proves the features, and the output has 64 bytes.
+        unsafe {
+            _mm256_storeu_si256(start, a);
+            _mm256_storeu_si256(start.add(1), b);
+        }
+    }
+}
+
+/// The steps of the operations that take more than an instruction.
+impl Avx2 {
+    #[inline(always)]
+    fn values_of_8(self, codes: __m256i) -> [__m256; 4] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let low = _mm256_set1_epi32(0xff);
+            [
+                _mm256_cvtepi32_ps(_mm256_and_si256(codes, low)),
+                _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32::<8>(codes), low)),
+                _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32::<16>(codes), low)),
+                _mm256_cvtepi32_ps(_mm256_srli_epi32::<24>(codes)),
+            ]
+        }
+    }
+
+    /// Of each 4 activations, the first and third as one pair of i16, the second and fourth as another.
+    #[inline(always)]
+    fn pairs(self, x: &Half) -> ([i32; 4], [i32; 4]) {
+        // SAFETY: the type proves the features, and either plane has 16 bytes.
+        unsafe {
+            let hi = _mm_loadu_si128(x.hi.as_ptr().cast());
+            let lo = _mm_loadu_si128(x.lo.as_ptr().cast());
+            let even = _mm_add_epi16(_mm_slli_epi16::<8>(hi), _mm_srai_epi16::<8>(_mm_slli_epi16::<8>(lo)));
+            let odd = _mm_add_epi16(_mm_andnot_si128(_mm_set1_epi16(0xff), hi), _mm_srai_epi16::<8>(lo));
+            (bytemuck::cast(even), bytemuck::cast(odd))
+        }
+    }
+
+    /// Adds the dot products of 4 codes with the 4 activations that [`Self::pairs`] split.
+    #[inline(always)]
+    fn add_dot(self, [a, b]: [__m256i; 2], [codes_a, codes_b]: [__m256i; 2], even: i32, odd: i32) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let (even, odd) = (_mm256_set1_epi32(even), _mm256_set1_epi32(odd));
+            [self.add_dot_of_8(a, codes_a, even, odd), self.add_dot_of_8(b, codes_b, even, odd)]
+        }
+    }
+
+    #[inline(always)]
+    fn add_dot_of_8(self, sums: __m256i, codes: __m256i, even: __m256i, odd: __m256i) -> __m256i {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let even = _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(0xff)), even);
+            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(codes), odd);
+            _mm256_add_epi32(sums, _mm256_add_epi32(even, odd))
+        }
+    }
+
+    #[inline(always)]
+    fn bf16_pairs_of_8(self, even: __m256, odd: __m256) -> __m256i {
+        let (even, odd) = (self.rounded(even), self.rounded(odd));
+        // SAFETY: the type proves the features.
+        unsafe {
+            let high = _mm256_and_si256(odd, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
+            _mm256_or_si256(_mm256_srli_epi32::<16>(even), high)
+        }
+    }
+
+    /// The bits of finite values, whose upper 16 are those of the nearest bf16.
+    #[inline(always)]
+    fn rounded(self, values: __m256) -> __m256i {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let bits = _mm256_castps_si256(values);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd)
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The vector operations in plain Rust.
+
+use half::f16;
+
+use super::{
+    ROWS,
+    activations::Half,
+    layout::{F16s, Vector},
+    vectors::Vectors,
+};
+
+#[derive(Clone, Copy)]
+pub(super) struct Scalar;
+
+impl Vectors for Scalar {
+    type Codes = Vector;
+    type Sums = [i32; ROWS];
+    type Floats = [f32; ROWS];
+
+    #[inline(always)]
+    fn load(self, vector: &Vector) -> Vector {
+        *vector
+    }
+
+    #[inline(always)]
+    fn bits(self, codes: Vector, right: i32, mask: u8) -> Vector {
+        let mask = u32::from_ne_bytes([mask; 4]);
+        codes.map(|four| {
+            let bits = u32::from_ne_bytes(four);
+            (if right < 0 { bits << -right } else { bits >> right } & mask).to_ne_bytes()
+        })
+    }
+
+    #[inline(always)]
+    fn or(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| (u32::from_ne_bytes(a) | u32::from_ne_bytes(b)).to_ne_bytes())
+    }
+
+    #[inline(always)]
+    fn values(self, codes: Vector) -> [[f32; ROWS]; 4] {
+        [codes.map(|[k, ..]| k), codes.map(|[_, k, ..]| k), codes.map(|[.., k, _]| k), codes.map(|[.., k]| k)]
+            .map(|input| input.map(f32::from))
+    }
+
+    #[inline(always)]
+    fn sums(self, start: i32) -> [i32; ROWS] {
+        [start; ROWS]
+    }
+
+    #[inline(always)]
+    fn dot(self, sums: [i32; ROWS], codes: [Vector; 4], x: &Half) -> [i32; ROWS] {
+        let mut dots = [0; ROWS];
+        for ((codes, hi), lo) in codes.iter().zip(&x.hi).zip(&x.lo) {
+            for (dot, codes) in dots.iter_mut().zip(codes) {
+                for ((code, hi), lo) in codes.iter().zip(hi).zip(lo) {
+                    *dot += i32::from(*code) * (256 * i32::from(*hi) + i32::from(*lo));
+                }
+            }
+        }
+        zip(sums, dots, |sum, dot| sum + dot)
+    }
+
+    #[inline(always)]
+    fn total(self, sums: [i32; ROWS]) -> [f32; ROWS] {
+        sums.map(|sum| sum as f32)
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [f32; ROWS] {
+        [value; ROWS]
+    }
+
+    #[inline(always)]
+    fn f16s(self, values: &F16s) -> [f32; ROWS] {
+        values.map(|bytes| f16::from_le_bytes(bytes).to_f32())
+    }
+
+    #[inline(always)]
+    fn unsigned(self, values: &[u8; ROWS]) -> [f32; ROWS] {
+        values.map(f32::from)
+    }
+
+    #[inline(always)]
+    fn signed(self, values: &[i8; ROWS]) -> [f32; ROWS] {
+        values.map(f32::from)
+    }
+
+    #[inline(always)]
+    fn add(self, a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
+        zip(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
+        zip(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: [f32; ROWS], b: [f32; ROWS], c: [f32; ROWS]) -> [f32; ROWS] {
+        self.add(self.mul(a, b), c)
+    }
+
+    #[inline(always)]
+    fn store(self, values: [f32; ROWS], out: &mut [f32; ROWS]) {
+        *out = values;
+    }
+
+    #[inline(always)]
+    fn store_bf16_pairs(self, even: [f32; ROWS], odd: [f32; ROWS], out: &mut [u32; ROWS]) {
+        for ((out, even), odd) in out.iter_mut().zip(even).zip(odd) {
+            *out = (rounded(even) >> 16) | (rounded(odd) & 0xffff_0000);
+        }
+    }
+}
+
+/// `f` of each lane, in a new array: compiled by rustc 1.95 with `opt-level = 1`, a function that takes an array by value
+/// and changes it in place changes the caller's array too.
+#[inline(always)]
+fn zip<T: Copy + Default>(a: [T; ROWS], b: [T; ROWS], f: impl Fn(T, T) -> T) -> [T; ROWS] {
+    let mut c = [T::default(); ROWS];
+    for ((c, a), b) in c.iter_mut().zip(&a).zip(&b) {
+        *c = f(*a, *b);
+    }
+    c
+}
+
+/// The bits of a finite `value`, whose upper 16 are those of the nearest bf16.
+fn rounded(value: f32) -> u32 {
+    let bits = value.to_bits();
+    bits + 0x7fff + ((bits >> 16) & 1)
+}

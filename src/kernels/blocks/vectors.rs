@@ -1,0 +1,73 @@
+//! The vector operations that the kernels are written in, and the choice of an implementation.
+
+use super::super::isa::Isa;
+use super::{
+    Format, ROWS,
+    activations::Half,
+    layout::{Block, F16s, Q4K, Q5K, Q6K, Q8_0, Vector},
+    scalar::Scalar,
+};
+
+/// Vector operations on 16 rows (lanes). A value of the type proves that the CPU has the instructions.
+pub(super) trait Vectors: Copy {
+    /// 4 codes per lane.
+    type Codes: Copy;
+    /// An exact integer sum per lane.
+    type Sums: Copy;
+    /// An f32 per lane.
+    type Floats: Copy;
+
+    fn load(self, vector: &Vector) -> Self::Codes;
+    /// Each byte shifted right (left, if negative) by up to 4 bits, of which `mask` takes none that crossed bytes.
+    fn bits(self, codes: Self::Codes, right: i32, mask: u8) -> Self::Codes;
+    fn or(self, a: Self::Codes, b: Self::Codes) -> Self::Codes;
+    /// The codes as f32, by input.
+    fn values(self, codes: Self::Codes) -> [Self::Floats; 4];
+
+    /// Sums that start from `start` in each lane.
+    fn sums(self, start: i32) -> Self::Sums;
+    /// Adds `codes · x` over 16 inputs. At most 32 inputs fit one sum, and their codes may use all 8 bits.
+    fn dot(self, sums: Self::Sums, codes: [Self::Codes; 4], x: &Half) -> Self::Sums;
+    fn total(self, sums: Self::Sums) -> Self::Floats;
+
+    fn splat(self, value: f32) -> Self::Floats;
+    fn f16s(self, values: &F16s) -> Self::Floats;
+    fn unsigned(self, values: &[u8; ROWS]) -> Self::Floats;
+    fn signed(self, values: &[i8; ROWS]) -> Self::Floats;
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// a · b + c
+    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    fn store(self, values: Self::Floats, out: &mut [f32; ROWS]);
+    /// Rounds finite values to bf16, to nearest even; each u32 has `even` in its low half and `odd` in its high one.
+    fn store_bf16_pairs(self, even: Self::Floats, odd: Self::Floats, out: &mut [u32; ROWS]);
+}
+
+/// A kernel for any instruction set and format; its functions are inlined into one entry per pair of them.
+pub(super) trait Job {
+    fn run<I: Vectors, B: Block>(self, isa: I);
+}
+
+/// Runs `job` at the level `isa`, or at the highest that the CPU has.
+pub(super) fn dispatch<J: Job>(isa: Isa, format: Format, job: J) {
+    let isa = isa.min(Isa::best());
+    match format {
+        Format::Q8_0 => at_level::<J, Q8_0>(isa, job),
+        Format::Q4K => at_level::<J, Q4K>(isa, job),
+        Format::Q5K => at_level::<J, Q5K>(isa, job),
+        Format::Q6K => at_level::<J, Q6K>(isa, job),
+    }
+}
+
+#[allow(unsafe_code)]
+fn at_level<J: Job, B: Block>(isa: Isa, job: J) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the CPU has the features of this level.
+        Isa::Avx2 => unsafe { super::avx2::run::<J, B>(job) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512 | Isa::Bf16 | Isa::Amx => unsafe { super::avx512::run::<J, B>(job) },
+        _ => job.run::<_, B>(Scalar),
+    }
+}
