@@ -60,55 +60,132 @@ impl Sizes {
     }
 }
 
-vectorized! {
-    /// Adds `a · b` to `c`.
-    pub fn add_product(isa: Isa, sizes: Sizes, a: Strided<'_>, b: Rows<'_>, c: RowsMut<'_>) {
-        sizes.check(&a, &b, &c);
-        // As many rows as leave registers for the columns' weights.
-        if isa >= Isa::Avx512 { each_block::<8>(isa, sizes, a, b, c) } else { each_block::<2>(isa, sizes, a, b, c) }
+/// Adds `a · b` to `c`.
+///
+/// # Panics
+/// A factor or the result is smaller than `sizes` say.
+pub fn add_product(isa: Isa, sizes: Sizes, a: Strided<'_>, b: Rows<'_>, mut c: RowsMut<'_>) {
+    sizes.check(&a, &b, &c);
+    let whole = sizes.columns - sizes.columns % LANES;
+    match isa.min(Isa::best()) {
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Isa::Avx512 | Isa::Bf16 | Isa::Amx => {
+            for column in (0..whole).step_by(2 * LANES) {
+                let at = (column, (whole - column) / LANES);
+                // SAFETY: the level has AVX-512, and the sizes have been checked.
+                unsafe { avx512::columns(sizes, at, a, b, &mut c) };
+            }
+        }
+        isa => {
+            for column in (0..whole).step_by(LANES) {
+                vector_of_columns(isa, sizes, column, a, b, &mut c);
+            }
+        }
     }
-}
-
-/// Blocks of `R` rows and 32 columns, and smaller ones at the edges.
-#[inline(always)]
-fn each_block<const R: usize>(isa: Isa, sizes: Sizes, a: Strided<'_>, b: Rows<'_>, mut c: RowsMut<'_>) {
-    let mut column = 0;
-    while column + 2 * LANES <= sizes.columns {
-        each_row::<R, 2>(isa, sizes, column, a, b, &mut c);
-        column += 2 * LANES;
-    }
-    while column + LANES <= sizes.columns {
-        each_row::<R, 1>(isa, sizes, column, a, b, &mut c);
-        column += LANES;
-    }
-    for column in column..sizes.columns {
+    for column in whole..sizes.columns {
         single_column(sizes, column, a, b, &mut c);
     }
 }
 
-/// `C` vectors of columns.
-#[inline(always)]
-fn each_row<const R: usize, const C: usize>(
-    isa: Isa,
-    sizes: Sizes,
-    column: usize,
-    a: Strided<'_>,
-    b: Rows<'_>,
-    c: &mut RowsMut<'_>,
-) {
-    let mut row = 0;
-    while row + R <= sizes.rows {
-        block::<R, C>(isa, sizes.inner, (row, column), a, b, c);
-        row += R;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod avx512 {
+    //! The same in registers: of arrays, the compiler keeps a copy in memory that it writes at every step.
+
+    use std::arch::x86_64::{
+        _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+
+    use super::{LANES, Rows, RowsMut, Sizes, Strided};
+
+    /// The rows whose sums are in registers: with two vectors of columns 24 of the 32.
+    const TOGETHER: usize = 12;
+
+    /// Two vectors of columns, or the last one.
+    ///
+    /// # Safety
+    /// All factors are as large as `sizes` say.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn columns(
+        sizes: Sizes,
+        (column, vectors): (usize, usize),
+        a: Strided<'_>,
+        b: Rows<'_>,
+        c: &mut RowsMut<'_>,
+    ) {
+        let mut row = 0;
+        while row < sizes.rows {
+            let rows = match sizes.rows - row {
+                TOGETHER.. => TOGETHER,
+                4.. => 4,
+                _ => 1,
+            };
+            // SAFETY: as for this function.
+            unsafe {
+                match (rows, vectors) {
+                    (TOGETHER, 1) => block::<TOGETHER, 1>(sizes.inner, (row, column), a, b, c),
+                    (TOGETHER, _) => block::<TOGETHER, 2>(sizes.inner, (row, column), a, b, c),
+                    (4, 1) => block::<4, 1>(sizes.inner, (row, column), a, b, c),
+                    (4, _) => block::<4, 2>(sizes.inner, (row, column), a, b, c),
+                    (_, 1) => block::<1, 1>(sizes.inner, (row, column), a, b, c),
+                    _ => block::<1, 2>(sizes.inner, (row, column), a, b, c),
+                }
+            }
+            row += rows;
+        }
     }
-    while row < sizes.rows {
-        block::<1, C>(isa, sizes.inner, (row, column), a, b, c);
-        row += 1;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn block<const R: usize, const C: usize>(
+        inner: usize,
+        (row, column): (usize, usize),
+        a: Strided<'_>,
+        b: Rows<'_>,
+        c: &mut RowsMut<'_>,
+    ) {
+        let (a_start, b_start) =
+            (a.data.as_ptr().wrapping_add(row * a.row_stride), b.data.as_ptr().wrapping_add(column));
+        let mut sums = [[_mm512_setzero_ps(); C]; R];
+        for k in 0..inner {
+            let (a_k, b_k) = (a_start.wrapping_add(k * a.column_stride), b_start.wrapping_add(k * b.stride));
+            // SAFETY: `R` rows, `C` vectors of columns and `inner` of both factors are there.
+            let weights: [_; C] = std::array::from_fn(|at| unsafe { _mm512_loadu_ps(b_k.wrapping_add(at * LANES)) });
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let x = _mm512_set1_ps(unsafe { *a_k.wrapping_add(r * a.row_stride) });
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    *sum = _mm512_fmadd_ps(x, weights, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (at, sum) in sums.into_iter().enumerate() {
+                let own = c.data.as_mut_ptr().wrapping_add((row + r) * c.stride + column + at * LANES);
+                // SAFETY: the result has these rows and columns.
+                unsafe { _mm512_storeu_ps(own, _mm512_add_ps(sum, _mm512_loadu_ps(own))) };
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn vector_of_columns(isa: Isa, sizes: Sizes, column: usize, a: Strided<'_>, b: Rows<'_>, c: &mut RowsMut<'_>) {
+        let mut row = 0;
+        while row + 4 <= sizes.rows {
+            block::<4>(isa, sizes.inner, (row, column), a, b, c);
+            row += 4;
+        }
+        while row < sizes.rows {
+            block::<1>(isa, sizes.inner, (row, column), a, b, c);
+            row += 1;
+        }
     }
 }
 
 #[inline(always)]
-fn block<const R: usize, const C: usize>(
+fn block<const R: usize>(
     isa: Isa,
     inner: usize,
     (row, column): (usize, usize),
@@ -116,19 +193,17 @@ fn block<const R: usize, const C: usize>(
     b: Rows<'_>,
     c: &mut RowsMut<'_>,
 ) {
-    let mut sums = [[[0.0; LANES]; C]; R];
+    let mut sums = [[0.0; LANES]; R];
     for k in 0..inner {
-        let weights: [[f32; LANES]; C] = std::array::from_fn(|at| *numbers(b.data, k * b.stride + column + at * LANES));
+        let weights: [f32; LANES] = *numbers(b.data, k * b.stride + column);
         for (r, sums) in sums.iter_mut().enumerate() {
             let [x] = *numbers(a.data, (row + r) * a.row_stride + k * a.column_stride);
-            for (sums, weights) in sums.iter_mut().zip(&weights) {
-                sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum = isa.mul_add(x, *weight, *sum));
-            }
+            sums.iter_mut().zip(&weights).for_each(|(sum, weight)| *sum = isa.mul_add(x, *weight, *sum));
         }
     }
     for (r, sums) in sums.iter().enumerate() {
         let own = c.data.iter_mut().skip((row + r) * c.stride + column);
-        own.zip(sums.as_flattened()).for_each(|(c, sum)| *c += sum);
+        own.zip(sums).for_each(|(c, sum)| *c += sum);
     }
 }
 
