@@ -9,8 +9,10 @@ use std::sync::OnceLock;
 use super::left::{ROWS, TILE};
 use super::panels::PANEL;
 
-/// 16 rows times 16 outputs.
-pub type Sums = [f32; ROWS * PANEL];
+/// 16 rows times 16 outputs, for two blocks of rows and two panels.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub struct Sums(pub [[f32; ROWS * PANEL]; 4]);
 
 /// Whether the machine has AMX with bf16 and the system lets this process use it.
 pub fn is_usable() -> bool {
@@ -76,25 +78,21 @@ impl Tiles {
         Some(Self(std::marker::PhantomData))
     }
 
-    /// The product of two blocks of 16 rows and two panels, as four blocks of 16 by 16 sums.
-    ///
-    /// Of each block of rows there are `terms` with as many tiles as a panel has: what they stand for is their sum.
+    /// Adds the products of two times so many tiles of rows, and two times as many of panels, to four blocks of 16 by 16
+    /// sums.
     #[allow(unsafe_code)]
-    pub fn product(&self, rows: [&[u16]; 2], panels: [&[u16]; 2], terms: usize, sums: &mut [Sums; 4]) {
-        let tiles = panels[0].len() / TILE;
-        assert!(tiles > 0 && terms > 0 && panels[1].len() >= tiles * TILE);
-        assert!(rows.iter().all(|rows| rows.len() >= terms * tiles * TILE));
-        // SAFETY: the loops read `terms · tiles` tiles of both blocks of rows and `tiles` tiles of both panels, which are
-        // there, and write the four sums. The tiles are set up as long as `self` lives.
+    pub fn add_products(&self, rows: [&[u16]; 2], panels: [&[u16]; 2], sums: &mut Sums) {
+        let tiles = rows[0].len() / TILE;
+        assert!(tiles > 0 && [rows[0], rows[1], panels[0], panels[1]].iter().all(|own| own.len() >= tiles * TILE));
+        // SAFETY: the loop reads `tiles` tiles of all four, which are there, and writes the four sums. The tiles are set
+        // up as long as `self` lives.
         unsafe {
             asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
+                "tileloadd tmm0, [{sums} + {stride}]",
+                "tileloadd tmm1, [{sums} + {stride} + 1024]",
+                "tileloadd tmm2, [{sums} + {stride} + 2048]",
+                "tileloadd tmm3, [{sums} + {stride} + 3072]",
                 "2:",
-                "mov {left}, {tiles}",
-                "3:",
                 "tileloadd tmm4, [{a} + {stride}]",
                 "tileloadd tmm6, [{c} + {stride}]",
                 "tileloadd tmm7, [{d} + {stride}]",
@@ -108,27 +106,17 @@ impl Tiles {
                 "add {c}, 1024",
                 "add {d}, 1024",
                 "dec {left}",
-                "jnz 3b",
-                "sub {c}, {panel}",
-                "sub {d}, {panel}",
-                "dec {terms}",
                 "jnz 2b",
                 "tilestored [{sums} + {stride}], tmm0",
-                "add {sums}, 1024",
-                "tilestored [{sums} + {stride}], tmm1",
-                "add {sums}, 1024",
-                "tilestored [{sums} + {stride}], tmm2",
-                "add {sums}, 1024",
-                "tilestored [{sums} + {stride}], tmm3",
+                "tilestored [{sums} + {stride} + 1024], tmm1",
+                "tilestored [{sums} + {stride} + 2048], tmm2",
+                "tilestored [{sums} + {stride} + 3072], tmm3",
                 a = inout(reg) rows[0].as_ptr() => _,
                 b = inout(reg) rows[1].as_ptr() => _,
                 c = inout(reg) panels[0].as_ptr() => _,
                 d = inout(reg) panels[1].as_ptr() => _,
-                sums = inout(reg) sums.as_mut_ptr() => _,
-                tiles = in(reg) tiles,
-                terms = inout(reg) terms => _,
-                panel = in(reg) tiles * 1024,
-                left = out(reg) _,
+                sums = in(reg) sums.0.as_mut_ptr(),
+                left = inout(reg) tiles => _,
                 stride = in(reg) 64usize,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,

@@ -5,7 +5,7 @@
 use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
 use super::isa::{Isa, prefetch, vectorized};
 use super::math::exp;
-use super::rows::exp_row;
+use super::rows::{self, exp_row};
 use super::{LANES, pool};
 
 /// The keys of a block.
@@ -220,17 +220,15 @@ vectorized! {
         let (start, end) = (seen.start, seen.end);
         let own = scores.get_mut(start..end).unwrap_or_default();
         let before = *largest;
-        for score in own.iter_mut() {
-            *score *= scale;
-            *largest = largest.max(*score);
-        }
+        own.iter_mut().for_each(|score| *score *= scale);
+        *largest = rows::largest(isa, own, before);
         let added = exp_row(isa, *largest, own);
         scores.iter_mut().take(start).for_each(|score| *score = 0.0);
         scores.iter_mut().skip(end).for_each(|score| *score = 0.0);
         if *largest == before {
             return weight + added;
         }
-        let shrunk = exp(before - *largest);
+        let shrunk = exp(isa, before - *largest);
         sums.iter_mut().for_each(|sum| *sum *= shrunk);
         weight * shrunk + added
     }
@@ -238,12 +236,11 @@ vectorized! {
     /// Adds some keys' values to what one query has.
     fn add_block(isa: Isa, q: &[f32], k: Rows<'_>, v: Rows<'_>, scale: f32, count: usize, partial: &mut Partial) {
         let mut scores = [0.0; KEYS];
-        let mut largest = partial.largest;
         for (score, key) in scores.iter_mut().take(count).zip(k.data.chunks(k.stride)) {
             *score = dot(isa, q, key) * scale;
-            largest = largest.max(*score);
         }
-        let shrunk = if partial.weight == 0.0 { 0.0 } else { exp(partial.largest - largest) };
+        let largest = rows::largest(isa, scores.get(..count).unwrap_or_default(), partial.largest);
+        let shrunk = if partial.weight == 0.0 { 0.0 } else { exp(isa, partial.largest - largest) };
         partial.sum.iter_mut().for_each(|sum| *sum *= shrunk);
         let scores = scores.get_mut(..count).unwrap_or_default();
         partial.weight = partial.weight * shrunk + exp_row(isa, largest, scores);
@@ -253,7 +250,7 @@ vectorized! {
         }
     }
 
-    fn transpose(_isa: Isa, rows: Rows<'_>, count: usize, width: usize, transposed: &mut [f32]) {
+    fn transpose(isa: Isa, rows: Rows<'_>, count: usize, width: usize, transposed: &mut [f32]) {
         transposed.fill(0.0);
         for (at, row) in rows.data.chunks(rows.stride).take(count).enumerate() {
             for (column, value) in transposed.chunks_exact_mut(KEYS).zip(row.iter().take(width)) {

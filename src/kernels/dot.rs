@@ -1,7 +1,8 @@
 //! bf16 matrix products with `vdpbf16ps`, for processors that have it and no AMX.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m512, __m512bh, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+    _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
 use super::amx::Sums;
@@ -11,41 +12,38 @@ use super::panels::PANEL;
 /// The rows whose sums are in registers at a time: with two panels 16 vectors.
 const TOGETHER: usize = 8;
 
-/// The product of two blocks of 16 rows and two panels, as [`super::amx::Tiles::product`].
+/// As [`super::amx::Tiles::add_products`].
 ///
 /// # Panics
 /// The processor has no AVX-512 with bf16.
 #[allow(unsafe_code)]
-pub(super) fn product(rows: [&[u16]; 2], panels: [&[u16]; 2], terms: usize, sums: &mut [Sums; 4]) {
+pub(super) fn add_products(rows: [&[u16]; 2], panels: [&[u16]; 2], sums: &mut Sums) {
     assert!(is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f"));
-    let [a, b, c, d] = sums;
+    let [a, b, c, d] = &mut sums.0;
     for (rows, first, second) in [(rows[0], a, b), (rows[1], c, d)] {
         for start in (0..ROWS).step_by(TOGETHER) {
             let range = start * PANEL..(start + TOGETHER) * PANEL;
             if let (Some(first), Some(second)) = (first.get_mut(range.clone()), second.get_mut(range)) {
                 // SAFETY: the features were found.
-                unsafe { some_rows(rows, start, panels, terms, [first, second]) };
+                unsafe { some_rows(rows, start, panels, [first, second]) };
             }
         }
     }
 }
 
-/// [`TOGETHER`] rows of a block, from `start` on.
+/// [`TOGETHER`] rows of each tile, from `start` on.
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[allow(unsafe_code)]
-fn some_rows(rows: &[u16], start: usize, panels: [&[u16]; 2], terms: usize, sums: [&mut [f32]; 2]) {
-    let term = panels[0].len();
+fn some_rows(rows: &[u16], start: usize, panels: [&[u16]; 2], sums: [&mut [f32]; 2]) {
     let mut all = [[_mm512_setzero_ps(); TOGETHER]; 2];
-    for tiles in rows.chunks_exact(term).take(terms) {
-        let panels = panels[0].chunks_exact(TILE).zip(panels[1].chunks_exact(TILE));
-        for (tile, (first, second)) in tiles.chunks_exact(TILE).zip(panels) {
-            add_tile(tile, start, [first, second], &mut all);
-        }
+    let panels = panels[0].chunks_exact(TILE).zip(panels[1].chunks_exact(TILE));
+    for (tile, (first, second)) in rows.chunks_exact(TILE).zip(panels) {
+        add_tile(tile, start, [first, second], &mut all);
     }
     for (sums, all) in sums.into_iter().zip(all) {
         for (sums, row) in sums.as_chunks_mut::<PANEL>().0.iter_mut().zip(all) {
-            // SAFETY: there is room for 16 numbers.
-            unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), row) };
+            // SAFETY: there are 16 numbers.
+            unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), _mm512_add_ps(row, _mm512_loadu_ps(sums.as_ptr()))) };
         }
     }
 }

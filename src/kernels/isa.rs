@@ -75,6 +75,7 @@ macro_rules! vectorized {
         $(#[$attribute])*
         $visibility fn $name$(<$T: $bound>)?($isa: $crate::kernels::isa::Isa, $($argument: $type),*) $(-> $result)? {
             #[inline(always)]
+            #[allow(unused_variables)]
             fn body$(<$T: $bound>)?($isa: $crate::kernels::isa::Isa, $($argument: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]

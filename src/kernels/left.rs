@@ -1,6 +1,7 @@
 //! Rows of activations as bf16 in the order that AMX tiles and `vdpbf16ps` want.
 
 use super::isa::{Isa, vectorized};
+use super::memory::{self, Line};
 use super::pool;
 
 /// The rows of a block.
@@ -18,7 +19,7 @@ pub const TILE: usize = ROWS * COLUMNS;
 /// f32, are then those of f32 activations. Small terms come first.
 #[derive(Debug)]
 pub struct Left {
-    data: Vec<u16>,
+    data: Vec<Line>,
     terms: usize,
     /// The numbers of a block.
     block: usize,
@@ -29,8 +30,8 @@ impl Left {
     pub fn new(isa: Isa, x: &[f32], n_in: usize, terms: usize) -> Self {
         let n_blocks = (x.len() / n_in.max(1)).div_ceil(ROWS);
         let block = terms * n_in.div_ceil(COLUMNS) * TILE;
-        let mut data = vec![0; n_blocks * block];
-        pool::chunks(&mut data, block.max(1), |at, block| {
+        let mut data = memory::lines(n_blocks * block * size_of::<u16>());
+        pool::chunks(bytemuck::cast_slice_mut(&mut data), block.max(1), |at, block| {
             let start = at * ROWS * n_in;
             let rows = x.get(start..x.len().min(start + ROWS * n_in)).unwrap_or_default();
             lay(isa, rows, n_in, terms, block);
@@ -45,7 +46,7 @@ impl Left {
 
     /// The blocks, `[terms, tiles, 16, 32]` each.
     pub fn blocks(&self) -> impl ExactSizeIterator<Item = &[u16]> {
-        self.data.chunks_exact(self.block.max(1))
+        bytemuck::cast_slice(&self.data).chunks_exact(self.block.max(1))
     }
 }
 

@@ -123,8 +123,8 @@ vectorized! {
         }
     }
 
-    fn activate(_isa: Isa, y: &mut [f32]) {
-        y.iter_mut().for_each(|y| *y = silu(*y));
+    fn activate(isa: Isa, y: &mut [f32]) {
+        y.iter_mut().for_each(|y| *y = silu(isa, *y));
     }
 
     /// `S ← decay · S + Δ · x ⊗ B`, `y = S · C + D · x` for one head.
@@ -135,13 +135,15 @@ vectorized! {
     }
 
     /// The products within a chunk, where each stands: scores · e^(sum_i − sum_j) · Δ_j for j ≤ i, else nothing.
-    fn mix(_isa: Isa, scores: &[f32], sums: &[f64], dt: &[f32], mixing: &mut [f32]) {
+    fn mix(isa: Isa, scores: &[f32], sums: &[f64], dt: &[f32], mixing: &mut [f32]) {
         let rows = mixing.chunks_exact_mut(CHUNK).zip(scores.chunks_exact(CHUNK)).zip(sums).enumerate();
         for (i, ((mixing, scores), sum)) in rows {
-            let columns = mixing.iter_mut().zip(scores).zip(sums.iter().zip(dt)).enumerate();
-            for (j, ((mixing, score), (other, dt))) in columns {
-                *mixing = if j <= i { score * exp((sum - other) as f32) * dt } else { 0.0 };
+            // Whole vectors: what lies beyond the row's own column is made zero behind it.
+            let count = (i + 1).next_multiple_of(LANES).min(sums.len());
+            for (((mixing, score), other), dt) in mixing.iter_mut().take(count).zip(scores).zip(sums).zip(dt) {
+                *mixing = score * exp(isa, (sum - other) as f32) * dt;
             }
+            mixing.iter_mut().skip(i + 1).for_each(|mixing| *mixing = 0.0);
         }
     }
 
@@ -346,7 +348,7 @@ impl HeadScan {
         self.y.fill(0.0);
         let rows = self.y.chunks_exact_mut(head_dim).zip(self.read.chunks_exact(head_dim));
         for (((y, read), sum), x) in rows.zip(&self.sums).zip(x.data.chunks(width)) {
-            add_scaled(isa, read, exp(*sum as f32), y);
+            add_scaled(isa, read, exp(isa, *sum as f32), y);
             add_scaled(isa, x, self.d, y);
         }
 
@@ -366,9 +368,9 @@ impl HeadScan {
         self.read.fill(0.0);
         let rows = self.read.chunks_exact_mut(head_dim).zip(x.data.chunks(width));
         for ((own, x), (sum, dt)) in rows.zip(self.sums.iter().zip(&self.dt)) {
-            add_scaled(isa, x, exp((last - sum) as f32) * dt, own);
+            add_scaled(isa, x, exp(isa, (last - sum) as f32) * dt, own);
         }
-        let decay = exp(last as f32);
+        let decay = exp(isa, last as f32);
         self.state.iter_mut().for_each(|state| *state *= decay);
         let b = Strided { data: from(b), row_stride: 1, column_stride: width };
         let sizes = Sizes { rows: state_size, inner: tokens, columns: head_dim };

@@ -11,7 +11,7 @@ use super::blocks::{self, Activations, Format};
 use super::gemm::{self, Rows, RowsMut, Sizes, Strided};
 use super::isa::Isa;
 use super::left::{self, Left};
-use super::memory::Memory;
+use super::memory::{self, Memory};
 use super::panels::{self, Element, PANEL};
 use super::pool::{self, Columns};
 
@@ -187,8 +187,14 @@ impl Matrix {
             match self.dtype {
                 WeightType::Blocks(format) => {
                     let rounded = |panel| {
-                        let mut pairs = vec![0u32; self.n_in / 2 * PANEL];
-                        blocks::widen_panel_bf16_pairs(isa, format, panel, 0..self.n_in, &mut pairs);
+                        let mut pairs = memory::lines(2 * self.n_in * PANEL);
+                        blocks::widen_panel_bf16_pairs(
+                            isa,
+                            format,
+                            panel,
+                            0..self.n_in,
+                            bytemuck::cast_slice_mut(&mut pairs),
+                        );
                         pairs
                     };
                     let (first, second) = (rounded(first), rounded(second));
@@ -248,30 +254,55 @@ fn panels_times<T: Element>(isa: Isa, panels: &[T], x: &[f32], y: &mut [f32]) {
     }
 }
 
+/// So many tiles of two panels, 24 KiB, stay in the nearest cache while all rows pass by.
+const TILES: usize = 12;
+
 /// All rows times two panels.
+#[cfg(target_arch = "x86_64")]
 fn bf16_product(isa: Isa, left: &Left, panels: [&[u16]; 2], y: &mut Columns<'_, f32>) {
     let blocks: Vec<&[u16]> = left.blocks().collect();
-    #[cfg(target_arch = "x86_64")]
+    let mut sums = vec![amx::Sums([[0.0; left::ROWS * PANEL]; 4]); blocks.len().div_ceil(2)];
     let tiles = (isa >= Isa::Amx).then(amx::Tiles::new).flatten();
-    let mut sums = [[0.0; left::ROWS * PANEL]; 4];
-    for (at, pair) in blocks.chunks(2).enumerate() {
-        let (first, second) = (pair.first().copied().unwrap_or_default(), pair.last().copied().unwrap_or_default());
-        #[cfg(target_arch = "x86_64")]
-        match &tiles {
-            Some(tiles) => tiles.product([first, second], panels, left.terms(), &mut sums),
-            None => super::dot::product([first, second], panels, left.terms(), &mut sums),
+    let panel = panels[0].len();
+    for start in (0..panel).step_by(TILES * left::TILE) {
+        let end = panel.min(start + TILES * left::TILE);
+        let panels = panels.map(|panel| part(panel, start, end));
+        for (pair, sums) in blocks.chunks(2).zip(&mut sums) {
+            for term in 0..left.terms() {
+                let rows = [pair.first(), pair.last()];
+                let rows = rows
+                    .map(|block| block.map_or(&[][..], |block| part(block, term * panel + start, term * panel + end)));
+                match &tiles {
+                    Some(tiles) => tiles.add_products(rows, panels, sums),
+                    None => super::dot::add_products(rows, panels, sums),
+                }
+            }
         }
-        for (which, sums) in sums.iter().enumerate().take(2 * pair.len()) {
+    }
+    for (at, (pair, sums)) in blocks.chunks(2).zip(&sums).enumerate() {
+        for (which, sums) in sums.0.iter().enumerate().take(2 * pair.len()) {
             store(sums, (2 * at + which / 2) * left::ROWS, which % 2 * PANEL, y);
         }
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+fn part(numbers: &[u16], start: usize, end: usize) -> &[u16] {
+    numbers.get(start..end).unwrap_or_default()
+}
+
+/// No other processor is found to have such products.
+#[cfg(not(target_arch = "x86_64"))]
+fn bf16_product(_: Isa, _: &Left, _: [&[u16]; 2], _: &mut Columns<'_, f32>) {}
+
 /// Puts 16 rows of 16 sums where they belong, as far as there is such a place.
 fn store(sums: &[f32; left::ROWS * PANEL], first_row: usize, first_column: usize, y: &mut Columns<'_, f32>) {
-    for (row, sums) in sums.chunks_exact(PANEL).enumerate() {
-        if first_row + row < y.rows() {
-            y.row(first_row + row).iter_mut().skip(first_column).zip(sums).for_each(|(y, sum)| *y = *sum);
+    let (sums, _) = sums.as_chunks::<PANEL>();
+    for (row, sums) in (first_row..y.rows()).zip(sums) {
+        let own = y.row(row).get_mut(first_column..).unwrap_or_default();
+        match own.first_chunk_mut() {
+            Some(own) => *own = *sums,
+            None => own.iter_mut().zip(sums).for_each(|(y, sum)| *y = *sum),
         }
     }
 }

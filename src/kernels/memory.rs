@@ -29,6 +29,11 @@ unsafe impl bytemuck::Zeroable for Line {}
 // SAFETY: as above.
 unsafe impl bytemuck::Pod for Line {}
 
+/// Vectors with at least so many bytes, all zero: of plain numbers, `bytemuck` makes them.
+pub fn lines(bytes: usize) -> Vec<Line> {
+    vec![Line([0; 64]); bytes.div_ceil(size_of::<Line>())]
+}
+
 impl Memory {
     /// So many zeros; none where the machine can't have as many.
     pub fn zeroed(len: usize) -> Option<Self> {

@@ -32,9 +32,9 @@ vectorized! {
         }
     }
 
-    fn swiglu_row(_isa: Isa, gate: &[f32], factor: f32, up: &mut [f32]) {
+    fn swiglu_row(isa: Isa, gate: &[f32], factor: f32, up: &mut [f32]) {
         for (up, gate) in up.iter_mut().zip(gate) {
-            *up *= silu(gate * factor);
+            *up *= silu(isa, gate * factor);
         }
     }
 
@@ -49,24 +49,35 @@ vectorized! {
             norm_groups(isa, norm, x);
         }
         for (x, z) in x.iter_mut().zip(z) {
-            *x *= silu(*z);
+            *x *= silu(isa, *z);
         }
         if !is_first {
             norm_groups(isa, norm, x);
         }
     }
 
+    /// The largest of `x` and `least`; numbers alone count.
+    pub fn largest(isa: Isa, x: &[f32], least: f32) -> f32 {
+        let larger = |a: f32, b: f32| if b > a { b } else { a };
+        let (lanes, rest) = x.as_chunks::<LANES>();
+        let mut all = [least; LANES];
+        for x in lanes {
+            all.iter_mut().zip(x).for_each(|(all, x)| *all = larger(*all, *x));
+        }
+        all.iter().chain(rest).fold(least, |all, x| larger(all, *x))
+    }
+
     /// Turns scores into e^(score − largest), whose sum is returned.
-    pub fn exp_row(_isa: Isa, largest: f32, scores: &mut [f32]) -> f32 {
+    pub fn exp_row(isa: Isa, largest: f32, scores: &mut [f32]) -> f32 {
         let (lanes, rest) = scores.as_chunks_mut::<LANES>();
         let mut sums = [0.0; LANES];
         for scores in lanes {
             for (score, sum) in scores.iter_mut().zip(&mut sums) {
-                *score = exp(*score - largest);
+                *score = exp(isa, *score - largest);
                 *sum += *score;
             }
         }
-        rest.iter_mut().for_each(|score| *score = exp(*score - largest));
+        rest.iter_mut().for_each(|score| *score = exp(isa, *score - largest));
         sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
     }
 }
