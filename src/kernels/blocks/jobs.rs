@@ -2,7 +2,6 @@
 
 use std::{ops::Range, slice};
 
-use super::super::isa::prefetch;
 use super::{
     ROWS, activations,
     layout::{Block, Halves},
@@ -19,8 +18,13 @@ pub(super) struct RowsTimes<'a> {
 impl Job for RowsTimes<'_> {
     #[inline(always)]
     fn run<I: Vectors, B: Block>(self, isa: I) {
-        for (panel, y) in panels::<B>(self.panels, self.x.len()).zip(self.y.chunks_mut(ROWS)) {
-            put(isa, panel_times(isa, panel, self.x), y);
+        let mut panels = panels::<B>(self.panels, self.x.len());
+        for y in self.y.chunks_mut(2 * ROWS) {
+            let (Some(first), second) = (panels.next(), panels.next()) else { return };
+            let [sums, other] = two_panels_times(isa, [first, second.unwrap_or(first)], self.x);
+            let (y, other_y) = y.split_at_mut(ROWS.min(y.len()));
+            put(isa, sums, y);
+            put(isa, other, other_y);
         }
     }
 }
@@ -130,18 +134,22 @@ fn panels<B: Block>(panels: &[u8], groups: usize) -> impl Iterator<Item = &[B]> 
     panels.chunks_exact(panel_bytes.max(1)).map(bytemuck::cast_slice)
 }
 
-/// The product of a panel's 16 rows with `x`.
+/// The products of two panels' 16 rows with `x`: memory is read faster in two streams than in one.
 #[inline(always)]
-fn panel_times<I: Vectors, B: Block>(isa: I, panel: &[B], x: &[activations::Group]) -> I::Floats {
-    let mut y = isa.splat(0.0);
-    for (block, x) in panel.iter().zip(x.chunks_exact(B::GROUPS)) {
-        let shared = block.shared(isa);
-        for (group, x) in block.groups().iter().zip(x) {
-            prefetch(group);
+fn two_panels_times<I: Vectors, B: Block>(
+    isa: I,
+    [first, second]: [&[B]; 2],
+    x: &[activations::Group],
+) -> [I::Floats; 2] {
+    let (mut y, mut z) = (isa.splat(0.0), isa.splat(0.0));
+    for ((block, other), x) in first.iter().zip(second).zip(x.chunks_exact(B::GROUPS)) {
+        let (shared, other_shared) = (block.shared(isa), other.shared(isa));
+        for ((group, other), x) in block.groups().iter().zip(other.groups()).zip(x) {
             y = add_group_times::<I, B>(isa, group, shared, x, y);
+            z = add_group_times::<I, B>(isa, other, other_shared, x, z);
         }
     }
-    y
+    [y, z]
 }
 
 /// `y + w · x` for the weights `w` of a group.

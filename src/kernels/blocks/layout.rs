@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::super::isa::prefetch;
 use super::{ROWS, vectors::Vectors};
 
 /// Codes of 4 consecutive inputs of each row, the operand of a dot-4 instruction.
@@ -71,6 +72,7 @@ impl Block for Q8_0 {
 
     #[inline(always)]
     fn scales<I: Vectors>(group: &Self, _shared: (), isa: I) -> [I::Floats; 2] {
+        prefetch(&group.d);
         [isa.f16s(&group.d); 2]
     }
 }
@@ -97,6 +99,7 @@ pub(super) struct Q4KGroup {
 impl Q4KGroup {
     #[inline(always)]
     fn scales<I: Vectors>(&self, d: I::Floats, isa: I) -> [I::Floats; 2] {
+        prefetch(&self.scales);
         [isa.mul(d, isa.unsigned(&self.scales)); 2]
     }
 
@@ -251,7 +254,10 @@ fn d_and_minus_dmin<I: Vectors>(d: &F16s, dmin: &F16s, isa: I) -> [I::Floats; 2]
 
 #[inline(always)]
 fn load<I: Vectors>([a, b, c, d]: &[Vector; 4], isa: I) -> [I::Codes; 4] {
-    [isa.load(a), isa.load(b), isa.load(c), isa.load(d)]
+    [a, b, c, d].map(|vector| {
+        prefetch(vector);
+        isa.load(vector)
+    })
 }
 
 #[inline(always)]
