@@ -3,7 +3,7 @@
 //! where a block has a larger score.
 
 use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
-use super::isa::{Isa, prefetch, vectorized};
+use super::isa::{FAR, Isa, prefetch, vectorized};
 use super::math::exp;
 use super::rows::{self, exp_row};
 use super::{LANES, pool};
@@ -269,7 +269,7 @@ fn dot(isa: Isa, q: &[f32], key: &[f32]) -> f32 {
     let ((q, q_rest), (key, key_rest)) = (q.as_chunks::<LANES>(), key.as_chunks::<LANES>());
     let mut sums = [0.0; LANES];
     for (q, key) in q.iter().zip(key) {
-        prefetch(key);
+        prefetch::<FAR, _>(key);
         sums.iter_mut().zip(q.iter().zip(key)).for_each(|(sum, (q, key))| *sum = isa.mul_add(*q, *key, *sum));
     }
     sums.iter().sum::<f32>() + q_rest.iter().zip(key_rest).map(|(q, key)| q * key).sum::<f32>()

@@ -4,7 +4,7 @@
 //! Δ and the logarithms of the decays are f64: within a chunk the decay between two tokens is a difference of sums.
 
 use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
-use super::isa::{Isa, vectorized};
+use super::isa::{FAR, Isa, prefetch, vectorized};
 use super::math::{exp, silu};
 use super::pool::{self, Columns};
 use super::{LANES, PARALLEL_WORK};
@@ -171,7 +171,7 @@ fn advance_row(isa: Isa, row: &mut [f32], decay: f32, input: f32, b: &[f32], c: 
     let ((b_lanes, b_rest), (c_lanes, c_rest)) = (b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
     let mut sums = [0.0; LANES];
     for ((row, b), c) in row_lanes.iter_mut().zip(b_lanes).zip(c_lanes) {
-        super::isa::prefetch(row);
+        prefetch::<FAR, _>(row);
         for (((sum, s), b), c) in sums.iter_mut().zip(row).zip(b).zip(c) {
             *s = isa.mul_add(input, *b, decay * *s);
             *sum = isa.mul_add(*s, *c, *sum);

@@ -50,6 +50,19 @@ pub struct Matrix {
 const PART: usize = 64 << 10;
 
 impl WeightType {
+    /// The name that people type.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Blocks(Format::Q8_0) => "q8_0",
+            Self::Blocks(Format::Q4K) => "q4_k",
+            Self::Blocks(Format::Q5K) => "q5_k",
+            Self::Blocks(Format::Q6K) => "q6_k",
+        }
+    }
+
     /// The bytes of a panel for so many inputs.
     pub fn panel_bytes(self, n_in: usize) -> usize {
         match self {

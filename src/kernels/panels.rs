@@ -7,7 +7,7 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::isa::{Isa, prefetch, vectorized};
+use super::isa::{FAR, Isa, prefetch, vectorized};
 use super::left;
 
 /// How many outputs a panel has.
@@ -87,7 +87,7 @@ impl Element for f32 {
     fn times(isa: Isa, panel: &[Self], x: &[f32]) -> Lanes {
         let mut sums = [Lanes::default(); 2];
         for (weights, x) in panel.as_chunks::<{ 2 * PANEL }>().0.iter().zip(x.as_chunks::<2>().0) {
-            prefetch(weights);
+            prefetch::<FAR, _>(weights);
             let ([first, second], _) = weights.as_chunks::<PANEL>() else { continue };
             add_product(isa, &mut sums[0], first, x[0]);
             add_product(isa, &mut sums[1], second, x[1]);
@@ -119,7 +119,7 @@ impl Element for f16 {
         const INPUTS: usize = 32;
         let (mut wide, mut sums) = ([0.0; INPUTS * PANEL], Lanes::default());
         for (weights, x) in panel.chunks(INPUTS * PANEL).zip(x.chunks(INPUTS)) {
-            weights.as_chunks::<{ 2 * PANEL }>().0.iter().for_each(prefetch);
+            weights.as_chunks::<{ 2 * PANEL }>().0.iter().for_each(prefetch::<FAR, _>);
             Self::widen(weights, &mut wide);
             let part = f32::times(isa, wide.get(..weights.len()).unwrap_or_default(), x);
             sums = sum([sums, part]);
@@ -150,7 +150,7 @@ impl Element for bf16 {
     fn times(isa: Isa, panel: &[Self], x: &[f32]) -> Lanes {
         let mut sums = [Lanes::default(); 2];
         for (pairs, x) in pairs(panel).iter().zip(x.as_chunks::<2>().0) {
-            prefetch(pairs);
+            prefetch::<FAR, _>(pairs);
             let [first, second] = &mut sums;
             for ((first, second), pair) in first.iter_mut().zip(second).zip(pairs) {
                 *first = isa.mul_add(lower(*pair), x[0], *first);

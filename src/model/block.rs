@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::config::{FfnSpec, LayerSpec, MixerSpec, ParallelSpec};
 use super::gqa::{Gqa, GqaCache};
+use super::linear::WeightBytes;
 use super::mamba2::{Mamba2, Mamba2State};
 use super::mla::{Mla, MlaCache};
 use super::mlp::Mlp;
@@ -149,6 +150,16 @@ impl Block {
         })
     }
 
+    /// The bytes of the matrices.
+    pub(super) fn bytes(&self) -> WeightBytes {
+        let mixer = self.mixer.as_ref().map_or(0, |(_, mixer)| mixer.bytes());
+        let ffn = self.ffn.as_ref().map(|(_, ffn)| match ffn {
+            Ffn::Mlp(mlp) => WeightBytes::whole(mlp.bytes()),
+            Ffn::Moe(moe) => moe.bytes(),
+        });
+        WeightBytes::whole(mixer) + ffn.unwrap_or_default()
+    }
+
     /// `x` [tokens, hidden] -> [tokens, hidden], advancing `state` by those tokens.
     pub(super) fn forward(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Tensor> {
         let mut x = x.clone();
@@ -183,6 +194,15 @@ impl Mixer {
             _ => Norm::load_rms(&weights.part("input_layernorm"), hidden_size, spec.norm_eps)?,
         };
         Ok(Some((norm, mixer)))
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Mamba2(mixer) => mixer.bytes(),
+            Self::Mla(mixer) => mixer.bytes(),
+            Self::Gqa(mixer) => mixer.bytes(),
+            Self::Parallel(mixers, _) => mixers.0.bytes() + mixers.1.bytes(),
+        }
     }
 
     fn forward(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Tensor> {

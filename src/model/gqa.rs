@@ -98,6 +98,11 @@ impl Gqa {
         })
     }
 
+    /// The bytes of the projections.
+    pub(super) fn bytes(&self) -> usize {
+        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].into_iter().map(Linear::bytes).sum()
+    }
+
     /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' keys and values to `cache`.
     pub fn forward(&self, x: &Tensor, positions: &Positions, cache: &mut GqaCache) -> Result<Tensor> {
         let GqaSpec { num_heads, num_kv_heads, scale, window, .. } = self.spec;

@@ -1,5 +1,7 @@
 //! One linear layer for every storage type.
 
+use std::iter::Sum;
+use std::ops::Add;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -22,8 +24,43 @@ impl Weight {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Packed(matrix) => matrix.bytes(),
-            Self::Tensor(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
+            Self::Tensor(tensor) => tensor_bytes(tensor),
         }
+    }
+}
+
+/// The bytes that a tensor takes.
+pub(super) fn tensor_bytes(tensor: &Tensor) -> usize {
+    tensor.elem_count() * tensor.dtype().size_in_bytes()
+}
+
+/// The bytes of a model's matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// All that are held.
+    pub held: usize,
+    /// Those that one token reads: of experts, only the ones that it visits.
+    pub read: usize,
+}
+
+impl WeightBytes {
+    /// Of matrices that every token reads.
+    pub(super) fn whole(bytes: usize) -> Self {
+        Self { held: bytes, read: bytes }
+    }
+}
+
+impl Add for WeightBytes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { held: self.held + other.held, read: self.read + other.read }
+    }
+}
+
+impl Sum for WeightBytes {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), Add::add)
     }
 }
 

@@ -155,6 +155,11 @@ impl Mamba2 {
         Ok(layer)
     }
 
+    /// The bytes of the projections.
+    pub(super) fn bytes(&self) -> usize {
+        self.in_proj.bytes() + self.out_proj.bytes()
+    }
+
     fn to_mixing(&self) -> Result<Mixing> {
         let Mamba2Spec { num_heads: heads, head_dim, state_size, n_groups: groups, dt_limit, .. } = self.spec;
         let norm = |norm: &GroupedRmsNorm| {

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 
 use super::cache::Cache;
 use super::gqa::{merge_heads, split_heads};
-use super::linear::{Linear, Weight};
+use super::linear::{Linear, Weight, tensor_bytes};
 use super::norm::Norm;
 use super::ops::Attention;
 use super::rope::{Positions, RopeSpec};
@@ -107,6 +107,13 @@ impl Mla {
             o_proj: linear("o_proj", num_heads * value_dim, hidden_size)?,
             spec: spec.clone(),
         })
+    }
+
+    /// The bytes of the projections.
+    pub(super) fn bytes(&self) -> usize {
+        let linears = [&self.w_dkv, &self.w_kr, &self.w_uq, &self.w_qr, &self.o_proj].into_iter();
+        let linears = linears.chain(self.w_dq.as_ref().map(|(w_dq, _)| w_dq)).map(Linear::bytes);
+        linears.sum::<usize>() + tensor_bytes(&self.w_uk) + tensor_bytes(&self.w_uv)
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' latents to `cache`.

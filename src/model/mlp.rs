@@ -56,6 +56,11 @@ impl Mlp {
         })
     }
 
+    /// The bytes of the projections.
+    pub(super) fn bytes(&self) -> usize {
+        self.gate.as_ref().map_or(0, |(gate, _)| gate.bytes()) + self.up.bytes() + self.down.bytes()
+    }
+
     /// `x` [tokens, hidden] -> [tokens, hidden].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let up = self.up.forward(x)?;

@@ -33,7 +33,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use block::Block;
 use config::ModelConfig;
-use linear::{Linear, Weight};
+use linear::{Linear, Weight, WeightBytes};
 use norm::Norm;
 use ops::scaled;
 use rope::{Positions, RopeSpec};
@@ -49,6 +49,7 @@ pub struct Model {
     blocks: Vec<Block>,
     norm: Norm,
     head: Linear,
+    is_tied: bool,
     ropes: Vec<RopeSpec>, // each kind of rotation once
 }
 
@@ -94,6 +95,7 @@ impl Model {
         Ok(Self {
             blocks: config.layers.iter().enumerate().map(layer).collect::<Result<_>>()?,
             norm: Norm::load_rms(&weights.part("norm"), hidden_size, norm_eps)?,
+            is_tied: head.is_none(),
             head: Linear::new(head.unwrap_or_else(|| embedding.clone()), weights.precision()),
             embedding,
             device: weights.device().clone(),
@@ -105,6 +107,14 @@ impl Model {
     /// What the model is made of.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The bytes of the matrices in memory. Of an embedding apart from the head a token reads one row, which is nothing
+    /// beside them.
+    pub fn weight_bytes(&self) -> WeightBytes {
+        let embedding = if self.is_tied { 0 } else { self.embedding.bytes() };
+        let ends = WeightBytes { held: embedding, read: 0 } + WeightBytes::whole(self.head.bytes());
+        ends + self.blocks.iter().map(Block::bytes).sum()
     }
 
     /// The state of a sequence before its first token.

@@ -9,8 +9,9 @@ use std::cmp::Ordering;
 
 use candle_core::Tensor;
 
+use super::linear::{Linear, WeightBytes};
 use super::mlp::{Mlp, MlpSpec};
-use super::{linear::Linear, weights::Weights};
+use super::weights::Weights;
 use crate::error::{Error, Result};
 
 /// What keeps the sum of sigmoids from being zero.
@@ -122,6 +123,15 @@ impl Moe {
             shared: spec.shared.map(shared).transpose()?,
             latent: latent_size.map(latent).transpose()?,
         })
+    }
+
+    /// The bytes of the matrices; all experts have equally many.
+    pub(super) fn bytes(&self) -> WeightBytes {
+        let latent = self.latent.as_ref().map_or(0, |(to, from)| to.bytes() + from.bytes());
+        let shared = self.shared.as_ref().map_or(0, Mlp::bytes);
+        let experts: usize = self.experts.iter().map(Mlp::bytes).sum();
+        let visited = experts / self.experts.len().max(1) * self.routing.experts_per_tok;
+        WeightBytes::whole(self.router.bytes() + latent + shared) + WeightBytes { held: experts, read: visited }
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden]. Only the experts that are visited are read.

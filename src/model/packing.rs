@@ -45,7 +45,7 @@ impl StoredRows<'_> {
             }
         };
         let (n_out, n_in) = (self.n_out, self.n_in);
-        let no_memory = || Error::Unsupported(format!("no memory for weights [{n_out}, {n_in}] in {dtype:?}"));
+        let no_memory = || Error::Unsupported(format!("no memory for weights [{n_out}, {n_in}] in {}", dtype.name()));
         let matrix = Matrix::new(dtype, n_out, n_in, fill).ok_or_else(no_memory)?;
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),

@@ -198,6 +198,22 @@ fn states_take_the_bytes_that_their_configuration_says() {
 }
 
 #[test]
+fn a_token_reads_the_experts_that_it_visits_and_no_embedding_but_a_tied_one() {
+    let bytes = |ffn: FfnSpec, tied| {
+        let mut weights = RandomWeights::new(1);
+        weights.tied = tied;
+        weights.model(&config([(gqa(2), ffn)])).weight_bytes()
+    };
+    let FfnSpec::Moe(spec) = moe(false) else { unreachable!() };
+    let (all, plain) = (bytes(moe(false), true), bytes(FfnSpec::None, true));
+    let one = bytes(FfnSpec::Mlp(spec.expert), true).held - plain.held;
+    assert_eq!(all.held - all.read, (spec.num_experts - spec.routing.experts_per_tok) * one);
+    assert_eq!(plain.held, plain.read);
+    let untied = bytes(FfnSpec::None, false);
+    assert_eq!((untied.read, untied.held - plain.held), (plain.read, untied.held - untied.read));
+}
+
+#[test]
 fn rotated_queries_may_come_from_the_query_latent() {
     let MixerSpec::Mla(mut spec) = mla() else { unreachable!() };
     spec.rope_from_q_latent = true;

@@ -1,9 +1,7 @@
 //! What a decoded token needs of the memory: no machine decodes it faster than it reads and writes these bytes.
 
-use crate::checkpoint::Checkpoint;
-use crate::checkpoint::tensors::Size;
-use crate::model::config::{FfnSpec, ModelConfig};
-use crate::model::mlp::Activation;
+use crate::model::Model;
+use crate::model::config::ModelConfig;
 
 /// The bytes that a decoded token moves.
 pub(super) struct Needs {
@@ -12,9 +10,8 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    pub(super) fn new(checkpoint: &Checkpoint) -> Self {
-        let config = checkpoint.config().clone();
-        Self { weight_bytes: weight_bytes_per_token(checkpoint.size(), &config), config }
+    pub(super) fn new(model: &Model) -> Self {
+        Self { weight_bytes: model.weight_bytes().read, config: model.config().clone() }
     }
 
     /// Of the weights.
@@ -33,38 +30,10 @@ impl Needs {
     }
 }
 
-/// All weights but those of experts that a token does not visit, which are taken to be stored as the average parameter is.
-/// An embedding apart from the head is counted as if it were read as a whole.
-fn weight_bytes_per_token(size: Size, config: &ModelConfig) -> usize {
-    let idle: usize = config.layers.iter().map(|layer| idle_parameters(&layer.ffn, config.hidden_size)).sum();
-    let bytes_per_parameter = size.bytes as f64 / size.parameters.max(1) as f64;
-    size.bytes.saturating_sub((idle as f64 * bytes_per_parameter) as usize)
-}
-
-/// The parameters of the experts that a token does not visit.
-fn idle_parameters(ffn: &FfnSpec, hidden_size: usize) -> usize {
-    let FfnSpec::Moe(moe) = ffn else { return 0 };
-    let matrices = match moe.expert.activation {
-        Activation::SwiGlu { .. } => 3,
-        Activation::SquaredRelu => 2,
-    };
-    let expert = matrices * moe.latent_size.unwrap_or(hidden_size) * moe.expert.intermediate_size;
-    moe.num_experts.saturating_sub(moe.routing.experts_per_tok) * expert
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::{HIDDEN, config, gqa, mamba2, mlp, moe};
-
-    #[test]
-    fn a_token_reads_the_experts_that_it_visits_alone() {
-        let size = Size { parameters: 100_000, bytes: 200_000 };
-        let idle = 2 * (4 - 2) * 3 * HIDDEN * 24; // two layers, each with two of four experts idle
-        let mixed = config([(gqa(2), moe(true)), (gqa(2), mlp()), (gqa(2), moe(false))]);
-        assert_eq!(weight_bytes_per_token(size, &mixed), 200_000 - 2 * idle);
-        assert_eq!(weight_bytes_per_token(size, &config([(gqa(2), mlp())])), 200_000);
-    }
+    use crate::support::{config, gqa, mamba2, mlp};
 
     #[test]
     fn the_state_counts_twice_and_the_cache_grows() {

@@ -60,11 +60,13 @@ pub(super) fn run(args: &BenchArgs, threads: usize) -> Result<ExitCode> {
     let checkpoint = args.model.open()?;
     let plan = Plan::new(&args.prefill, args.decode, &args.at, checkpoint.config().max_seq_len)?;
     let device = device::choose(args.model.cpu);
-    let (subject, needs) = (Subject::new(&checkpoint, &device, threads), Needs::new(&checkpoint));
+    let mut subject = Subject::new(&checkpoint, &device, threads);
 
     let started = Instant::now();
     let model = checkpoint.load(&device, args.model.settings())?;
     let load_seconds = started.elapsed().as_secs_f64();
+    subject.hold(&model, args.model.settings().dtype);
+    let needs = Needs::new(&model);
     let bench = Bench::new(model, &plan.cases)?;
     // Before there is the memory that is read to find the bandwidth.
     let peak_memory_bytes = memory::peak_bytes();

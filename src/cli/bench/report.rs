@@ -9,6 +9,8 @@ use super::cases::Case;
 use super::floor::Needs;
 use super::{Bandwidth, Measured, Timed};
 use crate::checkpoint::Checkpoint;
+use crate::kernels::matrix::WeightType;
+use crate::model::Model;
 
 const CPU: &str = "cpu";
 
@@ -37,9 +39,10 @@ pub(super) struct Report {
 pub(super) struct Subject {
     model: String,
     family: &'static str,
-    /// How most of the weights are stored.
+    /// How most of the weights are held.
     weight_type: String,
     parameters: usize,
+    /// Of the matrices, in memory.
     weight_bytes: usize,
     state_bytes: usize,
     /// Where the model ran: cpu or gpu.
@@ -102,12 +105,20 @@ impl Subject {
         Self {
             model: checkpoint.id().to_owned(),
             family: checkpoint.family(),
-            weight_type: most.map(|(name, _)| name.clone()).unwrap_or_default(),
+            weight_type: most.map(|(name, _)| name.to_lowercase()).unwrap_or_default(),
             parameters: checkpoint.size().parameters,
             weight_bytes: checkpoint.size().bytes,
             state_bytes: checkpoint.config().state_bytes(),
             device: if device.is_cpu() { CPU } else { "gpu" },
             threads,
+        }
+    }
+
+    /// Takes over how the weights are held, in the type `asked` for or as stored.
+    pub(super) fn hold(&mut self, model: &Model, asked: Option<WeightType>) {
+        self.weight_bytes = model.weight_bytes().held;
+        if let Some(dtype) = asked {
+            self.weight_type = dtype.name().into();
         }
     }
 }
@@ -202,9 +213,9 @@ pub(super) fn median(values: &[f64]) -> f64 {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Subject { model, weight_type, weight_bytes, state_bytes, threads, .. } = &self.subject;
-        let (weights, state, kind) = (bytes(*weight_bytes), bytes(*state_bytes), weight_type.to_lowercase());
+        let (weights, state) = (bytes(*weight_bytes), bytes(*state_bytes));
         let plural = if *threads == 1 { "" } else { "s" };
-        writeln!(f, "{model}  {kind}  {weights} weights  {state} state  {threads} thread{plural}")?;
+        writeln!(f, "{model}  {weight_type}  {weights} weights  {state} state  {threads} thread{plural}")?;
         row(f, "read bandwidth", &rate(&self.read_bandwidth.bytes_per_second, GB, "GB/s"))?;
         for prefill in &self.prefill {
             let seconds = number(prefill.seconds.median);

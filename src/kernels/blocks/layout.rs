@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::super::isa::prefetch;
+use super::super::isa::{FAR, NEAR, prefetch};
 use super::{ROWS, vectors::Vectors};
 
 /// Codes of 4 consecutive inputs of each row, the operand of a dot-4 instruction.
@@ -67,12 +67,12 @@ impl Block for Q8_0 {
     #[inline(always)]
     fn codes<I: Vectors>(group: &Self, isa: I) -> Halves<I::Codes> {
         let [first, second] = &group.codes;
-        [load(first, isa), load(second, isa)]
+        [load::<NEAR, I>(first, isa), load::<NEAR, I>(second, isa)]
     }
 
     #[inline(always)]
     fn scales<I: Vectors>(group: &Self, _shared: (), isa: I) -> [I::Floats; 2] {
-        prefetch(&group.d);
+        prefetch::<NEAR, _>(&group.d);
         [isa.f16s(&group.d); 2]
     }
 }
@@ -99,7 +99,7 @@ pub(super) struct Q4KGroup {
 impl Q4KGroup {
     #[inline(always)]
     fn scales<I: Vectors>(&self, d: I::Floats, isa: I) -> [I::Floats; 2] {
-        prefetch(&self.scales);
+        prefetch::<FAR, _>(&self.scales);
         [isa.mul(d, isa.unsigned(&self.scales)); 2]
     }
 
@@ -253,9 +253,9 @@ fn d_and_minus_dmin<I: Vectors>(d: &F16s, dmin: &F16s, isa: I) -> [I::Floats; 2]
 }
 
 #[inline(always)]
-fn load<I: Vectors>([a, b, c, d]: &[Vector; 4], isa: I) -> [I::Codes; 4] {
+fn load<const AHEAD: usize, I: Vectors>([a, b, c, d]: &[Vector; 4], isa: I) -> [I::Codes; 4] {
     [a, b, c, d].map(|vector| {
-        prefetch(vector);
+        prefetch::<AHEAD, _>(vector);
         isa.load(vector)
     })
 }
@@ -268,7 +268,7 @@ fn or<I: Vectors>([a, b, c, d]: [I::Codes; 4], [e, f, g, h]: [I::Codes; 4], isa:
 /// The low 4 bits of all codes.
 #[inline(always)]
 fn low_bits<I: Vectors>(nibbles: &[Vector; 4], isa: I) -> Halves<I::Codes> {
-    let [a, b, c, d] = load(nibbles, isa);
+    let [a, b, c, d] = load::<FAR, I>(nibbles, isa);
     let low = |codes| isa.bits(codes, 0, 0x0f);
     let high = |codes| isa.bits(codes, 4, 0x0f);
     [[low(a), low(b), low(c), low(d)], [high(a), high(b), high(c), high(d)]]
