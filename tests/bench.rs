@@ -50,7 +50,7 @@ fn json_has_every_figure_with_the_values_of_all_runs() {
         serde_json::from_str(&stdout(&bench(&[&TINY[..], &["--threads", "2", "--json"]].concat()))).unwrap();
     assert_eq!(
         (&report["model"], &report["family"], &report["weight_type"]),
-        (&"nano".into(), &"blazr".into(), &"BF16".into())
+        (&"nano".into(), &"blazr".into(), &"bf16".into())
     );
     assert_eq!(
         (&report["device"], &report["threads"], &report["skipped"]),

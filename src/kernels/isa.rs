@@ -99,6 +99,7 @@ macro_rules! vectorized {
                 $crate::kernels::isa::Isa::Scalar => {}
                 // SAFETY: the machine has been found to have what these levels are.
                 $crate::kernels::isa::Isa::Avx2 => return unsafe { avx2$(::<$T>)?($($argument),*) },
+                // SAFETY: as above.
                 _ => return unsafe { avx512$(::<$T>)?($($argument),*) },
             }
             body$(::<$T>)?($crate::kernels::isa::Isa::Scalar, $($argument),*)

@@ -4,8 +4,6 @@ use std::ops::{Deref, DerefMut};
 
 use memmap2::{Advice, MmapMut};
 
-use super::isa::{FAR, prefetch, vectorized};
-
 /// From here on memory is mapped by itself: reading weights in pages of 4 KiB is slower by a tenth.
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -51,20 +49,6 @@ impl Memory {
             tracing::debug!("no huge pages: {error}");
         }
         Some(Self::Mapped(mapped))
-    }
-}
-
-vectorized! {
-    /// The sum of all words, read in one pass with the next ones asked for ahead: as fast as one thread reads memory.
-    pub fn sum_ahead(isa: Isa, lines: &[[u64; 8]]) -> u64 {
-        let mut sums = [[0u64; 8]; 4];
-        for lines in lines.as_chunks::<4>().0 {
-            prefetch::<FAR, _>(lines);
-            for (sums, line) in sums.iter_mut().zip(lines) {
-                sums.iter_mut().zip(line).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
-            }
-        }
-        sums.iter().flatten().fold(0, |sum, word| sum.wrapping_add(*word))
     }
 }
 

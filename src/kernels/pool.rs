@@ -364,7 +364,7 @@ mod tests {
         pool.install(|| {
             run(10, |part| {
                 sum.fetch_add(part, Ordering::Relaxed);
-            })
+            });
         });
         assert_eq!(sum.into_inner(), 45);
     }
@@ -376,8 +376,8 @@ mod tests {
             run(4, |_| {
                 run(4, |part| {
                     sum.fetch_add(part, Ordering::Relaxed);
-                })
-            })
+                });
+            });
         };
         nested();
         Pool::new(2).unwrap().install(nested);

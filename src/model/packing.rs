@@ -38,7 +38,8 @@ impl StoredRows<'_> {
         let failure = Mutex::new(None);
         let fill = |panel: usize, packed: &mut [u8]| {
             let rows = panel * PANEL..self.n_out.min((panel + 1) * PANEL);
-            let stored: Vec<u8> = rows.flat_map(|row| (self.row)(row)).copied().collect();
+            let mut stored = Vec::new();
+            rows.for_each(|row| stored.extend_from_slice((self.row)(row)));
             match convert(stored, self.dtype, dtype) {
                 Ok(bytes) => dtype.pack(Isa::best(), &bytes, self.n_in, packed),
                 Err(error) => *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
