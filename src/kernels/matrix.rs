@@ -50,6 +50,17 @@ pub struct Matrix {
 const PART: usize = 64 << 10;
 
 impl WeightType {
+    /// All types.
+    pub const ALL: [Self; 7] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Blocks(Format::Q8_0),
+        Self::Blocks(Format::Q4K),
+        Self::Blocks(Format::Q5K),
+        Self::Blocks(Format::Q6K),
+    ];
+
     /// The name that people type.
     pub fn name(self) -> &'static str {
         match self {
@@ -325,6 +336,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Blocks are tested where they are packed.
     const TYPES: [WeightType; 3] = [WeightType::F32, WeightType::F16, WeightType::Bf16];
 
     fn wave(count: usize, k: f32) -> Vec<f32> {

@@ -1,0 +1,153 @@
+//! Each kernel by itself: `cargo bench --bench kernels`. Throughput is in bytes of weights or states where a kernel is
+//! bound by memory, in multiply-adds where it is bound by arithmetic.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::hint::black_box;
+
+use blazr::kernels::attention::{Attention, Heads};
+use blazr::kernels::blocks::Format;
+use blazr::kernels::gemm::Rows;
+use blazr::kernels::isa::Isa;
+use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, scan, step};
+use blazr::kernels::matrix::{Matrix, Precision, WeightType};
+use blazr::kernels::pool::{self, Pool};
+use blazr::kernels::rows::{GatedNorm, gate_row, rms_norm, swiglu};
+use blazr::kernels::{matvec, rope};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+const HIDDEN: usize = 1024;
+const PROMPT: usize = 512;
+const SIZING: Sizing = Sizing { heads: 32, head_dim: 64, state_size: 128, groups: 1 };
+
+fn wave(count: usize, k: f32) -> Vec<f32> {
+    (0..count).map(|i| (i as f32 * k).sin()).collect()
+}
+
+/// With as many threads as the machine has cores.
+fn pooled(work: impl FnOnce()) {
+    Pool::new(num_cpus::get_physical()).unwrap().install(work);
+}
+
+/// Larger than the caches next to a core, and of valid blocks whatever they say.
+fn matrix(dtype: WeightType, n_out: usize) -> Matrix {
+    Matrix::new(dtype, n_out, HIDDEN, |_, panel| panel.fill(1)).unwrap()
+}
+
+fn matrices(c: &mut Criterion) {
+    let (n_out, x) = (32_768, wave(PROMPT * HIDDEN, 0.7));
+    let mut group = c.benchmark_group("one row");
+    for dtype in WeightType::ALL {
+        let (matrix, mut y) = (matrix(dtype, n_out), vec![0.0; n_out]);
+        group.throughput(Throughput::Bytes(matrix.bytes() as u64));
+        for precision in [Precision::Fast, Precision::Exact] {
+            let id = BenchmarkId::new(dtype.name(), format!("{precision:?}"));
+            pooled(|| {
+                group.bench_function(id, |b| b.iter(|| matrix.times(Isa::best(), &x[..HIDDEN], precision, &mut y)));
+            });
+        }
+    }
+    group.finish();
+    let mut group = c.benchmark_group("512 rows");
+    group.sample_size(20);
+    for dtype in [WeightType::F32, WeightType::Bf16, WeightType::Blocks(Format::Q8_0), WeightType::Blocks(Format::Q4K)]
+    {
+        let (matrix, mut y) = (matrix(dtype, 4096), vec![0.0; PROMPT * 4096]);
+        group.throughput(Throughput::Elements((PROMPT * HIDDEN * 4096) as u64));
+        for isa in Isa::available().filter(|isa| *isa >= Isa::Avx2) {
+            let id = BenchmarkId::new(dtype.name(), format!("{isa:?}"));
+            pooled(|| {
+                group.bench_function(id, |b| b.iter(|| matrix.times(isa, &x, Precision::Fast, &mut y)));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn recurrence(c: &mut Criterion) {
+    let width = SIZING.conv_dim();
+    let (xbc, d) = (wave(PROMPT * width, 0.3), wave(SIZING.heads, 1.1));
+    let dt = vec![0.01; PROMPT * SIZING.heads];
+    let a = vec![-1.0; SIZING.heads];
+    let inputs = Inputs { xbc: &xbc, dt: &dt, a: &a, d: &d };
+    let mut state = wave(SIZING.inner() * SIZING.state_size, 0.2);
+    let mut y = vec![0.0; PROMPT * SIZING.inner()];
+    let mut group = c.benchmark_group("mamba2");
+    group.throughput(Throughput::Bytes(2 * size_of_val(&state[..]) as u64));
+    pooled(|| {
+        let token = Inputs { xbc: &xbc[..width], dt: &dt[..SIZING.heads], ..inputs };
+        group.bench_function("step", |b| {
+            b.iter(|| step(Isa::best(), SIZING, &mut state, token, &mut y[..SIZING.inner()]));
+        });
+        group.throughput(Throughput::Elements(PROMPT as u64));
+        group.bench_function("scan 512", |b| b.iter(|| scan(Isa::best(), SIZING, &mut state, inputs, &mut y)));
+        let (taps, bias) = (wave(4 * width, 0.4), wave(width, 0.9));
+        let convolution = Convolution { taps: &taps, bias: Some(&bias) };
+        let (mut conv, mut out) = (wave(3 * width, 0.5), vec![0.0; PROMPT * width]);
+        for tokens in [1, PROMPT] {
+            let (x, out) = (Rows { data: &xbc, stride: width }, &mut out[..tokens * width]);
+            group.throughput(Throughput::Elements(tokens as u64));
+            group.bench_function(format!("convolution {tokens}"), |b| {
+                b.iter(|| convolution.run(Isa::best(), x, &mut conv, width, out));
+            });
+        }
+    });
+    group.finish();
+}
+
+fn attention(c: &mut Criterion) {
+    let (heads, kv_heads, width, n_keys) = (16, 4, 64, 4096);
+    let (q, kv) = (wave(PROMPT * heads * width, 0.7), wave(kv_heads * n_keys * width, 0.3));
+    let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
+    let k = Heads { data: &kv, head_stride: n_keys * width, stride: width, width };
+    let mut group = c.benchmark_group("attention over 4096");
+    let mut y = vec![0.0; PROMPT * heads * width];
+    for n_queries in [1, PROMPT] {
+        let window = usize::MAX;
+        let over = Attention { q, k, v: k, heads, kv_heads, n_queries, n_keys, scale: 0.125, window };
+        pooled(|| {
+            let y = &mut y[..n_queries * heads * width];
+            group.bench_function(format!("{n_queries} queries"), |b| b.iter(|| over.run(Isa::best(), y)));
+        });
+    }
+    // The latents of multi-head latent attention: all heads read the same wide keys.
+    let (width, value_width) = (576, 512);
+    let (q, latents) = (wave(heads * width, 0.7), wave(n_keys * width, 0.3));
+    let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
+    let k = Heads { data: &latents, head_stride: 0, stride: width, width };
+    let v = Heads { width: value_width, ..k };
+    let over = Attention { q, k, v, heads, kv_heads: 1, n_queries: 1, n_keys, scale: 0.07, window: usize::MAX };
+    let mut y = vec![0.0; heads * value_width];
+    pooled(|| {
+        group.bench_function("latents", |b| b.iter(|| over.run(Isa::best(), &mut y)));
+    });
+    group.finish();
+}
+
+fn rows(c: &mut Criterion) {
+    let (weight, z) = (wave(2048, 0.3), wave(2048, 0.9));
+    let (mut x, mut y) = (wave(2048, 0.7), vec![0.0; 2048]);
+    let mut group = c.benchmark_group("2048 numbers");
+    group.throughput(Throughput::Elements(2048));
+    group.bench_function("rms norm", |b| b.iter(|| rms_norm(Isa::best(), &x, &weight, 1e-5, &mut y)));
+    let norm = Some(GatedNorm { weight: &weight, group: 2048, eps: 1e-5, is_before_gate: false });
+    group.bench_function("gated norm", |b| b.iter(|| gate_row(Isa::best(), &z, norm, &mut x)));
+    group.bench_function("swiglu", |b| b.iter(|| swiglu(Isa::best(), &z, 1.0, &mut y)));
+    let (cos, sin) = (wave(32, 0.1), wave(32, 0.2));
+    group.bench_function("rope", |b| {
+        b.iter(|| y.chunks_mut(64).for_each(|head| rope::rotate(Isa::best(), head, &cos, &sin, false)));
+    });
+    group.bench_function("plain matrix times vector", |b| {
+        b.iter(|| matvec::rows_times(Isa::best(), &weight, &z[..64], &mut y[..32]));
+    });
+    group.finish();
+}
+
+fn regions(c: &mut Criterion) {
+    pooled(|| {
+        c.bench_function("parallel region of 8 parts", |b| b.iter(|| pool::run(8, |part| drop(black_box(part)))));
+    });
+}
+
+criterion_group!(kernels, matrices, recurrence, attention, rows, regions);
+criterion_main!(kernels);
