@@ -1,7 +1,7 @@
 //! Each kernel by itself: `cargo bench --bench kernels`. Throughput is in bytes of weights or states where a kernel is
 //! bound by memory, in multiply-adds where it is bound by arithmetic.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use std::hint::black_box;
 
