@@ -145,7 +145,13 @@ fn rows(c: &mut Criterion) {
 
 fn regions(c: &mut Criterion) {
     pooled(|| {
-        c.bench_function("parallel region of 8 parts", |b| b.iter(|| pool::run(8, |part| drop(black_box(part)))));
+        c.bench_function("parallel region of 8 parts", |b| {
+            b.iter(|| {
+                pool::run(8, |part| {
+                    black_box(part);
+                });
+            });
+        });
     });
 }
 

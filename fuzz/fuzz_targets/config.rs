@@ -10,7 +10,7 @@ use blazr::checkpoint::native;
 use blazr::checkpoint::tensors::Tensors;
 use blazr::files::Files;
 use blazr::model::Model;
-use blazr::model::weights::Weights;
+use blazr::model::weights::{Settings, Weights};
 use candle_core::Device;
 use libfuzzer_sys::fuzz_target;
 
