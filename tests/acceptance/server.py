@@ -59,7 +59,8 @@ def serve(blazr: str, *flags: str) -> Iterator[str]:
 
 def main() -> None:
     blazr, *client = sys.argv[1:]
-    with serve(blazr, "--max-queue", "4") as url:
+    # Exact: log-probabilities are held to the float64 reference.
+    with serve(blazr, "--max-queue", "4", "--precision", "exact") as url:
         code = subprocess.run(client, env={**os.environ, "BLAZR": blazr, "BLAZR_URL": url}).returncode
     sys.exit(code)
 
