@@ -50,8 +50,8 @@ struct Shared {
 #[repr(align(128))]
 struct Padded<T>(T);
 
-/// A region's work, by the number of the part.
-struct Work<'a>(&'a (dyn Fn(usize) + Sync));
+/// A region's work, by the number of the part, and how many parts there are.
+struct Work<'a>(&'a (dyn Fn(usize) + Sync), usize);
 
 impl Pool {
     /// A pool of so many threads, the calling one among them.
@@ -121,30 +121,17 @@ pub fn run(parts: usize, work: impl Fn(usize) + Sync) {
     }
 }
 
-/// Splits `0..count` evenly into ranges of at least `least`, a few for each thread, and calls `work` with each.
+/// Splits `0..count` into ranges of at least `least`, a few for each thread, and calls `work` with each.
 pub fn split(count: usize, least: usize, work: impl Fn(Range<usize>) + Sync) {
-    let size = part_size(count, least);
-    run(count.div_ceil(size), |part| work(part * size..count.min((part + 1) * size)));
+    let ranges = Ranges::new(count, least);
+    run(ranges.count, |part| work(ranges.get(part)));
 }
 
 /// Splits `rows` of `width` numbers each as [`split`] does, and calls `work` with the number of the first row and the
-/// rows.
+/// rows. A last row may have fewer numbers.
 pub fn split_rows<T: Send + Sync>(rows: &mut [T], width: usize, least: usize, work: impl Fn(usize, &mut [T]) + Sync) {
-    let size = part_size(rows.len() / width.max(1), least);
-    chunks(rows, size * width.max(1), |part, rows| work(part * size, rows));
-}
-
-/// Calls `work` with each chunk of `size` items, the last may have fewer, and its number.
-pub fn chunks<T: Send + Sync>(items: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
-    let count = items.len();
-    let start = SharedMut(items.as_mut_ptr());
-    run(count.div_ceil(size), |part| {
-        let (first, end) = (part * size, count.min((part + 1) * size));
-        #[allow(unsafe_code)]
-        // SAFETY: `first..end` lies within the items, and every part has a range of its own.
-        let chunk = unsafe { std::slice::from_raw_parts_mut(start.at(first), end - first) };
-        work(part, chunk);
-    });
+    let rows = SharedMut::new(rows);
+    split(rows.len.div_ceil(width.max(1)), least, |range| work(range.start, rows.rows(&range, width)));
 }
 
 /// As [`split_rows`] with rows of two slices, of which there are equally many.
@@ -154,13 +141,46 @@ pub fn split_rows_of_two<T: Send + Sync>(
     least: usize,
     work: impl Fn(usize, &mut [T], &mut [T]) + Sync,
 ) {
-    let size = part_size(first.len() / first_width.max(1), least);
-    let second = Chunks::new(second, size * second_width);
-    chunks(first, size * first_width.max(1), |part, first| {
-        if let Some(second) = second.take(part) {
-            work(part * size, first, second);
-        }
+    let (first, second) = (SharedMut::new(first), SharedMut::new(second));
+    split(first.len.div_ceil(first_width.max(1)), least, |range| {
+        work(range.start, first.rows(&range, first_width), second.rows(&range, second_width));
     });
+}
+
+/// The most parts that something is split into.
+const MOST_PARTS: usize = 64;
+
+/// Ranges that get shorter, so that threads which take one after the other end together.
+struct Ranges {
+    ends: [usize; MOST_PARTS],
+    count: usize,
+}
+
+impl Ranges {
+    fn new(count: usize, least: usize) -> Self {
+        let (mut ranges, mut start) = (Self { ends: [count; MOST_PARTS], count: 0 }, 0);
+        while start < count {
+            let is_last = ranges.count + 1 == MOST_PARTS;
+            let size = ((count - start) / (2 * threads())).max(least).max(1);
+            start = if is_last { count } else { count.min(start + size) };
+            if let Some(end) = ranges.ends.get_mut(ranges.count) {
+                *end = start;
+            }
+            ranges.count += 1;
+        }
+        ranges
+    }
+
+    fn get(&self, part: usize) -> Range<usize> {
+        let end = |part: Option<usize>| part.and_then(|part| self.ends.get(part)).copied();
+        end(part.checked_sub(1)).unwrap_or(0)..end(Some(part)).unwrap_or(0)
+    }
+}
+
+/// Calls `work` with each chunk of `size` items, the last may have fewer, and its number.
+pub fn chunks<T: Send + Sync>(items: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+    let items = SharedMut::new(items);
+    run(items.len.div_ceil(size), |part| work(part, items.rows(&(part..part + 1), size)));
 }
 
 /// The chunks of a slice, each of which one part may take.
@@ -181,10 +201,10 @@ impl<'a, T> Chunks<'a, T> {
 
 /// Calls `work` with so many columns after the other of `rows` of `width` numbers each, and their number in this order.
 pub fn columns<T: Send + Sync>(rows: &mut [T], width: usize, size: usize, work: impl Fn(usize, Columns<'_, T>) + Sync) {
-    let (count, start) = (rows.len() / width.max(1), SharedMut(rows.as_mut_ptr()));
+    let (count, rows) = (rows.len() / width.max(1), SharedMut::new(rows));
     run(width.div_ceil(size), |part| {
         let (first, end) = (part * size, width.min((part + 1) * size));
-        let start = start.at(first);
+        let start = rows.at(first);
         work(part, Columns { start, stride: width, width: end - first, rows: count, items: PhantomData });
     });
 }
@@ -224,27 +244,41 @@ impl<T> Columns<'_, T> {
     }
 }
 
-/// Four parts for each thread, that late ones may be taken over, where those are not too small.
-fn part_size(count: usize, least: usize) -> usize {
-    count.div_ceil(4 * threads()).max(least).max(1)
-}
-
 /// A slice that is shared by parts that write different items of it.
-struct SharedMut<T>(*mut T);
+struct SharedMut<'a, T> {
+    start: *mut T,
+    len: usize,
+    items: PhantomData<&'a mut [T]>,
+}
 
 #[allow(unsafe_code)]
 // SAFETY: parts that have it write different items.
-unsafe impl<T: Send> Sync for SharedMut<T> {}
+unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
 
-impl<T> SharedMut<T> {
+impl<'a, T> SharedMut<'a, T> {
+    fn new(items: &'a mut [T]) -> Self {
+        Self { start: items.as_mut_ptr(), len: items.len(), items: PhantomData }
+    }
+
     fn at(&self, index: usize) -> *mut T {
-        self.0.wrapping_add(index)
+        self.start.wrapping_add(index)
+    }
+
+    /// Rows of `width` items, as far as there are such. Every part of a region has rows of its own.
+    #[allow(clippy::mut_from_ref)]
+    fn rows(&self, rows: &Range<usize>, width: usize) -> &mut [T] {
+        let (start, end) = (self.len.min(rows.start * width), self.len.min(rows.end * width));
+        #[allow(unsafe_code)]
+        // SAFETY: the range lies within the items, and is asked for once, since parts don't overlap.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.at(start), end.saturating_sub(start))
+        }
     }
 }
 
 impl Shared {
     fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
-        let mut work = Work(work);
+        let mut work = Work(work, parts);
         self.done.0.store(0, Ordering::Relaxed);
         // Helpers look at the work only between taking a part and finishing it, and this function returns only when
         // all parts are done: the work outlives its uses.
@@ -272,7 +306,7 @@ impl Shared {
         #[allow(unsafe_code)]
         // SAFETY: a part was taken and is not done yet, so the region's thread still waits and its work is there.
         let work = unsafe { &*work };
-        let result = catch_unwind(AssertUnwindSafe(|| (work.0)((parts as u32 - 1) as usize)));
+        let result = catch_unwind(AssertUnwindSafe(|| (work.0)(work.1 - parts as u32 as usize)));
         if let Err(panic) = result {
             *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
         }
