@@ -156,7 +156,7 @@ impl Checkpoint {
         hasher.finish()
     }
 
-    /// Reads the weights onto `device`, in the types that they are stored in, and lets go of the files.
+    /// Reads the weights onto `device`, in the types that `settings` ask for, and lets go of the files.
     pub fn load(self, device: &Device, settings: Settings) -> Result<Model> {
         self.load_telling(device, settings, &|_| {})
     }

@@ -92,6 +92,12 @@ impl Shard {
         self.bytes.release(&tensor.bytes);
         result
     }
+
+    /// Lets go of some bytes of a tensor that is being read, counted from its start; they may still be read again.
+    pub fn release(&self, tensor: &StoredTensor, bytes: Range<usize>) {
+        let (start, end) = (tensor.bytes.start + bytes.start, tensor.bytes.start + bytes.end);
+        self.bytes.release(&(start.min(tensor.bytes.end)..end.min(tensor.bytes.end)));
+    }
 }
 
 /// Reads the header of a whole safetensors file.

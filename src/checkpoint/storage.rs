@@ -6,8 +6,9 @@ use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
 use crate::error::{Error, Result};
+use crate::kernels::blocks::Format;
 use crate::kernels::matrix::WeightType;
-use crate::model::packing;
+use crate::model::packing::{self, Rewrite};
 
 /// A storage type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +48,16 @@ impl Storage {
         }
     }
 
-    /// The type of a matrix that holds the same bytes; none where none does.
-    pub fn matrix_dtype(self) -> Option<WeightType> {
+    /// The type of a matrix that holds the same numbers, and how a row's bytes become its; none where none does.
+    pub fn matrix_dtype(self) -> Option<(WeightType, Option<Rewrite>)> {
         match self {
-            Self::F32 => Some(WeightType::F32),
-            Self::F16 => Some(WeightType::F16),
-            Self::BF16 => Some(WeightType::Bf16),
-            Self::Blocks(blocks) => packing::format(blocks).map(WeightType::Blocks),
+            Self::F32 => Some((WeightType::F32, None)),
+            Self::F16 => Some((WeightType::F16, None)),
+            Self::BF16 => Some((WeightType::Bf16, None)),
+            Self::Blocks(blocks) => match packing::format(blocks) {
+                Some(format) => Some((WeightType::Blocks(format), None)),
+                None => Some((WeightType::Blocks(Format::Q8_0), Some(packing::to_q8_0(blocks)?))),
+            },
             Self::Other(_) => None,
         }
     }
@@ -107,9 +111,9 @@ impl Change {
     /// Where each row of the tensor as it was lies now; none where more was done than to move rows.
     pub fn row_origin(self) -> Option<impl Fn(usize) -> usize + Sync> {
         let head_dim = match self {
-            Self::None => 2,
-            Self::Paired { head_dim } => head_dim.max(2),
-            Self::Transposed { .. } | Self::NegatedExp => return None,
+            Self::None => 2, // of one pair, each half lies where it was
+            Self::Paired { head_dim } if head_dim >= 2 && head_dim.is_multiple_of(2) => head_dim,
+            Self::Paired { .. } | Self::Transposed { .. } | Self::NegatedExp => return None,
         };
         // The halves of a head lie as pairs: [head_dim / 2, 2].
         Some(move |row: usize| {

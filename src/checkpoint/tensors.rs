@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -302,7 +303,7 @@ impl<'a> Found<'a> {
     fn pack(&self, shard: &Shard, sizes: (usize, usize), wanted: Option<WeightType>) -> Result<(Matrix, usize)> {
         let (n_out, n_in) = sizes;
         let stored = &self.entry.tensor;
-        let (Some(dtype), Some(origin)) = (stored.storage.matrix_dtype(), stored.change.row_origin()) else {
+        let (Some((dtype, rewrite)), Some(origin)) = (stored.storage.matrix_dtype(), stored.change.row_origin()) else {
             let (tensor, n_bytes) = self.load(shard, &[n_out, n_in], &Device::Cpu)?;
             return Ok((ops::pack(&tensor, wanted)?, n_bytes));
         };
@@ -311,9 +312,16 @@ impl<'a> Found<'a> {
             let width = bytes.len() / n_out.max(1);
             let row = |row: usize| {
                 let start = origin(row) * width;
-                bytes.get(start..start + width).unwrap_or_default()
+                let stored = bytes.get(start..start + width).unwrap_or_default();
+                rewrite.map_or(Cow::Borrowed(stored), |rewrite| rewrite(stored).into())
             };
-            Ok((StoredRows { dtype, n_out, n_in, row: &row }.pack(wanted)?, bytes.len()))
+            // Where a part of a tensor is wanted, its bytes are let go of together.
+            let done = |rows: Range<usize>| {
+                if self.is_whole {
+                    shard.release(stored, rows.start * width..rows.end * width);
+                }
+            };
+            Ok((StoredRows { dtype, n_out, n_in, row: &row, done: &done }.pack(wanted)?, bytes.len()))
         })
     }
 }

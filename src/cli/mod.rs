@@ -64,7 +64,7 @@ struct ModelArgs {
     /// How matrices of weights are held: as stored, or converted while loading.
     #[arg(long, value_enum, default_value_t)]
     dtype: DtypeArg,
-    /// Whether activations may be rounded to the weights' precision in products of many rows.
+    /// Whether activations may be rounded where they meet matrices of 16 bits and fewer.
     #[arg(long, value_enum, default_value_t)]
     precision: PrecisionArg,
 }
@@ -96,7 +96,7 @@ enum DtypeArg {
 /// How exactly activations meet weights.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum PrecisionArg {
-    /// Rounded where many rows are multiplied; states, norms, softmax, routers and logits stay f32.
+    /// Rounded; states, norms, softmax, routers and logits stay f32.
     #[default]
     Fast,
     /// Never rounded: f32 everywhere.

@@ -12,10 +12,10 @@ use super::panels::PANEL;
 /// 16 rows times 16 outputs, for two blocks of rows and two panels.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
-pub struct Sums(pub [[f32; ROWS * PANEL]; 4]);
+pub(super) struct Sums(pub(super) [[f32; ROWS * PANEL]; 4]);
 
 /// Whether the machine has AMX with bf16 and the system lets this process use it.
-pub fn is_usable() -> bool {
+pub(super) fn is_usable() -> bool {
     static IS_USABLE: OnceLock<bool> = OnceLock::new();
     *IS_USABLE.get_or_init(|| has_bf16_tiles() && is_permitted())
 }
@@ -57,14 +57,14 @@ struct Configuration {
     rows: [u8; 16],
 }
 
-/// Tiles that are set up on this thread, until it is dropped.
+/// Tiles that are set up on this thread, until it is dropped: one at a time, since dropping it lets go of all.
 #[derive(Debug)]
-pub struct Tiles(std::marker::PhantomData<*const ()>);
+pub(super) struct Tiles(std::marker::PhantomData<*const ()>);
 
 impl Tiles {
     /// Sets the tiles up; none where [`is_usable`] says no.
     #[allow(unsafe_code)]
-    pub fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         const USED: usize = 8;
         let mut configuration =
             Configuration { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
@@ -81,7 +81,7 @@ impl Tiles {
     /// Adds the products of two times so many tiles of rows, and two times as many of panels, to four blocks of 16 by 16
     /// sums.
     #[allow(unsafe_code)]
-    pub fn add_products(&self, rows: [&[u16]; 2], panels: [&[u16]; 2], sums: &mut Sums) {
+    pub(super) fn add_products(&self, rows: [&[u16]; 2], panels: [&[u16]; 2], sums: &mut Sums) {
         let tiles = rows[0].len() / TILE;
         assert!(tiles > 0 && [rows[0], rows[1], panels[0], panels[1]].iter().all(|own| own.len() >= tiles * TILE));
         // SAFETY: the loop reads `tiles` tiles of all four, which are there, and writes the four sums. The tiles are set

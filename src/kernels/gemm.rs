@@ -47,16 +47,18 @@ pub struct RowsMut<'a> {
 
 impl Strided<'_> {
     fn has(&self, rows: usize, columns: usize) -> bool {
-        rows == 0 || columns == 0 || self.data.len() > (rows - 1) * self.row_stride + (columns - 1) * self.column_stride
+        let last = |count: usize, stride: usize| (count - 1).checked_mul(stride);
+        let at = || last(rows, self.row_stride)?.checked_add(last(columns, self.column_stride)?);
+        rows == 0 || columns == 0 || at().is_some_and(|at| at < self.data.len())
     }
 }
 
 impl Sizes {
     fn check(&self, a: &Strided<'_>, b: &Rows<'_>, c: &RowsMut<'_>) {
-        let has = |len: usize, stride: usize, rows: usize| rows == 0 || len >= (rows - 1) * stride + self.columns;
+        let whole = |data, stride| Strided { data, row_stride: stride, column_stride: 1 };
         assert!(a.has(self.rows, self.inner), "the left factor is too small");
-        assert!(has(b.data.len(), b.stride, self.inner), "the right factor is too small");
-        assert!(has(c.data.len(), c.stride, self.rows), "the result is too small");
+        assert!(whole(b.data, b.stride).has(self.inner, self.columns), "the right factor is too small");
+        assert!(whole(&*c.data, c.stride).has(self.rows, self.columns), "the result is too small");
     }
 }
 

@@ -16,7 +16,8 @@ pub const TILE: usize = ROWS * COLUMNS;
 /// Rows of activations in blocks of 16, each a sum of `terms` numbers of bf16: `[blocks, terms, tiles, 16, 32]`.
 ///
 /// With one term an activation is rounded. Three hold all 24 bits of an f32: its products with bf16 weights, added up in
-/// f32, are then those of f32 activations. Small terms come first.
+/// f32, are then those of f32 activations, but for numbers at the ends of what an f32 can be: AMX takes terms below 1e-38
+/// for zeros, and what rounds to infinity in bf16 leaves no number. Small terms come first.
 #[derive(Debug)]
 pub struct Left {
     data: Vec<Line>,

@@ -15,13 +15,14 @@ use super::memory::{self, Memory};
 use super::panels::{self, Element, PANEL};
 use super::pool::{self, Columns};
 
-/// How exactly activations meet weights where many rows are multiplied.
+/// How exactly activations meet weights. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// They may be rounded to the weights' precision.
+    /// Where several rows meet weights of bf16 or blocks, activations become bf16, and so do the values of blocks, where
+    /// that is faster. One row that meets blocks has 16 bits an activation; else it stays f32.
     #[default]
     Fast,
-    /// They stay f32.
+    /// All activations are f32, and weights are what is stored.
     Exact,
 }
 
@@ -48,6 +49,9 @@ pub struct Matrix {
 
 /// So many bytes of weights are worth a part of a parallel region: some microseconds.
 const PART: usize = 64 << 10;
+
+/// So many bytes are loaded by one thread at a time.
+const LOADED_TOGETHER: usize = 1 << 20;
 
 impl WeightType {
     /// All types.
@@ -110,16 +114,13 @@ fn numbers<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(bytes: &[u8]) -> Cow
 }
 
 impl Matrix {
-    /// A matrix whose panels `fill` writes, told of the number of each; none where there is no memory for it.
+    /// A matrix whose panels `fill` writes, about a MiB of them at a time, told of the number of the first; none where
+    /// there is no memory for it.
     pub fn new(dtype: WeightType, n_out: usize, n_in: usize, fill: impl Fn(usize, &mut [u8]) + Sync) -> Option<Self> {
         let panel = dtype.panel_bytes(n_in);
         let mut memory = Memory::zeroed(n_out.div_ceil(PANEL).checked_mul(panel)?)?;
-        let together = PART.div_ceil(panel.max(1));
-        pool::chunks(&mut memory, (together * panel).max(1), |at, panels| {
-            for (next, panel) in panels.chunks_exact_mut(panel).enumerate() {
-                fill(at * together + next, panel);
-            }
-        });
+        let together = LOADED_TOGETHER.div_ceil(panel.max(1));
+        pool::chunks(&mut memory, (together * panel).max(1), |at, panels| fill(at * together, panels));
         Some(Self { dtype, n_out, n_in, memory })
     }
 
@@ -156,6 +157,7 @@ impl Matrix {
 
     /// Each row of `x` `[rows, n_in]` times the transpose of the matrix, `y` `[rows, n_out]`.
     pub fn times(&self, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
+        let isa = isa.min(Isa::best());
         match (x.len() / self.n_in.max(1), self.terms(isa, precision)) {
             (0, _) => {}
             (1, _) => self.times_row(isa, x, precision, y),
@@ -354,9 +356,11 @@ mod tests {
     fn matrix(dtype: WeightType, n_out: usize, n_in: usize) -> Matrix {
         let bytes = narrow(dtype, &wave(n_out * n_in, 0.37));
         let width = bytes.len() / n_out;
-        let fill = |at: usize, panel: &mut [u8]| {
-            let rows = at * PANEL * width..bytes.len().min((at + 1) * PANEL * width);
-            dtype.pack(Isa::best(), &bytes[rows], n_in, panel);
+        let fill = |first: usize, panels: &mut [u8]| {
+            for (at, panel) in (first..).zip(panels.chunks_mut(dtype.panel_bytes(n_in))) {
+                let rows = at * PANEL * width..bytes.len().min((at + 1) * PANEL * width);
+                dtype.pack(Isa::best(), &bytes[rows], n_in, panel);
+            }
         };
         Matrix::new(dtype, n_out, n_in, fill).unwrap()
     }

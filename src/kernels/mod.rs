@@ -7,7 +7,7 @@
 //! happens between those products, with the functions of [`math`].
 
 #[cfg(target_arch = "x86_64")]
-pub mod amx;
+mod amx;
 pub mod attention;
 pub mod blocks;
 #[cfg(target_arch = "x86_64")]

@@ -30,12 +30,14 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Shared {
-    /// The number of the region in the upper half, how many parts of it nobody has taken yet in the lower.
+    /// How many parts of the region nobody has taken yet, and above them the number of the region.
     parts: Padded<AtomicU64>,
     /// How many parts of the region are done.
     done: Padded<AtomicUsize>,
     /// What a part does.
     work: AtomicPtr<Work<'static>>,
+    /// Whether a region is being worked on: another one that begins meanwhile runs on its own thread alone.
+    is_busy: AtomicBool,
     /// What the first part that panicked said.
     panic: Mutex<Option<Box<dyn std::any::Any + Send>>>,
     sleepers: Mutex<Vec<Thread>>,
@@ -63,6 +65,7 @@ impl Pool {
             parts: Padded::default(),
             done: Padded::default(),
             work: AtomicPtr::new(std::ptr::null_mut()),
+            is_busy: AtomicBool::new(false),
             panic: Mutex::new(None),
             sleepers: Mutex::default(),
             are_asleep: AtomicBool::new(false),
@@ -278,10 +281,11 @@ impl<'a, T> SharedMut<'a, T> {
 
 impl Shared {
     fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        if parts > u32::MAX as usize || self.is_busy.swap(true, Ordering::Acquire) {
+            return (0..parts).for_each(work);
+        }
         let mut work = Work(work, parts);
         self.done.0.store(0, Ordering::Relaxed);
-        // Helpers look at the work only between taking a part and finishing it, and this function returns only when
-        // all parts are done: the work outlives its uses.
         self.work.store((&raw mut work).cast(), Ordering::Relaxed);
         let number = (self.parts.0.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         self.parts.0.store((number << 32) | parts as u64, Ordering::SeqCst);
@@ -293,6 +297,7 @@ impl Shared {
         while self.done.0.load(Ordering::Acquire) < parts {
             wait_a_little(&mut spins);
         }
+        self.is_busy.store(false, Ordering::Release);
         if let Some(panic) = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
             resume_unwind(panic);
         }
@@ -304,11 +309,11 @@ impl Shared {
         let Ok(parts) = self.parts.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) else { return false };
         let work = self.work.load(Ordering::Relaxed);
         #[allow(unsafe_code)]
-        // SAFETY: a part was taken and is not done yet, so the region's thread still waits and its work is there.
+        // SAFETY: a part was taken and is not done yet: the region's thread waits until it is, so its work is there.
         let work = unsafe { &*work };
         let result = catch_unwind(AssertUnwindSafe(|| (work.0)(work.1 - parts as u32 as usize)));
         if let Err(panic) = result {
-            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
         }
         self.done.0.fetch_add(1, Ordering::Release);
         true
@@ -416,6 +421,24 @@ mod tests {
         nested();
         Pool::new(2).unwrap().install(nested);
         assert_eq!(sum.into_inner(), 2 * 24);
+    }
+
+    #[test]
+    fn regions_of_several_threads_and_within_parts_leave_each_other_alone() {
+        let pool = Pool::new(2).unwrap();
+        let region = || {
+            pool.install(|| {
+                let mut hits = [0u8; 64];
+                chunks(&mut hits, 4, |_, hits| hits.iter_mut().for_each(|hit| *hit += 1));
+                assert_eq!(hits, [1; 64]);
+            });
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..2000).for_each(|_| region()));
+            }
+        });
+        pool.install(|| run(8, |_| region()));
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub struct Mamba2Spec {
     pub n_groups: usize,
     /// How many tokens the convolution sees, the current one included.
     pub conv_kernel: usize,
-    /// How many tokens of a prompt are multiplied at once; never changes the result.
+    /// How many tokens of a prompt are multiplied at once where the CPU's kernel, which has a number of its own, does not
+    /// run; never changes the result.
     pub chunk_size: usize,
     /// The bounds that Δ is clipped to.
     pub dt_limit: (f64, f64),

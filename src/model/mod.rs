@@ -31,6 +31,7 @@ mod tests;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::kernels::matrix::Precision;
 use block::Block;
 use config::ModelConfig;
 use linear::{Linear, Weight, WeightBytes};
@@ -96,7 +97,8 @@ impl Model {
             blocks: config.layers.iter().enumerate().map(layer).collect::<Result<_>>()?,
             norm: Norm::load_rms(&weights.part("norm"), hidden_size, norm_eps)?,
             is_tied: head.is_none(),
-            head: Linear::new(head.unwrap_or_else(|| embedding.clone()), weights.precision()),
+            // Logits are f32 products whatever is asked for.
+            head: Linear::new(head.unwrap_or_else(|| embedding.clone()), Precision::Exact),
             embedding,
             device: weights.device().clone(),
             ropes,

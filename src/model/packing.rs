@@ -1,7 +1,8 @@
 //! How stored weights become matrices for the kernels: as they are, or in another type.
 
 use std::borrow::Cow;
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Mutex, Once, PoisonError};
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
@@ -24,25 +25,23 @@ pub struct StoredRows<'a> {
     /// How many numbers a row has.
     pub n_in: usize,
     /// The bytes of a row.
-    pub row: &'a (dyn Fn(usize) -> &'a [u8] + Sync),
+    pub row: &'a (dyn Fn(usize) -> Cow<'a, [u8]> + Sync),
+    /// Told of the rows that have been read.
+    pub done: &'a (dyn Fn(Range<usize>) + Sync),
 }
 
 impl StoredRows<'_> {
     /// The matrix, in the type `wanted` or as stored. Where rows are no whole number of the wanted type's blocks, they are
-    /// stored in smaller blocks, or as they were.
+    /// stored in smaller blocks, or as they were, which is warned of once.
     ///
     /// # Errors
     /// There is no memory for it.
     pub fn pack(&self, wanted: Option<WeightType>) -> Result<Matrix> {
         let dtype = wanted.map_or(self.dtype, |wanted| self.nearest(wanted));
         let failure = Mutex::new(None);
-        let fill = |panel: usize, packed: &mut [u8]| {
-            let rows = panel * PANEL..self.n_out.min((panel + 1) * PANEL);
-            let mut stored = Vec::new();
-            rows.for_each(|row| stored.extend_from_slice((self.row)(row)));
-            match convert(stored, self.dtype, dtype) {
-                Ok(bytes) => dtype.pack(Isa::best(), &bytes, self.n_in, packed),
-                Err(error) => *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
+        let fill = |first: usize, panels: &mut [u8]| {
+            if let Err(error) = self.fill(first, dtype, panels) {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             }
         };
         let (n_out, n_in) = (self.n_out, self.n_in);
@@ -54,9 +53,28 @@ impl StoredRows<'_> {
         }
     }
 
+    /// Some panels, the first of which has this number.
+    fn fill(&self, first: usize, dtype: WeightType, panels: &mut [u8]) -> Result<()> {
+        let panel_bytes = dtype.panel_bytes(self.n_in).max(1);
+        let rows = first * PANEL..self.n_out.min((first + panels.len() / panel_bytes) * PANEL);
+        for (panel, start) in panels.chunks_exact_mut(panel_bytes).zip(rows.clone().step_by(PANEL)) {
+            let mut stored = Vec::new();
+            (start..rows.end.min(start + PANEL)).for_each(|row| stored.extend_from_slice(&(self.row)(row)));
+            dtype.pack(Isa::best(), &convert(stored, self.dtype, dtype)?, self.n_in, panel);
+        }
+        (self.done)(rows);
+        Ok(())
+    }
+
     fn nearest(&self, wanted: WeightType) -> WeightType {
-        let candidates = [wanted, WeightType::Blocks(Format::Q8_0)];
-        candidates.into_iter().find(|dtype| dtype.row_bytes(self.n_in).is_some()).unwrap_or(self.dtype)
+        static WARN: Once = Once::new();
+        let mut candidates = [wanted, WeightType::Blocks(Format::Q8_0)].into_iter();
+        let found = candidates.find(|dtype| dtype.row_bytes(self.n_in).is_some()).unwrap_or(self.dtype);
+        if found != wanted {
+            let (n_in, wanted, found) = (self.n_in, wanted.name(), found.name());
+            WARN.call_once(|| tracing::warn!("rows of {n_in} are no whole number of {wanted} blocks: held as {found}"));
+        }
+        found
     }
 }
 
@@ -106,7 +124,78 @@ fn ggml(format: Format) -> GgmlDType {
     }
 }
 
+/// Makes bytes of others that say the same.
+pub type Rewrite = fn(&[u8]) -> Vec<u8>;
+
+/// Blocks of 32 numbers with a scale, as blocks of q8_0 that say exactly the same: the numbers of those of q4_0 and q5_0
+/// are bytes too. None of other blocks.
+pub fn to_q8_0(blocks: GgmlDType) -> Option<Rewrite> {
+    match blocks {
+        GgmlDType::Q4_0 => Some(|row| row.as_chunks::<18>().0.iter().flat_map(q4_0_to_q8_0).collect()),
+        GgmlDType::Q5_0 => Some(|row| row.as_chunks::<22>().0.iter().flat_map(q5_0_to_q8_0).collect()),
+        _ => None,
+    }
+}
+
+/// The scale, and 16 bytes whose low halves are the first 16 numbers plus 8, and whose high halves are the others.
+fn q4_0_to_q8_0([low, high, nibbles @ ..]: &[u8; 18]) -> impl Iterator<Item = u8> {
+    let numbers = nibbles.iter().map(|byte| byte & 15).chain(nibbles.iter().map(|byte| byte >> 4));
+    [*low, *high].into_iter().chain(numbers.map(|number| number.wrapping_sub(8)))
+}
+
+/// The scale, the fifth bits of 32 numbers plus 16, and their lower bits as in q4_0.
+fn q5_0_to_q8_0([low, high, a, b, c, d, nibbles @ ..]: &[u8; 22]) -> impl Iterator<Item = u8> {
+    let fifth = u32::from_le_bytes([*a, *b, *c, *d]);
+    let lower = nibbles.iter().map(|byte| byte & 15).chain(nibbles.iter().map(|byte| byte >> 4));
+    let numbers = lower.enumerate().map(move |(at, lower)| lower | (((fifth >> at) & 1) as u8) << 4);
+    [*low, *high].into_iter().chain(numbers.map(|number| number.wrapping_sub(16)))
+}
+
 /// The blocks that kernels are there for, by candle's name.
 pub fn format(blocks: GgmlDType) -> Option<Format> {
     Format::ALL.into_iter().find(|format| ggml(*format) == blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_four_and_five_bits_become_blocks_of_bytes_that_say_the_same() {
+        let numbers: Vec<f32> = (0..256).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
+        let numbers = Tensor::from_vec(numbers, 256, &Device::Cpu).unwrap();
+        for dtype in [GgmlDType::Q4_0, GgmlDType::Q5_0] {
+            let blocks = QTensor::quantize(&numbers, dtype).unwrap();
+            let bytes = to_q8_0(dtype).unwrap()(&blocks.data().unwrap());
+            let values = |tensor: Tensor| tensor.to_vec1::<f32>().unwrap();
+            let stored = values(blocks.dequantize(&Device::Cpu).unwrap());
+            assert_eq!(values(dequantize(GgmlDType::Q8_0, &bytes).unwrap()), stored);
+        }
+        assert!(to_q8_0(GgmlDType::Q4_1).is_none());
+    }
+
+    #[test]
+    fn every_type_is_made_of_every_other_and_odd_rows_fall_back() {
+        let numbers: Vec<f32> = (0..20 * 256).map(|i| (i as f32 * 0.37).sin()).collect();
+        for from in WeightType::ALL {
+            let bytes = narrow(numbers.clone(), from).unwrap();
+            let width = bytes.len() / 20;
+            let row = |row: usize| Cow::Borrowed(&bytes[row * width..(row + 1) * width]);
+            let rows = StoredRows { dtype: from, n_out: 20, n_in: 256, row: &row, done: &|_| {} };
+            for wanted in WeightType::ALL {
+                let matrix = rows.pack(Some(wanted)).unwrap();
+                let mut found = vec![0.0; 256];
+                matrix.row(19, &mut found);
+                let off = found.iter().zip(&numbers[19 * 256..]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(matrix.dtype() == wanted && off < 0.15, "{from:?} to {wanted:?}: {off}");
+            }
+        }
+        let bytes = narrow(vec![0.5; 3 * 96], WeightType::F32).unwrap();
+        let held = |n_in: usize| {
+            let row = |row: usize| Cow::Borrowed(&bytes[row * n_in * 4..(row + 1) * n_in * 4]);
+            let rows = StoredRows { dtype: WeightType::F32, n_out: 3, n_in, row: &row, done: &|_| {} };
+            rows.pack(Some(WeightType::Blocks(Format::Q4K))).unwrap().dtype()
+        };
+        assert_eq!((held(96), held(31)), (WeightType::Blocks(Format::Q8_0), WeightType::F32));
+    }
 }

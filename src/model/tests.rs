@@ -13,7 +13,9 @@ use super::mlp::{Activation, MlpSpec};
 use super::moe::{Groups, MoeSpec, Routing, Scores};
 use super::rope::{Pairing, RopeSpec};
 use super::state::State;
+use super::weights::{Settings, Weights};
 use super::{Model, Step, Wanted};
+use crate::kernels::matrix::{Precision, WeightType};
 use crate::support::{
     RandomWeights, config, gqa, in_pieces, largest_difference, logits, mamba2, mla, mlp, moe, random_tokens,
 };
@@ -195,6 +197,37 @@ fn states_take_the_bytes_that_their_configuration_says() {
     assert_eq!(config.state_bytes(), mamba2_bytes);
     assert_eq!(config.cache_bytes(1), (mla_values + gqa_values) * 4);
     assert_eq!(state.bytes(), mamba2_bytes + 300 * (mla_values + gqa_values) * 4);
+}
+
+#[test]
+fn every_type_of_weights_and_precision_says_nearly_the_same_whole_and_token_by_token() {
+    let mut config = config([(mamba2(2, 4, 8), mlp()), (gqa(2), mlp()), (mla(), FfnSpec::None)]);
+    config.vocab_size = 100;
+    let tokens = random_tokens(3, 70, config.vocab_size);
+    let load = |dtype, precision| {
+        let weights = RandomWeights::new(3);
+        let settings = Settings { dtype, precision };
+        Model::load(&config, &Weights::new(&weights, &candle_core::Device::Cpu, settings)).unwrap()
+    };
+    let (stored, _) = in_pieces(&load(None, Precision::Exact), &tokens, [].into_iter());
+    for dtype in WeightType::ALL {
+        // Each type's rounding of weights of the order of 1 / √32, through three layers.
+        let of_type = match dtype {
+            WeightType::F32 => 1e-5,
+            WeightType::F16 => 1e-2,
+            _ => 0.2,
+        };
+        for precision in [Precision::Exact, Precision::Fast] {
+            let model = load(Some(dtype), precision);
+            let (whole, _) = in_pieces(&model, &tokens, [].into_iter());
+            let (single, _) = in_pieces(&model, &tokens, std::iter::repeat_n(1, tokens.len()));
+            let of_split = largest_difference(&whole, &single);
+            let bound = if precision == Precision::Exact { TOLERANCE } else { 0.1 };
+            assert!(of_split <= bound, "{dtype:?} {precision:?}: split {of_split}");
+            let of_dtype = largest_difference(&whole, &stored);
+            assert!(of_dtype <= of_type, "{dtype:?} {precision:?}: {of_dtype} from what is stored");
+        }
+    }
 }
 
 #[test]

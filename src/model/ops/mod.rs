@@ -1,5 +1,5 @@
-//! The only bridge from tensors to kernels: on the CPU an op runs our kernel over the tensors' own memory, elsewhere
-//! (and for many rows at once) it is composed of candle's ops. Activations are f32 throughout.
+//! The only bridge from tensors to kernels: on the CPU an op runs our kernel over the tensors' own memory, elsewhere it is
+//! composed of candle's ops. Activations are f32 between ops.
 
 mod attention;
 mod mamba2;
@@ -18,7 +18,8 @@ use super::rope::Pairing;
 use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;
 use crate::kernels::matrix::{Matrix, Precision, WeightType};
-use crate::kernels::{matvec, rope, rows};
+use crate::kernels::panels::Element;
+use crate::kernels::{matvec, pool, rope, rows};
 
 /// At most this many weights are widened to f32 at a time when many rows meet 16-bit weights: 4 MiB of scratch.
 const PANEL: usize = 1 << 20;
@@ -76,59 +77,57 @@ pub fn pack(tensor: &Tensor, wanted: Option<WeightType>) -> Result<Matrix> {
         _ => (WeightType::Bf16, bytemuck::cast_slice::<_, u8>(lent.slice::<bf16>()?)),
     };
     let width = bytes.len() / n_out.max(1);
-    let row = |row: usize| bytes.get(row * width..(row + 1) * width).unwrap_or_default();
-    StoredRows { dtype, n_out, n_in, row: &row }.pack(wanted)
+    let row = |row: usize| bytes.get(row * width..(row + 1) * width).unwrap_or_default().into();
+    StoredRows { dtype, n_out, n_in, row: &row, done: &|_| {} }.pack(wanted)
 }
 
 /// Per head: `x` [heads, tokens, in] times the transpose of `w` [heads, out, in]: [heads, tokens, out].
 pub fn linear_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    per_head(x, w, w.dim(1)?, rows_times, |w| w.transpose(1, 2))
+    if x.dim(1)? == 1 && on_cpu(x) {
+        return one_row_per_head(x, w, w.dim(1)?, Orientation::AsStored);
+    }
+    Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?.transpose(1, 2)?)?)
 }
 
 /// Per head: `x` [heads, tokens, out] times `w` [heads, out, in] as it is: [heads, tokens, in].
 pub fn linear_transposed_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    per_head(x, w, w.dim(2)?, columns_times, |w| Ok(w.clone()))
+    if x.dim(1)? == 1 && on_cpu(x) {
+        return one_row_per_head(x, w, w.dim(2)?, Orientation::Transposed);
+    }
+    Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?)?)
 }
 
-fn per_head(
-    x: &Tensor,
-    w: &Tensor,
-    width: usize,
-    kernel: fn(&Tensor, &[f32], &mut [f32]) -> Result<()>,
-    orient: fn(&Tensor) -> candle_core::Result<Tensor>,
-) -> Result<Tensor> {
-    let (heads, tokens, n_in) = x.dims3()?;
-    if tokens != 1 || !on_cpu(x) {
-        return Ok(x.contiguous()?.matmul(&orient(&w.to_dtype(DType::F32)?)?)?);
-    }
+/// Whether outputs are a matrix's rows or its columns.
+#[derive(Clone, Copy)]
+enum Orientation {
+    AsStored,
+    Transposed,
+}
+
+fn one_row_per_head(x: &Tensor, w: &Tensor, width: usize, how: Orientation) -> Result<Tensor> {
+    let (x, w) = (x.contiguous()?, w.contiguous()?);
+    let (heads, _, n_in) = x.dims3()?;
     let mut y = vec![0.0; heads * width];
-    let x = x.contiguous()?;
-    let lent = Lent::of(&x)?;
-    let rows = lent.slice()?.chunks_exact(n_in.max(1)).zip(y.chunks_exact_mut(width.max(1)));
-    for (head, (x, y)) in rows.enumerate() {
-        kernel(&w.get(head)?, x, y)?;
+    let (x_lent, w_lent) = (Lent::of(&x)?, Lent::of(&w)?);
+    let x_rows = x_lent.slice()?;
+    match w.dtype() {
+        DType::F32 => heads_times::<f32>(how, w_lent.slice()?, x_rows, n_in, &mut y, width),
+        DType::F16 => heads_times::<f16>(how, w_lent.slice()?, x_rows, n_in, &mut y, width),
+        _ => heads_times::<bf16>(how, w_lent.slice()?, x_rows, n_in, &mut y, width),
     }
     Ok(Tensor::from_vec(y, (heads, 1, width), x.device())?)
 }
 
-fn rows_times(w: &Tensor, x: &[f32], y: &mut [f32]) -> Result<()> {
-    let lent = Lent::of(w)?;
-    match w.dtype() {
-        DType::F32 => matvec::rows_times(Isa::best(), lent.slice::<f32>()?, x, y),
-        DType::F16 => matvec::rows_times(Isa::best(), lent.slice::<f16>()?, x, y),
-        _ => matvec::rows_times(Isa::best(), lent.slice::<bf16>()?, x, y),
-    }
-    Ok(())
-}
-
-fn columns_times(w: &Tensor, x: &[f32], y: &mut [f32]) -> Result<()> {
-    let lent = Lent::of(w)?;
-    match w.dtype() {
-        DType::F32 => matvec::columns_times(Isa::best(), lent.slice::<f32>()?, x, y),
-        DType::F16 => matvec::columns_times(Isa::best(), lent.slice::<f16>()?, x, y),
-        _ => matvec::columns_times(Isa::best(), lent.slice::<bf16>()?, x, y),
-    }
-    Ok(())
+/// Heads are shared among threads.
+fn heads_times<W: Element>(how: Orientation, w: &[W], x: &[f32], n_in: usize, y: &mut [f32], width: usize) {
+    pool::chunks(y, width.max(1), |head, y| {
+        let x = x.get(head * n_in..(head + 1) * n_in).unwrap_or_default();
+        let w = w.get(head * n_in * width..(head + 1) * n_in * width).unwrap_or_default();
+        match how {
+            Orientation::AsStored => matvec::rows_times(Isa::best(), w, x, y),
+            Orientation::Transposed => matvec::columns_times(Isa::best(), w, x, y),
+        }
+    });
 }
 
 /// `x` times a number, which is mostly 1.
