@@ -91,7 +91,16 @@ impl Linear {
 
     /// `x` [tokens, in] -> [tokens, out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight, self.precision)?;
+        self.forward_as(x, self.precision)
+    }
+
+    /// The same, where several rows are multiplied exactly: one row is rounded to 16 bits at most.
+    pub fn forward_exactly(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_as(x, if x.dim(0)? == 1 { self.precision } else { Precision::Exact })
+    }
+
+    fn forward_as(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
+        let y = ops::linear(x, &self.weight, precision)?;
         match &self.bias {
             Some(bias) => Ok(y.broadcast_add(bias)?),
             None => Ok(y),

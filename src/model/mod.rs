@@ -31,7 +31,6 @@ mod tests;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::kernels::matrix::Precision;
 use block::Block;
 use config::ModelConfig;
 use linear::{Linear, Weight, WeightBytes};
@@ -97,8 +96,7 @@ impl Model {
             blocks: config.layers.iter().enumerate().map(layer).collect::<Result<_>>()?,
             norm: Norm::load_rms(&weights.part("norm"), hidden_size, norm_eps)?,
             is_tied: head.is_none(),
-            // Logits are f32 products whatever is asked for.
-            head: Linear::new(head.unwrap_or_else(|| embedding.clone()), Precision::Exact),
+            head: Linear::new(head.unwrap_or_else(|| embedding.clone()), weights.precision()),
             embedding,
             device: weights.device().clone(),
             ropes,
@@ -153,7 +151,7 @@ impl Model {
             Wanted::Last => x.narrow(0, x.dim(0)? - 1, 1)?,
             Wanted::All => x.clone(),
         };
-        scaled(&self.head.forward(&self.norm.forward(&x)?)?, self.config.logits_multiplier)
+        scaled(&self.head.forward_exactly(&self.norm.forward(&x)?)?, self.config.logits_multiplier)
     }
 
     fn check(&self, step: &Step<'_>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! One row of activations as 16-bit integers.
 
+use super::super::isa::{Isa, vectorized};
 use super::GROUP;
 
 /// The largest magnitude of a quantized activation: its high byte fits an i8 with the low byte in -128..=127.
@@ -40,7 +41,9 @@ impl Activations {
     pub fn quantize(x: &[f32]) -> Self {
         let (groups, rest) = x.as_chunks::<GROUP>();
         debug_assert!(rest.is_empty(), "{} activations are no multiple of {GROUP}", x.len());
-        Self { groups: groups.iter().map(Group::quantize).collect() }
+        let mut quantized = Vec::with_capacity(groups.len());
+        quantize_groups(Isa::best(), groups, &mut quantized);
+        Self { groups: quantized }
     }
 
     /// How many activations the row has.
@@ -53,7 +56,14 @@ impl Activations {
     }
 }
 
+vectorized! {
+    fn quantize_groups(_isa: Isa, x: &[[f32; GROUP]], groups: &mut Vec<Group>) {
+        groups.extend(x.iter().map(Group::quantize));
+    }
+}
+
 impl Group {
+    #[inline(always)]
     fn quantize(x: &[f32; GROUP]) -> Self {
         let largest = largest_magnitude(x);
         let (scale, inverse) = if largest < SMALLEST { (0.0, 0.0) } else { (largest / LARGEST, LARGEST / largest) };
@@ -66,6 +76,7 @@ impl Group {
 }
 
 impl Half {
+    #[inline(always)]
     fn split(q: &[i16]) -> Self {
         let (mut hi, mut lo) = ([0; 16], [0; 16]);
         for ((hi, lo), &q) in hi.iter_mut().zip(&mut lo).zip(q) {
@@ -77,11 +88,13 @@ impl Half {
 }
 
 /// The largest magnitude; NaN is larger than infinity.
+#[inline(always)]
 fn largest_magnitude(x: &[f32]) -> f32 {
     f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.abs().to_bits())))
 }
 
 /// The nearest integer; for what is no number, any.
+#[inline(always)]
 fn to_integer(value: f32) -> i16 {
     (value + TO_INTEGER).to_bits() as i16
 }
