@@ -26,7 +26,7 @@
 //! one thread that generates.
 //!
 //! What holds everywhere: weights are shared and never change, all that changes while generating is in
-//! [`model::state::State`]; any split of a prompt into forward passes gives the same logits and state; `unsafe` stands
+//! [`model::state::State`]; any split of a prompt into forward passes gives the same logits and state where precision is exact; `unsafe` stands
 //! only in `kernels`, where a file is mapped, and where `main` tells candle its number of threads; no input, be it a
 //! file, a flag or a prompt, reaches a panic.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]

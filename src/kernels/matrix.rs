@@ -11,7 +11,7 @@ use super::blocks::{self, Activations, Format};
 use super::gemm::{self, Rows, RowsMut, Sizes, Strided};
 use super::isa::Isa;
 use super::left::{self, Left};
-use super::memory::{self, Memory};
+use super::memory::{self, Line, Memory};
 use super::panels::{self, Element, PANEL};
 use super::pool::{self, Columns};
 
@@ -210,25 +210,18 @@ impl Matrix {
             let panels = self.panels(2 * at, y.width().div_ceil(PANEL));
             let (first, second) = panels.split_at(self.panel_bytes());
             let second = if second.is_empty() { first } else { second };
-            match self.dtype {
-                WeightType::Blocks(format) => {
-                    let rounded = |panel| {
-                        let mut pairs = memory::lines(2 * self.n_in * PANEL);
-                        blocks::widen_panel_bf16_pairs(
-                            isa,
-                            format,
-                            panel,
-                            0..self.n_in,
-                            bytemuck::cast_slice_mut(&mut pairs),
-                        );
-                        pairs
-                    };
-                    let (first, second) = (rounded(first), rounded(second));
-                    bf16_product(isa, &left, [bytemuck::cast_slice(&first), bytemuck::cast_slice(&second)], &mut y);
-                }
-                _ => bf16_product(isa, &left, [bytemuck::cast_slice(first), bytemuck::cast_slice(second)], &mut y),
-            }
+            let (mut room, mut other_room) = (Vec::new(), Vec::new());
+            let panels = [self.as_bf16(isa, first, &mut room), self.as_bf16(isa, second, &mut other_room)];
+            bf16_product(isa, &left, panels, &mut y);
         });
+    }
+
+    /// A panel of bf16 as it is, or one of blocks rounded into `room`.
+    fn as_bf16<'a>(&self, isa: Isa, panel: &'a [u8], room: &'a mut Vec<Line>) -> &'a [u16] {
+        let WeightType::Blocks(format) = self.dtype else { return bytemuck::cast_slice(panel) };
+        *room = memory::lines(2 * self.n_in * PANEL);
+        blocks::widen_panel_bf16_pairs(isa, format, panel, 0..self.n_in, bytemuck::cast_slice_mut(room));
+        bytemuck::cast_slice(room)
     }
 
     /// By f32 products of all rows with one panel at a time.

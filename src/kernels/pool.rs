@@ -125,7 +125,7 @@ pub fn run(parts: usize, work: impl Fn(usize) + Sync) {
 }
 
 /// Splits `0..count` into ranges of at least `least`, a few for each thread, and calls `work` with each.
-pub fn split(count: usize, least: usize, work: impl Fn(Range<usize>) + Sync) {
+fn split(count: usize, least: usize, work: impl Fn(Range<usize>) + Sync) {
     let ranges = Ranges::new(count, least);
     run(ranges.count, |part| work(ranges.get(part)));
 }

@@ -152,12 +152,12 @@ impl Block {
 
     /// The bytes of the matrices.
     pub(super) fn bytes(&self) -> WeightBytes {
-        let mixer = self.mixer.as_ref().map_or(0, |(_, mixer)| mixer.bytes());
+        let mixer = self.mixer.as_ref().map(|(_, mixer)| mixer.bytes());
         let ffn = self.ffn.as_ref().map(|(_, ffn)| match ffn {
-            Ffn::Mlp(mlp) => WeightBytes::whole(mlp.bytes()),
+            Ffn::Mlp(mlp) => mlp.bytes(),
             Ffn::Moe(moe) => moe.bytes(),
         });
-        WeightBytes::whole(mixer) + ffn.unwrap_or_default()
+        mixer.into_iter().chain(ffn).sum()
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden], advancing `state` by those tokens.
@@ -196,7 +196,7 @@ impl Mixer {
         Ok(Some((norm, mixer)))
     }
 
-    fn bytes(&self) -> usize {
+    fn bytes(&self) -> WeightBytes {
         match self {
             Self::Mamba2(mixer) => mixer.bytes(),
             Self::Mla(mixer) => mixer.bytes(),

@@ -4,10 +4,11 @@
 use candle_core::{Device, Tensor};
 
 use super::cache::Cache;
+use super::linear::{Linear, WeightBytes};
 use super::norm::Norm;
 use super::ops::Attention;
 use super::rope::{Positions, Rope, RopeSpec};
-use super::{linear::Linear, ops, weights::Weights};
+use super::{ops, weights::Weights};
 use crate::error::Result;
 
 /// The sizes and constants of one layer.
@@ -99,7 +100,7 @@ impl Gqa {
     }
 
     /// The bytes of the projections.
-    pub(super) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> WeightBytes {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].into_iter().map(Linear::bytes).sum()
     }
 

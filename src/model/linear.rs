@@ -1,5 +1,6 @@
 //! One linear layer for every storage type.
 
+use std::collections::BTreeMap;
 use std::iter::Sum;
 use std::ops::Add;
 use std::sync::Arc;
@@ -20,41 +21,58 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// The bytes that it takes.
-    pub fn bytes(&self) -> usize {
+    /// The bytes that it takes, all of which a token reads.
+    pub fn bytes(&self) -> WeightBytes {
         match self {
-            Self::Packed(matrix) => matrix.bytes(),
-            Self::Tensor(tensor) => tensor_bytes(tensor),
+            Self::Packed(matrix) => WeightBytes::of(matrix.dtype().name(), matrix.bytes()),
+            Self::Tensor(tensor) => WeightBytes::of_tensor(tensor),
         }
     }
 }
 
-/// The bytes that a tensor takes.
-pub(super) fn tensor_bytes(tensor: &Tensor) -> usize {
-    tensor.elem_count() * tensor.dtype().size_in_bytes()
-}
-
 /// The bytes of a model's matrices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WeightBytes {
-    /// All that are held.
-    pub held: usize,
+    /// All that are held, of each type.
+    pub held: BTreeMap<&'static str, usize>,
     /// Those that one token reads: of experts, only the ones that it visits.
     pub read: usize,
 }
 
 impl WeightBytes {
-    /// Of matrices that every token reads.
-    pub(super) fn whole(bytes: usize) -> Self {
-        Self { held: bytes, read: bytes }
+    fn of(dtype: &'static str, bytes: usize) -> Self {
+        Self { held: BTreeMap::from([(dtype, bytes)]), read: bytes }
+    }
+
+    /// Of a tensor that every token reads.
+    pub(super) fn of_tensor(tensor: &Tensor) -> Self {
+        Self::of(tensor.dtype().as_str(), tensor.elem_count() * tensor.dtype().size_in_bytes())
+    }
+
+    /// The same where a token reads so many of them.
+    pub(super) fn reading(self, read: usize) -> Self {
+        Self { read, ..self }
+    }
+
+    /// All that are held.
+    pub fn total(&self) -> usize {
+        self.held.values().sum()
+    }
+
+    /// The type that most of them have.
+    pub fn most(&self) -> Option<&'static str> {
+        self.held.iter().max_by_key(|(_, bytes)| **bytes).map(|(dtype, _)| *dtype)
     }
 }
 
 impl Add for WeightBytes {
     type Output = Self;
 
-    fn add(self, other: Self) -> Self {
-        Self { held: self.held + other.held, read: self.read + other.read }
+    fn add(mut self, other: Self) -> Self {
+        for (dtype, bytes) in other.held {
+            *self.held.entry(dtype).or_default() += bytes;
+        }
+        Self { read: self.read + other.read, ..self }
     }
 }
 
@@ -85,7 +103,7 @@ impl Linear {
     }
 
     /// The bytes that the weights take.
-    pub fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> WeightBytes {
         self.weight.bytes()
     }
 

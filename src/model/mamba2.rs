@@ -6,9 +6,10 @@
 
 use candle_core::{D, DType, Device, Tensor};
 
+use super::linear::{Linear, WeightBytes};
 use super::norm::GroupedRmsNorm;
 use super::ops::{self, Mixing};
-use super::{linear::Linear, weights::Weights};
+use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::kernels::mamba2::Sizing;
 
@@ -157,7 +158,7 @@ impl Mamba2 {
     }
 
     /// The bytes of the projections.
-    pub(super) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> WeightBytes {
         self.in_proj.bytes() + self.out_proj.bytes()
     }
 

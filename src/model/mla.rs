@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 
 use super::cache::Cache;
 use super::gqa::{merge_heads, split_heads};
-use super::linear::{Linear, Weight, tensor_bytes};
+use super::linear::{Linear, Weight, WeightBytes};
 use super::norm::Norm;
 use super::ops::Attention;
 use super::rope::{Positions, RopeSpec};
@@ -110,10 +110,10 @@ impl Mla {
     }
 
     /// The bytes of the projections.
-    pub(super) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> WeightBytes {
         let linears = [&self.w_dkv, &self.w_kr, &self.w_uq, &self.w_qr, &self.o_proj].into_iter();
         let linears = linears.chain(self.w_dq.as_ref().map(|(w_dq, _)| w_dq)).map(Linear::bytes);
-        linears.sum::<usize>() + tensor_bytes(&self.w_uk) + tensor_bytes(&self.w_uv)
+        linears.chain([&self.w_uk, &self.w_uv].map(WeightBytes::of_tensor)).sum()
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' latents to `cache`.

@@ -3,7 +3,8 @@
 
 use candle_core::Tensor;
 
-use super::{linear::Linear, ops, weights::Weights};
+use super::linear::{Linear, WeightBytes};
+use super::{ops, weights::Weights};
 use crate::error::Result;
 
 /// The size and kind of a layer.
@@ -57,8 +58,9 @@ impl Mlp {
     }
 
     /// The bytes of the projections.
-    pub(super) fn bytes(&self) -> usize {
-        self.gate.as_ref().map_or(0, |(gate, _)| gate.bytes()) + self.up.bytes() + self.down.bytes()
+    pub(super) fn bytes(&self) -> WeightBytes {
+        let gate = self.gate.as_ref().map(|(gate, _)| gate);
+        gate.into_iter().chain([&self.up, &self.down]).map(Linear::bytes).sum()
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden].

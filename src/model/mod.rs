@@ -112,9 +112,8 @@ impl Model {
     /// The bytes of the matrices in memory. Of an embedding apart from the head a token reads one row, which is nothing
     /// beside them.
     pub fn weight_bytes(&self) -> WeightBytes {
-        let embedding = if self.is_tied { 0 } else { self.embedding.bytes() };
-        let ends = WeightBytes { held: embedding, read: 0 } + WeightBytes::whole(self.head.bytes());
-        ends + self.blocks.iter().map(Block::bytes).sum()
+        let embedding = if self.is_tied { WeightBytes::default() } else { self.embedding.bytes().reading(0) };
+        embedding + self.head.bytes() + self.blocks.iter().map(Block::bytes).sum()
     }
 
     /// The state of a sequence before its first token.

@@ -127,11 +127,11 @@ impl Moe {
 
     /// The bytes of the matrices; all experts have equally many.
     pub(super) fn bytes(&self) -> WeightBytes {
-        let latent = self.latent.as_ref().map_or(0, |(to, from)| to.bytes() + from.bytes());
-        let shared = self.shared.as_ref().map_or(0, Mlp::bytes);
-        let experts: usize = self.experts.iter().map(Mlp::bytes).sum();
-        let visited = experts / self.experts.len().max(1) * self.routing.experts_per_tok;
-        WeightBytes::whole(self.router.bytes() + latent + shared) + WeightBytes { held: experts, read: visited }
+        let latent = self.latent.iter().flat_map(|(to, from)| [to, from]);
+        let always = latent.chain([&self.router]).map(Linear::bytes).chain(self.shared.as_ref().map(Mlp::bytes)).sum();
+        let experts: WeightBytes = self.experts.iter().map(Mlp::bytes).sum();
+        let visited = experts.read / self.experts.len().max(1) * self.routing.experts_per_tok;
+        experts.reading(visited) + always
     }
 
     /// `x` [tokens, hidden] -> [tokens, hidden]. Only the experts that are visited are read.

@@ -98,11 +98,20 @@ fn narrow(numbers: Vec<f32>, dtype: WeightType) -> Result<Vec<u8>> {
         WeightType::F16 => bytemuck::pod_collect_to_vec(&Vec::<f16>::from_f32_slice(&numbers)),
         WeightType::Bf16 => bytemuck::pod_collect_to_vec(&Vec::<bf16>::from_f32_slice(&numbers)),
         WeightType::Blocks(format) => {
+            warn_if_not_finite(&numbers);
             let count = numbers.len();
             let numbers = Tensor::from_vec(numbers, count, &Device::Cpu)?;
             QTensor::quantize(&numbers, ggml(format))?.data()?.into_owned()
         }
     })
+}
+
+/// Blocks have no such numbers: what is wrong with the checkpoint would not show.
+fn warn_if_not_finite(numbers: &[f32]) {
+    static WARN: Once = Once::new();
+    if !numbers.iter().all(|number| number.is_finite()) {
+        WARN.call_once(|| tracing::warn!("weights that are no finite numbers become others in blocks"));
+    }
 }
 
 /// All numbers of ggml's blocks, in one row. Whole blocks are copied first, because candle wants them aligned.

@@ -65,7 +65,7 @@ pub(super) fn run(args: &BenchArgs, threads: usize) -> Result<ExitCode> {
     let started = Instant::now();
     let model = checkpoint.load(&device, args.model.settings())?;
     let load_seconds = started.elapsed().as_secs_f64();
-    subject.hold(&model, args.model.settings().dtype);
+    subject.hold(&model.weight_bytes());
     let needs = Needs::new(&model);
     let bench = Bench::new(model, &plan.cases)?;
     // Before there is the memory that is read to find the bandwidth.

@@ -9,8 +9,7 @@ use super::cases::Case;
 use super::floor::Needs;
 use super::{Bandwidth, Measured, Timed};
 use crate::checkpoint::Checkpoint;
-use crate::kernels::matrix::WeightType;
-use crate::model::Model;
+use crate::model::linear::WeightBytes;
 
 const CPU: &str = "cpu";
 
@@ -101,25 +100,22 @@ struct Spread {
 
 impl Subject {
     pub(super) fn new(checkpoint: &Checkpoint, device: &Device, threads: usize) -> Self {
-        let most = checkpoint.sizes().iter().max_by_key(|(_, size)| size.bytes);
         Self {
             model: checkpoint.id().to_owned(),
             family: checkpoint.family(),
-            weight_type: most.map(|(name, _)| name.to_lowercase()).unwrap_or_default(),
+            weight_type: String::new(),
             parameters: checkpoint.size().parameters,
-            weight_bytes: checkpoint.size().bytes,
+            weight_bytes: 0,
             state_bytes: checkpoint.config().state_bytes(),
             device: if device.is_cpu() { CPU } else { "gpu" },
             threads,
         }
     }
 
-    /// Takes over how the weights are held, in the type `asked` for or as stored.
-    pub(super) fn hold(&mut self, model: &Model, asked: Option<WeightType>) {
-        self.weight_bytes = model.weight_bytes().held;
-        if let Some(dtype) = asked {
-            self.weight_type = dtype.name().into();
-        }
+    /// Takes over how the weights are held.
+    pub(super) fn hold(&mut self, weights: &WeightBytes) {
+        self.weight_bytes = weights.total();
+        self.weight_type = weights.most().unwrap_or_default().into();
     }
 }
 

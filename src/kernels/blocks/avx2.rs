@@ -213,14 +213,16 @@ impl Avx2 {
         }
     }
 
-    /// The bits of finite values, whose upper 16 are those of the nearest bf16.
+    /// The bits of values, whose upper 16 are those of the nearest bf16: of NaN its own, which are those of a quiet one.
     #[inline(always)]
     fn rounded(self, values: __m256) -> __m256i {
         // SAFETY: the type proves the features.
         unsafe {
             let bits = _mm256_castps_si256(values);
             let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-            _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd)
+            let nearest = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+            let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
+            _mm256_blendv_epi8(nearest, bits, is_nan)
         }
     }
 }

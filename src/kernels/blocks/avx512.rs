@@ -158,14 +158,15 @@ impl Avx512 {
         }
     }
 
-    /// The bits of finite values, whose upper 16 are those of the nearest bf16.
+    /// The bits of values, whose upper 16 are those of the nearest bf16: of NaN its own, which are those of a quiet one.
     #[inline(always)]
     fn rounded(self, values: __m512) -> __m512i {
         // SAFETY: the type proves the features.
         unsafe {
             let bits = _mm512_castps_si512(values);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd)
+            let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            _mm512_mask_mov_epi32(nearest, _mm512_cmpunord_ps_mask(values, values), bits)
         }
     }
 }

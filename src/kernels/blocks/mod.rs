@@ -104,16 +104,6 @@ impl Format {
     }
 }
 
-/// Packs ggml's `blocks` of a matrix `[n_out, n_in]`, row by row, into `out` of [`Format::packed_bytes`].
-pub fn pack(format: Format, blocks: &[u8], n_out: usize, n_in: usize, out: &mut [u8]) {
-    debug_assert_eq!(blocks.len(), n_out * format.ggml_row_bytes(n_in));
-    debug_assert_eq!(out.len(), format.packed_bytes(n_out, n_in));
-    let rows = blocks.chunks((ROWS * format.ggml_row_bytes(n_in)).max(1));
-    for (rows, panel) in rows.zip(out.chunks_exact_mut(format.panel_bytes(n_in).max(1))) {
-        pack_panel(format, rows, n_in, panel);
-    }
-}
-
 /// Packs ggml's blocks of up to 16 rows into `panel` of [`Format::panel_bytes`]; further rows become zeros.
 pub fn pack_panel(format: Format, rows: &[u8], n_in: usize, panel: &mut [u8]) {
     debug_assert!(n_in.is_multiple_of(format.block_len()), "{n_in} inputs in blocks of {}", format.block_len());

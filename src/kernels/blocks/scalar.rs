@@ -2,6 +2,7 @@
 
 use half::f16;
 
+use super::super::left::rounded;
 use super::{
     ROWS,
     activations::Half,
@@ -108,7 +109,7 @@ impl Vectors for Scalar {
     #[inline(always)]
     fn store_bf16_pairs(self, even: [f32; ROWS], odd: [f32; ROWS], out: &mut [u32; ROWS]) {
         for ((out, even), odd) in out.iter_mut().zip(even).zip(odd) {
-            *out = (rounded(even) >> 16) | (rounded(odd) & 0xffff_0000);
+            *out = u32::from(rounded(even)) | u32::from(rounded(odd)) << 16;
         }
     }
 }
@@ -122,10 +123,4 @@ fn zip<T: Copy + Default>(a: [T; ROWS], b: [T; ROWS], f: impl Fn(T, T) -> T) -> 
         *c = f(*a, *b);
     }
     c
-}
-
-/// The bits of a finite `value`, whose upper 16 are those of the nearest bf16.
-fn rounded(value: f32) -> u32 {
-    let bits = value.to_bits();
-    bits + 0x7fff + ((bits >> 16) & 1)
 }

@@ -9,6 +9,16 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 
+/// Packs ggml's `blocks` of a matrix `[n_out, n_in]`, row by row, into `out` of [`Format::packed_bytes`].
+fn pack(format: Format, blocks: &[u8], n_out: usize, n_in: usize, out: &mut [u8]) {
+    debug_assert_eq!(blocks.len(), n_out * format.ggml_row_bytes(n_in));
+    debug_assert_eq!(out.len(), format.packed_bytes(n_out, n_in));
+    let rows = blocks.chunks((ROWS * format.ggml_row_bytes(n_in)).max(1));
+    for (rows, panel) in rows.zip(out.chunks_exact_mut(format.panel_bytes(n_in).max(1))) {
+        pack_panel(format, rows, n_in, panel);
+    }
+}
+
 /// A random matrix, packed, and as candle reads it.
 #[derive(Debug)]
 struct Matrix {
@@ -211,5 +221,23 @@ fn packed_blocks_have_at_most_3_percent_more_bytes_than_those_of_ggml() {
     for format in Format::ALL {
         let (packed, ggml) = (format.packed_bytes(ROWS, 4096), ROWS * format.ggml_row_bytes(4096));
         assert!((ggml..=ggml * 103 / 100).contains(&packed), "{format:?}: {packed} bytes for {ggml}");
+    }
+}
+
+#[test]
+fn a_scale_that_is_no_number_makes_no_number_of_its_weights_at_every_level() {
+    for format in Format::ALL {
+        let matrix = Matrix::random(format, 16, 256, 1);
+        let nan = f16::NAN.to_le_bytes();
+        // Whatever lies where: all that could be a scale becomes NaN.
+        let panel: Vec<u8> = matrix.panels.chunks(2).flat_map(|_| nan).collect();
+        for isa in levels() {
+            let (mut wide, mut pairs) = (vec![0.0; 256 * ROWS], vec![0; 128 * ROWS]);
+            widen_panel(isa, format, &panel, 0..256, &mut wide);
+            widen_panel_bf16_pairs(isa, format, &panel, 0..256, &mut pairs);
+            assert!(wide.iter().all(|value| value.is_nan()), "{format:?} {isa:?}");
+            let halves = pairs.iter().flat_map(|pair| [pair << 16, pair & 0xffff_0000]);
+            assert!(halves.map(f32::from_bits).all(f32::is_nan), "{format:?} {isa:?}");
+        }
     }
 }
