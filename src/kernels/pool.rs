@@ -130,7 +130,7 @@ fn split(count: usize, least: usize, work: impl Fn(Range<usize>) + Sync) {
     run(ranges.count, |part| work(ranges.get(part)));
 }
 
-/// Splits `rows` of `width` numbers each as [`split`] does, and calls `work` with the number of the first row and the
+/// Splits `rows` of `width` numbers each into ranges of at least `least`, and calls `work` with the number of the first row and the
 /// rows. A last row may have fewer numbers.
 pub fn split_rows<T: Send + Sync>(rows: &mut [T], width: usize, least: usize, work: impl Fn(usize, &mut [T]) + Sync) {
     let rows = SharedMut::new(rows);
