@@ -4,7 +4,10 @@ use std::ops::{Deref, DerefMut};
 
 use memmap2::{Advice, MmapMut};
 
-/// From here on memory is mapped by itself: reading weights in pages of 4 KiB is slower by a tenth.
+/// From here on memory is mapped by itself. An allocator has pages of its own for each size, and a model has many sizes.
+const MAPPED: usize = 64 << 10;
+
+/// From here on it is asked for in huge pages: reading weights in pages of 4 KiB is slower by a tenth.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Zeroed bytes, aligned to 64.
@@ -37,7 +40,7 @@ pub fn lines(bytes: usize) -> Vec<Line> {
 impl Memory {
     /// So many zeros; none where the machine can't have as many.
     pub fn zeroed(len: usize) -> Option<Self> {
-        if len < HUGE_PAGE {
+        if len < MAPPED {
             let mut lines = Vec::new();
             lines.try_reserve_exact(len.div_ceil(size_of::<Line>())).ok()?;
             lines.resize(len.div_ceil(size_of::<Line>()), Line([0; 64]));
@@ -45,7 +48,9 @@ impl Memory {
         }
         let mapped = MmapMut::map_anon(len).ok()?;
         #[cfg(target_os = "linux")]
-        if let Err(error) = mapped.advise(Advice::HugePage) {
+        if len >= HUGE_PAGE
+            && let Err(error) = mapped.advise(Advice::HugePage)
+        {
             tracing::debug!("no huge pages: {error}");
         }
         Some(Self::Mapped(mapped))

@@ -57,10 +57,11 @@ impl StoredRows<'_> {
     fn fill(&self, first: usize, dtype: WeightType, panels: &mut [u8]) -> Result<()> {
         let panel_bytes = dtype.panel_bytes(self.n_in).max(1);
         let rows = first * PANEL..self.n_out.min((first + panels.len() / panel_bytes) * PANEL);
+        let mut stored = Vec::with_capacity(PANEL * self.dtype.row_bytes(self.n_in).unwrap_or(0));
         for (panel, start) in panels.chunks_exact_mut(panel_bytes).zip(rows.clone().step_by(PANEL)) {
-            let mut stored = Vec::new();
+            stored.clear();
             (start..rows.end.min(start + PANEL)).for_each(|row| stored.extend_from_slice(&(self.row)(row)));
-            dtype.pack(Isa::best(), &convert(stored, self.dtype, dtype)?, self.n_in, panel);
+            dtype.pack(Isa::best(), &convert(&stored, self.dtype, dtype)?, self.n_in, panel);
         }
         (self.done)(rows);
         Ok(())
@@ -79,8 +80,8 @@ impl StoredRows<'_> {
 }
 
 /// Whole rows that are stored as one type, as another, to the nearest.
-fn convert(bytes: Vec<u8>, from: WeightType, to: WeightType) -> Result<Vec<u8>> {
-    if from == to { Ok(bytes) } else { narrow(widen(&bytes, from)?, to) }
+fn convert(bytes: &[u8], from: WeightType, to: WeightType) -> Result<Cow<'_, [u8]>> {
+    if from == to { Ok(bytes.into()) } else { Ok(narrow(widen(bytes, from)?, to)?.into()) }
 }
 
 fn widen(bytes: &[u8], dtype: WeightType) -> Result<Vec<f32>> {
