@@ -157,13 +157,7 @@ impl Matrix {
 
     /// Each row of `x` `[rows, n_in]` times the transpose of the matrix, `y` `[rows, n_out]`.
     pub fn times(&self, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
-        let isa = isa.min(Isa::best());
-        match (x.len() / self.n_in.max(1), self.terms(isa, precision)) {
-            (0, _) => {}
-            (1, _) => self.times_row(isa, x, precision, y),
-            (_, Some(terms)) => self.times_left(isa, x, terms, y),
-            (_, None) => self.times_widened(isa, x, y),
-        }
+        times_all(&[self], isa, x, precision, &mut [y]);
     }
 
     /// Of how many bf16 an activation is made where that is faster than f32; none where it isn't.
@@ -175,32 +169,24 @@ impl Matrix {
         }
     }
 
-    /// Every weight is read once, which is what this costs.
-    fn times_row(&self, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
-        match (self.dtype, precision) {
-            (WeightType::F32, _) => {
-                self.each_panels(y, |panels, y| panels_times::<f32>(isa, bytemuck::cast_slice(panels), x, y));
-            }
-            (WeightType::F16, _) => {
-                self.each_panels(y, |panels, y| panels_times::<f16>(isa, bytemuck::cast_slice(panels), x, y));
-            }
-            (WeightType::Bf16, _) => {
-                self.each_panels(y, |panels, y| panels_times::<bf16>(isa, bytemuck::cast_slice(panels), x, y));
-            }
-            (WeightType::Blocks(format), Precision::Exact) => {
-                self.each_panels(y, |panels, y| blocks::rows_times_f32(isa, format, panels, x, y));
-            }
-            (WeightType::Blocks(format), Precision::Fast) => {
-                let x = Activations::quantize(x);
-                self.each_panels(y, |panels, y| blocks::rows_times(isa, format, panels, &x, y));
-            }
+    /// One row times the panels that `y`, the outputs from `first` on, has; `quantized` is the same row.
+    fn some_panels_times(&self, isa: Isa, first: usize, x: &[f32], quantized: Option<&Activations>, y: &mut [f32]) {
+        let panels = self.panels(first, y.len().div_ceil(PANEL));
+        match (self.dtype, quantized) {
+            (WeightType::F32, _) => panels_times::<f32>(isa, bytemuck::cast_slice(panels), x, y),
+            (WeightType::F16, _) => panels_times::<f16>(isa, bytemuck::cast_slice(panels), x, y),
+            (WeightType::Bf16, _) => panels_times::<bf16>(isa, bytemuck::cast_slice(panels), x, y),
+            (WeightType::Blocks(format), None) => blocks::rows_times_f32(isa, format, panels, x, y),
+            (WeightType::Blocks(format), Some(x)) => blocks::rows_times(isa, format, panels, x, y),
         }
     }
 
-    /// Calls `work` with some panels and the outputs that they have in `y` `[n_out]`.
-    fn each_panels(&self, y: &mut [f32], work: impl Fn(&[u8], &mut [f32]) + Sync) {
-        let least = PART.div_ceil(self.panel_bytes().max(1));
-        pool::split_rows(y, PANEL, least, |first, y| work(self.panels(first, y.len().div_ceil(PANEL)), y));
+    /// Several rows, whose products cost more than the weights' way from memory.
+    fn times_rows(&self, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
+        match self.terms(isa, precision) {
+            Some(terms) => self.times_left(isa, x, terms, y),
+            None => self.times_widened(isa, x, y),
+        }
     }
 
     /// By bf16 products of all rows with two panels at a time.
@@ -264,6 +250,32 @@ impl fmt::Debug for Matrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Matrix({:?}, [{}, {}])", self.dtype, self.n_out, self.n_in)
     }
+}
+
+/// Each row of `x` `[rows, n_in]` times the transpose of each of the matrices, which have as many inputs: `ys`
+/// `[rows, n_out]`. One row meets all of them in one parallel region.
+pub fn times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision, ys: &mut [&mut [f32]]) {
+    let isa = isa.min(Isa::best());
+    let n_in = matrices.first().map_or(0, |matrix| matrix.n_in);
+    debug_assert!(matrices.iter().all(|matrix| matrix.n_in == n_in), "matrices of as many inputs");
+    match x.len() / n_in.max(1) {
+        0 => {}
+        1 => row_times_all(matrices, isa, x, precision, ys),
+        _ => matrices.iter().zip(ys).for_each(|(matrix, y)| matrix.times_rows(isa, x, precision, y)),
+    }
+}
+
+/// Every weight is read once, which is what this costs.
+fn row_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision, ys: &mut [&mut [f32]]) {
+    let has_blocks = matrices.iter().any(|matrix| matches!(matrix.dtype, WeightType::Blocks(_)));
+    let quantized = (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x));
+    let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max();
+    let least = PART.div_ceil(panel.unwrap_or_default().max(1));
+    pool::split_rows_of_all(ys, PANEL, least, |which, first, y| {
+        if let Some(matrix) = matrices.get(which) {
+            matrix.some_panels_times(isa, first, x, quantized.as_ref(), y);
+        }
+    });
 }
 
 /// One row times some panels.
@@ -394,6 +406,23 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn several_matrices_at_once_give_what_each_gives() {
+        let matrices = [(WeightType::Bf16, 21), (WeightType::F32, 40), (WeightType::F16, 16)];
+        let matrices = matrices.map(|(dtype, n_out)| matrix(dtype, n_out, 37));
+        for rows in [1, 3] {
+            let x = wave(rows * 37, 0.73);
+            let empty = || matrices.each_ref().map(|matrix| vec![f32::NAN; rows * matrix.n_out()]);
+            let (mut together, mut alone) = (empty(), empty());
+            let mut outputs = together.each_mut().map(|y| &mut y[..]);
+            pool::Pool::new(2).unwrap().install(|| {
+                times_all(&matrices.each_ref(), Isa::best(), &x, Precision::Fast, &mut outputs);
+            });
+            matrices.iter().zip(&mut alone).for_each(|(matrix, y)| matrix.times(Isa::best(), &x, Precision::Fast, y));
+            assert_eq!(together, alone);
         }
     }
 

@@ -137,6 +137,32 @@ pub fn split_rows<T: Send + Sync>(rows: &mut [T], width: usize, least: usize, wo
     split(rows.len.div_ceil(width.max(1)), least, |range| work(range.start, rows.rows(&range, width)));
 }
 
+/// As [`split_rows`] with the rows of several slices one after the other; `work` is told of which slice its rows are, too.
+pub fn split_rows_of_all<T: Send + Sync>(
+    all: &mut [&mut [T]],
+    width: usize,
+    least: usize,
+    work: impl Fn(usize, usize, &mut [T]) + Sync,
+) {
+    let mut count = 0;
+    let with_start = |rows| {
+        let rows = SharedMut::new(rows);
+        let start = count;
+        count += rows.len.div_ceil(width.max(1));
+        (rows, start..count)
+    };
+    let all: Vec<_> = all.iter_mut().map(|rows| &mut **rows).map(with_start).collect();
+    split(count, least, |range| {
+        for (which, (rows, own)) in all.iter().enumerate() {
+            let (start, end) = (range.start.max(own.start), range.end.min(own.end));
+            if start < end {
+                let range = start - own.start..end - own.start;
+                work(which, range.start, rows.rows(&range, width));
+            }
+        }
+    });
+}
+
 /// As [`split_rows`] with rows of two slices, of which there are equally many.
 pub fn split_rows_of_two<T: Send + Sync>(
     (first, first_width): (&mut [T], usize),
@@ -439,6 +465,20 @@ mod tests {
             }
         });
         pool.install(|| run(8, |_| region()));
+    }
+
+    #[test]
+    fn rows_of_several_slices_are_split_as_one_list() {
+        let pool = Pool::new(2).unwrap();
+        let (mut first, mut second, mut third) = ([0; 5 * 3], [0; 0], [0; 4 * 3 + 1]);
+        pool.install(|| {
+            split_rows_of_all(&mut [&mut first, &mut second, &mut third], 3, 2, |which, first, rows| {
+                rows.chunks_mut(3).enumerate().for_each(|(row, items)| items.fill(10 * (which + 1) + first + row));
+            });
+        });
+        let rows = |which: usize, count: usize| (0..count).flat_map(move |row| [10 * (which + 1) + row; 3]);
+        assert!(first.into_iter().eq(rows(0, 5)));
+        assert!(third.into_iter().eq(rows(2, 5).take(13)));
     }
 
     #[test]

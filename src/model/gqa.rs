@@ -108,10 +108,11 @@ impl Gqa {
     pub fn forward(&self, x: &Tensor, positions: &Positions, cache: &mut GqaCache) -> Result<Tensor> {
         let GqaSpec { num_heads, num_kv_heads, scale, window, .. } = self.spec;
         let rope = self.spec.rope.as_ref().map(|rope| positions.rope(rope)).transpose()?;
-        let q = prepare(&split_heads(&self.q_proj.forward(x)?, num_heads)?, self.q_norm.as_ref(), rope)?;
-        let k = prepare(&split_heads(&self.k_proj.forward(x)?, num_kv_heads)?, self.k_norm.as_ref(), rope)?;
+        let [q, k, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let q = prepare(&split_heads(&q, num_heads)?, self.q_norm.as_ref(), rope)?;
+        let k = prepare(&split_heads(&k, num_kv_heads)?, self.k_norm.as_ref(), rope)?;
         let k = cache.keys.append(&k)?;
-        let v = cache.values.append(&split_heads(&self.v_proj.forward(x)?, num_kv_heads)?)?;
+        let v = cache.values.append(&split_heads(&v, num_kv_heads)?)?;
         let y = ops::causal_attention(&q, &k, &v, Attention { scale, window })?;
         self.o_proj.forward(&merge_heads(&y)?)
     }

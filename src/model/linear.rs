@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{ops, weights::Weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::matrix::{Matrix, Precision};
 
 /// A matrix of weights [out, in], where the device wants it.
@@ -21,6 +21,14 @@ pub enum Weight {
 }
 
 impl Weight {
+    /// The matrix, where it is in panels.
+    pub(super) fn packed(&self) -> Option<&Matrix> {
+        match self {
+            Self::Packed(matrix) => Some(matrix),
+            Self::Tensor(_) => None,
+        }
+    }
+
     /// The bytes that it takes, all of which a token reads.
     pub fn bytes(&self) -> WeightBytes {
         match self {
@@ -117,8 +125,19 @@ impl Linear {
         self.forward_as(x, if x.dim(0)? == 1 { self.precision } else { Precision::Exact })
     }
 
+    /// What [`Linear::forward`] of each of `layers` gives for the same `x`.
+    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let precision = layers.first().map_or(Precision::Exact, |layer| layer.precision);
+        let ys = ops::linears(x, &layers.map(|layer| &layer.weight), precision)?;
+        let ys = layers.iter().zip(ys).map(|(layer, y)| layer.add_bias(y)).collect::<Result<Vec<_>>>()?;
+        ys.try_into().map_err(|_| Error::Internal("as many products as layers were expected".into()))
+    }
+
     fn forward_as(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight, precision)?;
+        self.add_bias(ops::linear(x, &self.weight, precision)?)
+    }
+
+    fn add_bias(&self, y: Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) => Ok(y.broadcast_add(bias)?),
             None => Ok(y),

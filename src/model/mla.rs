@@ -119,8 +119,9 @@ impl Mla {
     /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' latents to `cache`.
     pub fn forward(&self, x: &Tensor, positions: &Positions, cache: &mut MlaCache) -> Result<Tensor> {
         let rope = positions.rope(&self.spec.rope)?;
-        let c_kv = normed(self.w_dkv.forward(x)?, self.kv_norm.as_ref())?.unsqueeze(0)?; // [1, tokens, kv_latent]
-        let k_rope = rope.rotate(&self.w_kr.forward(x)?.unsqueeze(0)?)?; // [1, tokens, d_rope]
+        let [c_kv, k_rope] = Linear::forward_all([&self.w_dkv, &self.w_kr], x)?;
+        let c_kv = normed(c_kv, self.kv_norm.as_ref())?.unsqueeze(0)?; // [1, tokens, kv_latent]
+        let k_rope = rope.rotate(&k_rope.unsqueeze(0)?)?; // [1, tokens, d_rope]
         let cache = cache.0.append(&Tensor::cat(&[&c_kv, &k_rope], 2)?)?;
 
         let c_q = match &self.w_dq {

@@ -65,10 +65,12 @@ impl Mlp {
 
     /// `x` [tokens, hidden] -> [tokens, hidden].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let up = self.up.forward(x)?;
         let inner = match &self.gate {
-            Some((gate, multiplier)) => ops::swiglu(&gate.forward(x)?, *multiplier, &up)?,
-            None => up.relu()?.sqr()?,
+            Some((gate, multiplier)) => {
+                let [gate, up] = Linear::forward_all([gate, &self.up], x)?;
+                ops::swiglu(&gate, *multiplier, &up)?
+            }
+            None => self.up.forward(x)?.relu()?.sqr()?,
         };
         self.down.forward(&inner)
     }

@@ -17,7 +17,7 @@ use super::packing::StoredRows;
 use super::rope::Pairing;
 use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;
-use crate::kernels::matrix::{Matrix, Precision, WeightType};
+use crate::kernels::matrix::{self, Matrix, Precision, WeightType};
 use crate::kernels::panels::Element;
 use crate::kernels::{matvec, pool, rope, rows};
 
@@ -29,13 +29,26 @@ pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
     match w {
         Weight::Packed(matrix) => {
             let x = x.contiguous()?;
-            let rows = x.dim(0)?;
-            let mut y = vec![0.0; rows * matrix.n_out()];
+            let mut y = vec![0.0; x.dim(0)? * matrix.n_out()];
             matrix.times(Isa::best(), Lent::of(&x)?.slice()?, precision, &mut y);
-            Ok(Tensor::from_vec(y, (rows, matrix.n_out()), x.device())?)
+            Ok(Tensor::from_vec(y, (x.dim(0)?, matrix.n_out()), x.device())?)
         }
         Weight::Tensor(w) => linear_composed(x, w),
     }
+}
+
+/// [`linear`] with each of `ws`, which one row meets in one parallel region.
+pub fn linears(x: &Tensor, ws: &[&Weight], precision: Precision) -> Result<Vec<Tensor>> {
+    let Some(matrices) = ws.iter().map(|w| w.packed()).collect::<Option<Vec<_>>>() else {
+        return ws.iter().map(|w| linear(x, w, precision)).collect();
+    };
+    let x = x.contiguous()?;
+    let rows = x.dim(0)?;
+    let mut ys: Vec<_> = matrices.iter().map(|matrix| vec![0.0; rows * matrix.n_out()]).collect();
+    let mut outputs: Vec<_> = ys.iter_mut().map(Vec::as_mut_slice).collect();
+    matrix::times_all(&matrices, Isa::best(), Lent::of(&x)?.slice()?, precision, &mut outputs);
+    let shaped = |(y, matrix): (Vec<f32>, &Matrix)| Ok(Tensor::from_vec(y, (rows, matrix.n_out()), x.device())?);
+    ys.into_iter().zip(matrices).map(shaped).collect()
 }
 
 fn linear_composed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
