@@ -31,6 +31,14 @@ pub enum Error {
         /// What the model has room for.
         max_seq_len: usize,
     },
+    /// A setting that no flag could have.
+    #[error("{origin}: {message}")]
+    Setting {
+        /// The file and line, or the variable.
+        origin: String,
+        /// The key, what was expected and what was found.
+        message: String,
+    },
     /// A file or directory that was asked for is not there.
     #[error("{}: {message}", path.display())]
     NotFound {
@@ -131,6 +139,11 @@ impl Error {
             }
             other => other,
         }
+    }
+
+    /// A setting at `origin` that no flag could have.
+    pub fn setting(origin: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Setting { origin: origin.into(), message: message.into() }
     }
 
     /// Something that was looked for at `path` and is not there.

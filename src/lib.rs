@@ -16,6 +16,7 @@
 //! - [`hub`]: from a name on the Hugging Face Hub to files.
 //! - [`engine`]: from a validated request to a stream of events, and the queue before it.
 //! - [`shutdown`]: SIGINT and SIGTERM.
+//! - [`traces`]: spans of requests for a collector.
 //! - [`api`]: the HTTP API.
 //! - [`cli`]: the commands.
 //!
@@ -46,6 +47,7 @@ pub mod nano;
 pub mod sampling;
 pub mod shutdown;
 pub mod text;
+pub mod traces;
 
 #[cfg(test)]
 extern crate self as blazr; // `tests/support` names the crate as its other users do

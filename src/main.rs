@@ -3,27 +3,37 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use blazr::cli::Cli;
+use blazr::error::Result;
+use blazr::traces::Traces;
+use tracing::Level;
+use tracing_subscriber::filter::{EnvFilter, Targets};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is logged unless RUST_LOG says otherwise.
-const DEFAULT_LOG: &str = "blazr=info";
+const DEFAULT_LOG: &str = "blazr=info,opentelemetry_sdk=warn";
 
 /// Gives memory back soon, and threads that come and go don't each keep some.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = blazr::cli::Cli::parse();
-    limit_candle(cli.threads());
-    log_to_stderr();
-    match cli.run() {
+    match run() {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run() -> Result<ExitCode> {
+    let cli = Cli::read()?;
+    limit_candle(cli.threads());
+    let traces = cli.otlp_endpoint().map(Traces::told_to).transpose()?;
+    log_to_stderr(traces.as_ref());
+    cli.run()
 }
 
 /// Holds candle's own threads to the same number: it reads this variable once, and has no other setting.
@@ -33,17 +43,18 @@ fn limit_candle(threads: usize) {
     unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
 }
 
-/// Logs go to standard error, at the levels that RUST_LOG asks for (`blazr=info` without it).
-fn log_to_stderr() {
+/// Logs go to standard error, at the levels that RUST_LOG asks for (`blazr=info` without it), and spans to `traces`.
+fn log_to_stderr(traces: Option<&Traces>) {
     let wanted = std::env::var("RUST_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(if wanted.is_empty() { DEFAULT_LOG } else { &wanted });
     let refused = filter.as_ref().err().map(ToString::to_string);
-    tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG)))
+    let logs = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .log_internal_errors(false) // they would go where logs can't be written
-        .init();
+        .with_filter(filter.unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG)));
+    let spans = traces.map(|traces| traces.layer().with_filter(Targets::new().with_target("blazr", Level::INFO)));
+    tracing_subscriber::registry().with(logs).with(spans).init();
     if let Some(reason) = refused {
         tracing::warn!("RUST_LOG={wanted:?} is not understood, logging {DEFAULT_LOG}: {reason}");
     }

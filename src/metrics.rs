@@ -96,6 +96,7 @@ metrics! {
     RUNNING, Kind::Gauge, Label::None, "blazr_running_requests", "Requests that are being worked on.";
     STATE_BYTES, Kind::Gauge, Label::None, "blazr_state_bytes", "Bytes of the running sequence's state and caches.";
     LOOP_BUSY_SECONDS, Kind::Histogram(REQUEST_BUCKETS), Label::None, "blazr_loop_busy_seconds", "How long the inference loop worked on each request; the sum is its busy time.";
+    STEP_AGE, Kind::Gauge, Label::None, "blazr_loop_step_age_seconds", "How long the inference loop has been in its present step; 0 while there is nothing to do.";
     IGNORED_FIELDS, Kind::Counter, Label::None, "blazr_ignored_fields_total", "Fields of requests that blazr does not know and ignored.";
     BUILD_INFO, Kind::Gauge, Label::Open, "blazr_build_info", "Always 1; the label says which version runs.";
     MODEL_INFO, Kind::Gauge, Label::Open, "blazr_model_info", "Always 1; the label says which model is served.";

@@ -267,3 +267,17 @@ fn the_authors_way_of_sampling_is_taken_if_asked_for() {
         "a flag counts more"
     );
 }
+
+#[test]
+fn a_plan_says_what_a_model_needs_and_whether_it_is_there() {
+    let plan = json(&blazr().args(["plan", "--json"]).output().unwrap());
+    let info = json(&blazr().arg("info").output().unwrap());
+    assert_eq!(plan["state_bytes"], info["state_bytes_per_sequence"]);
+    assert_eq!(plan["cache_bytes_at_max_seq_len"], info["cache_bytes_at_max_seq_len"]);
+    assert_eq!(plan["tokens_that_fit"], plan["max_seq_len"]);
+    let held =
+        |dtype| json(&blazr().args(["plan", "--json", "--dtype", dtype]).output().unwrap())["weight_bytes"].as_u64();
+    assert!(held("f32") > held("bf16") && held("bf16") > held("q8_0"));
+    let table = String::from_utf8(blazr().arg("plan").output().unwrap().stdout).unwrap();
+    assert!(table.ends_with("It fits.\n"), "{table}");
+}

@@ -8,7 +8,7 @@ use std::process::Command;
 /// Modules in the order in which they may import: each only from the lines above its own.
 const LAYERS: [&[&str]; 8] = [
     &["error"],
-    &["config", "files", "kernels", "metrics", "shutdown"],
+    &["config", "files", "kernels", "metrics", "shutdown", "traces"],
     &["model", "sampling", "text"],
     &["checkpoint", "engine", "nano"],
     &["hub"],
@@ -122,7 +122,7 @@ fn unsafe_stands_only_in_kernels_where_a_file_is_mapped_and_where_candle_is_told
 
 #[test]
 fn the_environment_is_read_nowhere_but_in_config_and_for_rust_log() {
-    assert_eq!(files_with("env::var"), ["config.rs", "main.rs"]);
+    assert_eq!(files_with("env::var"), ["config/fault.rs", "config/hub.rs", "config/sources.rs", "main.rs"]);
     let (_, _, main) = sources().into_iter().find(|(module, _, _)| module == "main").unwrap();
     assert_eq!(main.matches("env::var").count(), main.matches("env::var(\"RUST_LOG\")").count());
 }
@@ -141,7 +141,8 @@ fn the_readme_names_every_flag_and_no_other() {
         let output = Command::new(env!("CARGO_BIN_EXE_blazr")).args([command, "--help"]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let mut known = flags(&["generate", "serve", "info", "bench", "pull", "list"].map(help).concat());
+    let mut known =
+        flags(&["generate", "serve", "healthcheck", "plan", "info", "bench", "pull", "list"].map(help).concat());
     known.remove("--help");
     assert_eq!(flags(section), known);
 }

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::extract::Named;
 use crate::engine::{Engine, Health};
 use crate::error::{Error, Unavailable};
-use crate::metrics::Exposition;
+use crate::metrics::{Exposition, STEP_AGE};
 use crate::model::config::ModelConfig;
 use crate::sampling::Params;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -165,6 +165,11 @@ impl App {
         self.0.cut_off.send_replace(true);
     }
 
+    /// Whether that was done.
+    pub fn is_cut_off(&self) -> bool {
+        *self.0.cut_off.borrow()
+    }
+
     /// Tells when that happens.
     pub fn watch_cut_off(&self) -> watch::Receiver<bool> {
         self.0.cut_off.subscribe()
@@ -196,9 +201,15 @@ impl App {
         &self.0.named
     }
 
-    /// All metrics.
-    pub fn exposition(&self) -> &Exposition {
-        &self.0.exposition
+    /// Keeps metrics small where nobody reads them.
+    pub(super) fn tidy_up(&self) {
+        self.0.exposition.tidy_up();
+    }
+
+    /// All metrics, as they are now.
+    pub(super) fn metrics(&self) -> String {
+        STEP_AGE.set(self.step_age().unwrap_or_default().as_secs_f64(), Vec::new());
+        self.0.exposition.render()
     }
 
     /// What is served.
@@ -229,6 +240,11 @@ impl App {
     /// Whether nothing that was taken in will be done any more.
     pub fn is_dead(&self) -> bool {
         self.0.served.get().is_some_and(|served| served.engine.is_dead())
+    }
+
+    /// How long the inference loop has been in its present step; none while there is nothing to do.
+    pub fn step_age(&self) -> Option<Duration> {
+        self.0.served.get()?.engine.step_age()
     }
 
     /// Whether no request is left.

@@ -101,6 +101,7 @@ impl From<Error> for ApiError {
                 Self::come_back("shutting_down", message)
             }
             Error::NotFound { .. }
+            | Error::Setting { .. }
             | Error::Checkpoint { .. }
             | Error::Hub { .. }
             | Error::Io { .. }

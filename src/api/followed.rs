@@ -12,6 +12,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tracing::Span;
 
 use crate::metrics::HTTP_REQUESTS;
+use crate::traces;
 
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -33,8 +34,12 @@ pub(super) struct Followed {
 impl Followed {
     pub(super) fn new(request: &Request, id: &HeaderValue) -> Self {
         let parent = request.headers().get(TRACE_PARENT).and_then(|value| value.to_str().ok());
+        let span = tracing::info_span!("request", id = %id.to_str().unwrap_or_default(), traceparent = parent);
+        if let Some(parent) = parent {
+            traces::join(&span, parent);
+        }
         Self {
-            span: tracing::info_span!("request", id = %id.to_str().unwrap_or_default(), traceparent = parent),
+            span,
             began: Instant::now(),
             method: known(request.method()),
             route: request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned(),
@@ -64,6 +69,7 @@ impl Drop for Followed {
         let (method, route, status) = (self.method, &self.route, self.status.unwrap_or(GONE));
         let (seconds, end) =
             (self.began.elapsed().as_secs_f64(), if self.is_whole { "answered" } else { "broken off" });
+        traces::describe(&self.span, method, route, status);
         self.span.in_scope(|| tracing::info!(method, route, status, seconds, "{end}"));
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn live() -> Response {
 /// All metrics as Prometheus text.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain"), Common))]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
-    let mut response = app.exposition().render().into_response();
+    let mut response = app.metrics().into_response();
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response

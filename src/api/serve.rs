@@ -149,14 +149,14 @@ async fn drain(
     deadline: Instant,
 ) -> bool {
     let late = GracefulShutdown::new();
-    let is_idle = async {
-        while !app.is_idle() {
+    let is_over = async {
+        while !app.is_idle() && !app.is_cut_off() {
             sleep(DRAIN_POLL).await;
         }
     };
     tokio::select! {
         () = accept(&listener, &routes, &late, owed) => {}
-        _ = timeout_at(deadline, is_idle) => {}
+        _ = timeout_at(deadline, is_over) => {}
     }
     drop(listener);
     let is_finished = app.is_idle();
@@ -182,6 +182,6 @@ async fn deliver(owed: &Owed, deadline: Instant) {
 async fn tidy_up(app: App) {
     loop {
         sleep(TIDY_UP_EVERY).await;
-        app.exposition().tidy_up();
+        app.tidy_up();
     }
 }

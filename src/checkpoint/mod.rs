@@ -149,6 +149,16 @@ impl Checkpoint {
         &self.sizes
     }
 
+    /// The bytes that the weights take in the CPU's memory, held as `settings` ask for.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`].
+    pub fn bytes_in_memory(&self, settings: Settings) -> Result<usize> {
+        let shapes = self.tensors.shapes();
+        Model::load(&self.config, &Weights::new(&shapes, &Device::Cpu, settings))?;
+        Ok(shapes.held())
+    }
+
     /// A number that other weights and other configurations don't have.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();

@@ -1,7 +1,7 @@
 //! All tensors of a checkpoint under their native names, whichever files they lie in.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,7 +19,7 @@ use crate::files::Files;
 use crate::kernels::matrix::{Matrix, WeightType};
 use crate::model::linear::Weight;
 use crate::model::ops;
-use crate::model::packing::StoredRows;
+use crate::model::packing::{StoredRows, held_as};
 use crate::model::weights::TensorSource;
 
 /// So much of each tensor goes into the fingerprint.
@@ -191,7 +191,7 @@ impl Tensors {
     /// The same tensors by shape alone: a model loaded from it checks every name, shape and type without reading or
     /// holding any weights.
     pub fn shapes(&self) -> Shapes<'_> {
-        Shapes(self)
+        Shapes { tensors: self, held: Cell::new(0) }
     }
 
     /// The same tensors, with `loaded` told the stored bytes of each one that is read.
@@ -289,6 +289,11 @@ impl<'a> Found<'a> {
         Cow::Owned(starts.flat_map(|start| rows(start, to - from)).copied().collect())
     }
 
+    /// A tensor that is the same but for its values.
+    fn hollow(&self, shape: &[usize], device: &Device) -> Result<Tensor> {
+        Ok(Tensor::zeros((), self.dtype, device)?.broadcast_as(shape)?)
+    }
+
     /// The tensor on `device`, and how many bytes it has in its file.
     fn load(&self, shard: &Shard, shape: &[usize], device: &Device) -> Result<(Tensor, usize)> {
         let stored = &self.entry.tensor;
@@ -369,20 +374,39 @@ impl TensorSource for Telling<'_> {
 
 /// A source whose tensors have the right name, shape and type, and no memory: one zero stands for all values.
 #[derive(Debug)]
-pub struct Shapes<'a>(&'a Tensors);
+pub struct Shapes<'a> {
+    tensors: &'a Tensors,
+    held: Cell<usize>,
+}
+
+impl Shapes<'_> {
+    /// The bytes that all that was asked for takes in the memory of the CPU.
+    pub fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    fn hold(&self, bytes: usize) {
+        self.held.set(self.held.get().saturating_add(bytes));
+    }
+}
 
 impl TensorSource for Shapes<'_> {
-    fn matrix(&self, name: &str, (n_out, n_in): (usize, usize), _: Option<WeightType>) -> Result<Option<Weight>> {
-        Ok(self.tensor(name, &[n_out, n_in], &Device::Cpu)?.map(Weight::Tensor))
+    fn matrix(&self, name: &str, sizes: (usize, usize), wanted: Option<WeightType>) -> Result<Option<Weight>> {
+        let (n_out, n_in) = sizes;
+        let Some(found) = self.tensors.find(name, &[n_out, n_in])? else { return Ok(None) };
+        let stored = found.entry.tensor.storage.matrix_dtype().map_or(WeightType::F32, |(dtype, _)| dtype);
+        self.hold(held_as(stored, wanted, n_in).packed_bytes(n_out, n_in).unwrap_or(usize::MAX));
+        Ok(Some(Weight::Tensor(found.hollow(&[n_out, n_in], &Device::Cpu)?)))
     }
 
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
-        let Some(found) = self.0.find(name, shape)? else { return Ok(None) };
-        Ok(Some(Tensor::zeros((), found.dtype, device)?.broadcast_as(shape)?))
+        let Some(found) = self.tensors.find(name, shape)? else { return Ok(None) };
+        self.hold(shape.iter().product::<usize>().saturating_mul(found.dtype.size_in_bytes()));
+        found.hollow(shape, device).map(Some)
     }
 
     fn missing(&self, name: &str, shape: &[usize]) -> Error {
-        self.0.missing(name, shape)
+        self.tensors.missing(name, shape)
     }
 }
 

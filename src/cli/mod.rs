@@ -2,20 +2,25 @@
 
 mod bench;
 mod generate;
+mod healthcheck;
 mod info;
 mod list;
+mod plan;
 mod progress;
 mod pull;
 mod serve;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
+use crate::config;
 use crate::error::{Error, Result};
 use crate::hub::id::ModelId;
 use crate::kernels::blocks::Format;
@@ -29,15 +34,19 @@ use crate::nano;
 #[command(version)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    task: Task,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum Task {
     /// Continue a prompt: the text goes to standard output as it is made, figures and logs to standard error.
     Generate(generate::GenerateArgs),
     /// Serve a model behind the OpenAI-compatible HTTP API.
     Serve(serve::ServeArgs),
+    /// Tell whether a server answers: for the health checks of containers.
+    Healthcheck(healthcheck::HealthcheckArgs),
+    /// Tell how much memory a model needs, and whether there is as much.
+    Plan(plan::PlanArgs),
     /// Describe a checkpoint as JSON: its configuration, where each value came from, and its sizes.
     Info(info::InfoArgs),
     /// Measure how fast a model is, and how near to what the machine's memory allows.
@@ -67,6 +76,25 @@ struct ModelArgs {
     /// Whether activations may be rounded where they meet matrices of 16 bits and fewer.
     #[arg(long, value_enum, default_value_t)]
     precision: PrecisionArg,
+}
+
+/// Where settings are read from besides flags and variables.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Read settings from this file [default: config/blazr.toml, where there is one].
+    #[arg(long, value_name = "FILE", env = "BLAZR_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// Where a server listens.
+#[derive(Debug, Args)]
+struct AddressArgs {
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// The port to listen on; 0 takes one that is free.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
 }
 
 /// How matrices of weights are held.
@@ -144,18 +172,52 @@ fn not_here(error: Error) -> Error {
 }
 
 impl Cli {
+    /// What this process was asked for, by its arguments, the environment and the configuration file. Ends the process
+    /// where the arguments are wrong, or ask for help.
+    ///
+    /// # Errors
+    /// The file or the environment has what no setting has.
+    pub fn read() -> Result<Self> {
+        let bare = <Self as CommandFactory>::command();
+        let command = config::with_variables(&bare);
+        let mut args: Vec<_> = std::env::args_os().collect();
+        let parse = |args: &[OsString]| {
+            let parsed = command.clone().try_get_matches_from(args);
+            parsed.unwrap_or_else(|error| end(&error, &command, args))
+        };
+        let given = parse(&args);
+        let mut settings = None;
+        if let Some((name, given)) = given.subcommand() {
+            settings = config::Settings::read(&bare, name, given)?;
+        }
+        args.extend(settings.iter().flat_map(config::Settings::flags));
+        let mut cli = Self::from_arg_matches(&parse(&args)).unwrap_or_else(|error| error.exit());
+        if let (Task::Serve(args), Some(settings)) = (&mut cli.task, settings) {
+            args.all = settings.to_toml();
+        }
+        Ok(cli)
+    }
+
     /// How many threads compute: `--threads`, else one for each physical core.
     pub fn threads(&self) -> usize {
-        let model = match &self.command {
-            Command::Generate(args) => Some(&args.model),
-            Command::Serve(args) => Some(&args.model),
-            Command::Info(args) => Some(&args.model),
-            Command::Bench(args) => Some(&args.model),
-            Command::Pull(_) | Command::List(_) => None,
+        let model = match &self.task {
+            Task::Generate(args) => Some(&args.model),
+            Task::Serve(args) => Some(&args.model),
+            Task::Info(args) => Some(&args.model),
+            Task::Bench(args) => Some(&args.model),
+            Task::Healthcheck(_) | Task::Plan(_) | Task::Pull(_) | Task::List(_) => None,
         };
         // A container may be given fewer cores than the machine has.
         let usable = || num_cpus::get_physical().min(num_cpus::get());
         model.and_then(|model| model.threads).map_or_else(usable, usize::from)
+    }
+
+    /// Who is told of each request, in traces.
+    pub fn otlp_endpoint(&self) -> Option<&str> {
+        match &self.task {
+            Task::Serve(args) => args.otlp_endpoint.as_deref(),
+            _ => None,
+        }
     }
 
     /// Runs the command.
@@ -164,13 +226,15 @@ impl Cli {
     /// Whatever the command could not do; nothing was printed about it yet.
     pub fn run(self) -> Result<ExitCode> {
         let threads = self.threads();
-        let result = match &self.command {
-            Command::Generate(args) => computing(threads, || generate::run(args)),
-            Command::Info(args) => computing(threads, || info::run(args)),
-            Command::Bench(args) => computing(threads, || bench::run(args, threads)),
-            Command::Serve(args) => serve::run(args, threads),
-            Command::Pull(args) => pull::run(args),
-            Command::List(args) => list::run(args),
+        let result = match &self.task {
+            Task::Generate(args) => computing(threads, || generate::run(args)),
+            Task::Info(args) => computing(threads, || info::run(args)),
+            Task::Bench(args) => computing(threads, || bench::run(args, threads)),
+            Task::Serve(args) => serve::run(args, threads),
+            Task::Healthcheck(args) => healthcheck::run(args),
+            Task::Plan(args) => plan::run(args),
+            Task::Pull(args) => pull::run(args),
+            Task::List(args) => list::run(args),
         };
         match result {
             // Whoever read the output has seen enough of it.
@@ -178,6 +242,21 @@ impl Cli {
             result => result,
         }
     }
+}
+
+/// Ends the process with clap's message; where a variable is at fault, its name stands behind it.
+fn end(error: &clap::Error, command: &Command, args: &[OsString]) -> ! {
+    let _ = error.print();
+    if let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) {
+        let flag = shown.split([' ', '=']).next().unwrap_or_default();
+        let is_of_flag = |arg: &&clap::Arg| arg.get_long().is_some_and(|long| flag == format!("--{long}"));
+        let is_typed = args.iter().any(|arg| arg.to_string_lossy().starts_with(flag));
+        let arg = command.get_subcommands().flat_map(Command::get_arguments).find(is_of_flag);
+        if let Some(variable) = arg.and_then(clap::Arg::get_env).filter(|_| !is_typed) {
+            let _ = writeln!(io::stderr(), "{flag} has the value of {}.", variable.to_string_lossy());
+        }
+    }
+    std::process::exit(error.exit_code());
 }
 
 /// Runs a command that computes with so many threads.

@@ -13,8 +13,9 @@ use clap::builder::RangedU64ValueParser;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 
+use super::plan::Plan;
 use super::progress::{bar, megabytes};
-use super::{ModelArgs, computing};
+use super::{AddressArgs, ConfigArgs, ModelArgs, computing, print};
 use crate::api::app::{ApiKey, App, Served, Settings, now};
 use crate::api::serve::{Listeners, serve};
 use crate::engine::Engine;
@@ -28,6 +29,9 @@ use crate::shutdown::Shutdown;
 /// How often it is looked whether a signal has come.
 const SIGNAL_POLL: Duration = Duration::from_millis(20);
 
+/// A step that takes longer is unhealthy, where blazr is never to end for it.
+const LONG_STEP: Duration = Duration::from_secs(60);
+
 /// Connections need little: what computes has threads of its own.
 const CONNECTION_THREADS: usize = 2;
 
@@ -40,13 +44,17 @@ const BACKLOG: u32 = 4096;
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
+    _config: ConfigArgs,
+    /// Print all settings, as a configuration file with where each comes from, and end.
+    #[arg(long)]
+    print_config: bool,
+    /// What that prints.
+    #[arg(skip)]
+    pub(super) all: String,
+    #[command(flatten)]
     pub(super) model: ModelArgs,
-    /// The address to listen on.
-    #[arg(long, default_value = "127.0.0.1")]
-    host: String,
-    /// The port to listen on; 0 takes one that is free.
-    #[arg(long, default_value_t = 8080)]
-    port: u16,
+    #[command(flatten)]
+    address: AddressArgs,
     /// Serve /metrics on this port instead, to whoever can reach it.
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
@@ -65,20 +73,24 @@ pub(super) struct ServeArgs {
     /// After SIGTERM or SIGINT, what was taken in is finished within so many seconds.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
     drain_timeout: Duration,
+    /// Where one step of the inference loop takes so many seconds, blazr ends with exit code 1, for its supervisor to start
+    /// it anew; after half of them it is unhealthy; 0 never ends it.
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = parse_seconds)]
+    stall_timeout: Duration,
     /// A larger request body is refused.
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
     body_limit: usize,
     /// Ask for this key; may be given several times.
-    #[arg(long, value_name = "KEY", env = "BLAZR_API_KEY", hide_env_values = true)]
+    #[arg(long, value_name = "KEY")]
     api_key: Vec<String>,
     /// Ask for one of the keys in this file, one a line.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Let pages from this origin ask, or from any with `*`; may be given several times.
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<HeaderValue>,
     /// Answer to this model name too; may be given several times.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     alias: Vec<String>,
     /// Write conversations as this Jinja template says, instead of the checkpoint's.
     #[arg(long, value_name = "FILE")]
@@ -86,6 +98,9 @@ pub(super) struct ServeArgs {
     /// Where a request doesn't say how tokens are drawn, do as the checkpoint's generation_config.json says.
     #[arg(long)]
     generation_config: bool,
+    /// Tell of each request and its phases to this OpenTelemetry collector, in OTLP over HTTP: http://HOST:4318.
+    #[arg(long, value_name = "URL")]
+    pub(super) otlp_endpoint: Option<String>,
     /// Write what is asked into the log.
     #[arg(long)]
     log_prompts: bool,
@@ -101,11 +116,14 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
+    if args.print_config {
+        return print(&args.all).map(|()| ExitCode::SUCCESS);
+    }
     // A connection takes two file descriptors. Where no more can be had, there are fewer connections.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let app = App::new(args.settings()?, Exposition::install()?);
     let runtime = start_runtime()?;
-    let (api, address) = runtime.block_on(args.listen(args.port))?;
+    let (api, address) = runtime.block_on(args.listen(args.address.port))?;
     tracing::info!("listening on http://{address}, the model is loading");
     let metrics = args.metrics_port.map(|port| runtime.block_on(args.listen(port))).transpose()?;
     if let Some((_, address)) = &metrics {
@@ -133,14 +151,20 @@ pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
             Err(panic) => return Some(Error::Internal(format!("loading the model panicked: {panic}"))),
             Ok(Ok(())) => {}
         }
-        let death = async {
-            while !app.is_dead() {
+        let failure = async {
+            loop {
+                if let Some(failure) = args.failure(&app) {
+                    return failure;
+                }
                 tokio::time::sleep(SIGNAL_POLL).await;
             }
         };
         tokio::select! {
             () = signal => None,
-            () = death => Some(Error::Internal("the inference loop has died: start blazr anew".into())),
+            failure = failure => {
+                app.cut_off();
+                Some(failure)
+            }
         }
     };
     let (told, mut failure) = tokio::sync::oneshot::channel();
@@ -180,10 +204,24 @@ impl ServeArgs {
         })
     }
 
+    /// Why there is nothing more to expect from the inference loop.
+    fn failure(&self, app: &App) -> Option<Error> {
+        let is_stuck = |age: Duration| !self.stall_timeout.is_zero() && age > self.stall_timeout;
+        match app.step_age() {
+            _ if app.is_dead() => Some(Error::Internal("the inference loop has died: start blazr anew".into())),
+            Some(age) if is_stuck(age) => {
+                let message =
+                    format!("a step of the inference loop takes longer than --stall-timeout, {} s", age.as_secs());
+                Some(Error::Internal(format!("{message}: start blazr anew")))
+            }
+            _ => None,
+        }
+    }
+
     async fn listen(&self, port: u16) -> Result<(TcpListener, SocketAddr)> {
-        let asked = format!("{}:{port}", self.host);
+        let asked = format!("{}:{port}", self.address.host);
         let failed = |error: io::Error| Error::io(Path::new(&asked), error);
-        let listener = bind(&self.host, port).await.map_err(failed)?;
+        let listener = bind(&self.address.host, port).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok((listener, address))
     }
@@ -195,6 +233,7 @@ impl ServeArgs {
             generation_config: self.generation_config,
             aliases: self.alias.clone(),
             limits: Limits { requests: self.max_queue, tokens: self.max_queue_tokens },
+            longest_step: if self.stall_timeout.is_zero() { LONG_STEP } else { self.stall_timeout / 2 },
             threads,
             address,
         }
@@ -233,6 +272,7 @@ struct Loading {
     generation_config: bool,
     aliases: Vec<String>,
     limits: Limits,
+    longest_step: Duration,
     threads: usize,
     address: SocketAddr,
 }
@@ -241,6 +281,11 @@ impl Loading {
     fn load(self, app: &App) -> Result<()> {
         let began = Instant::now();
         let checkpoint = self.model.open()?;
+        let plan = Plan::new(&checkpoint, &self.model)?;
+        plan.check()?;
+        if let Some(warning) = plan.warning() {
+            tracing::warn!("{warning}");
+        }
         let (id, config, size) = (checkpoint.id().to_owned(), checkpoint.config().clone(), checkpoint.size());
         let tokenizer = Arc::new(checkpoint.tokenizer()?);
         let template = checkpoint.chat_template(self.chat_template.as_deref(), &tokenizer)?;
@@ -254,7 +299,7 @@ impl Loading {
         let load = || checkpoint.load_telling(&device, settings, &|bytes| progress.inc(bytes as u64));
         let model = computing(self.threads, load)?;
         progress.finish_and_clear();
-        let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), self.limits, self.threads)?;
+        let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), self.limits, self.threads, self.longest_step)?;
         MODEL_INFO.set(1.0, vec![("model", id.clone())]);
         let sequence = config.state_bytes().saturating_add(config.cache_bytes(config.max_seq_len));
         let ready = format!(

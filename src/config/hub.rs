@@ -1,4 +1,4 @@
-//! Settings from the environment: the one place that reads it.
+//! How the Hugging Face Hub is reached, which other tools' variables say.
 
 use std::env::VarError;
 use std::fmt;

@@ -3,6 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use tracing::Span;
+
 use super::GivenUp;
 use super::event::{Event, FinishReason, Usage};
 use crate::error::{Error, Timeout};
@@ -17,6 +19,9 @@ pub(super) struct Meter {
     started: Option<Instant>,
     has_token: bool,
     phase: Phase,
+    /// The span that the request came in, and the one of its phase.
+    request: Span,
+    span: Span,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +41,14 @@ enum Phase {
 
 impl Meter {
     pub(super) fn new(given_up: Arc<OnceLock<GivenUp>>) -> Self {
-        Self { arrived: Instant::now(), given_up, started: None, has_token: false, phase: Phase::Queued }
+        let request = Span::current();
+        let (phase, span) = (Phase::Queued, Phase::Queued.span(&request));
+        Self { arrived: Instant::now(), given_up, started: None, has_token: false, phase, request, span }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.span = phase.span(&self.request);
+        self.phase = phase;
     }
 
     /// The request was not taken in.
@@ -46,7 +58,7 @@ impl Meter {
             _ => "unavailable",
         };
         m::REJECTED.add(1, vec![("reason", reason.into())]);
-        self.phase = Phase::Over;
+        self.enter(Phase::Over);
     }
 
     /// The request's first step.
@@ -54,14 +66,14 @@ impl Meter {
         let now = Instant::now();
         m::QUEUE_SECONDS.observe(seconds(self.arrived, now));
         self.started = Some(now);
-        self.phase = Phase::Prefill { since: now };
+        self.enter(Phase::Prefill { since: now });
     }
 
     /// All answers to a prompt are complete, and the next prompt's turn comes.
     pub(super) fn next_prompt(&mut self) {
         let now = Instant::now();
         self.end_phase(now);
-        self.phase = Phase::Prefill { since: now };
+        self.enter(Phase::Prefill { since: now });
     }
 
     /// Something was generated for the answer with this index to a prompt.
@@ -86,7 +98,7 @@ impl Meter {
         match &mut self.phase {
             Phase::Prefill { .. } => {
                 self.end_phase(now);
-                self.phase = Phase::Decode { since: now, last: Some(now) };
+                self.enter(Phase::Decode { since: now, last: Some(now) });
             }
             Phase::Decode { last, .. } => {
                 if let Some(last) = last.replace(now) {
@@ -123,7 +135,19 @@ impl Meter {
         if let Some(started) = self.started {
             m::LOOP_BUSY_SECONDS.observe(seconds(started, now));
         }
-        self.phase = Phase::Over;
+        self.enter(Phase::Over);
+    }
+}
+
+impl Phase {
+    /// Its span below the request's.
+    fn span(self, request: &Span) -> Span {
+        match self {
+            Self::Queued => tracing::info_span!(parent: request, "queue"),
+            Self::Prefill { .. } => tracing::info_span!(parent: request, "prefill"),
+            Self::Decode { .. } => tracing::info_span!(parent: request, "decode"),
+            Self::Over => Span::none(),
+        }
     }
 }
 

@@ -41,9 +41,6 @@ const MOST_EVENTS_BEHIND: usize = 8192;
 /// The bounds of the time after which a client that found the queue full is told to come back.
 const RETRY_AFTER_SECONDS: (f64, f64) = (1.0, 120.0);
 
-/// A loop that has not taken a step for so long, though it has work, is stalled.
-const STALLED_AFTER: Duration = Duration::from_secs(60);
-
 /// Takes requests in for one thread that works on them one after the other.
 #[derive(Clone, Debug)]
 pub struct Engine(Arc<Shared>);
@@ -132,10 +129,13 @@ struct Pulse {
     /// Milliseconds from `began` to the last step; [`Pulse::IDLE`] where there is nothing to do.
     last_step: AtomicU64,
     is_dead: AtomicBool,
+    /// A step that takes longer is a stall.
+    longest_step: Duration,
 }
 
 impl Engine {
-    /// Starts the thread, which computes with `threads` threads.
+    /// Starts the thread, which computes with `threads` threads, and counts as stalled where a step takes longer than
+    /// `longest_step`.
     ///
     /// # Errors
     /// The system has no more threads.
@@ -144,6 +144,7 @@ impl Engine {
         tokenizer: Arc<Tokenizer>,
         limits: Limits,
         threads: usize,
+        longest_step: Duration,
     ) -> Result<(Self, JoinHandle<()>)> {
         let waiting =
             Waiting { queue: Queue::new(limits), is_open: true, is_running: false, seconds_per_request: None };
@@ -153,7 +154,7 @@ impl Engine {
             waiting: Mutex::new(waiting),
             arrival: Condvar::new(),
             next_id: AtomicU64::new(0),
-            pulse: Pulse::new(),
+            pulse: Pulse::new(longest_step),
         });
         let thread = worker::start(model, tokenizer, Arc::clone(&shared), threads)?;
         Ok((Self(shared), thread))
@@ -192,6 +193,11 @@ impl Engine {
     /// Whether the loop has died: nothing that was taken in will be done any more.
     pub fn is_dead(&self) -> bool {
         self.0.pulse.is_dead()
+    }
+
+    /// How long the loop has been in its present step; none while there is nothing to do.
+    pub fn step_age(&self) -> Option<Duration> {
+        self.0.pulse.step_age()
     }
 
     /// How things stand. Never waits for the loop.
@@ -340,8 +346,9 @@ impl Waiting {
 impl Pulse {
     const IDLE: u64 = u64::MAX;
 
-    fn new() -> Self {
-        Self { began: Instant::now(), last_step: AtomicU64::new(Self::IDLE), is_dead: AtomicBool::new(false) }
+    fn new(longest_step: Duration) -> Self {
+        let (last_step, is_dead) = (AtomicU64::new(Self::IDLE), AtomicBool::new(false));
+        Self { began: Instant::now(), last_step, is_dead, longest_step }
     }
 
     fn now(&self) -> u64 {
@@ -361,9 +368,12 @@ impl Pulse {
     }
 
     fn is_stalled(&self) -> bool {
+        self.is_dead() || self.step_age().is_some_and(|age| age > self.longest_step)
+    }
+
+    fn step_age(&self) -> Option<Duration> {
         let last = self.last_step.load(Ordering::Relaxed);
-        let hangs = last != Self::IDLE && self.now().saturating_sub(last) > STALLED_AFTER.as_millis() as u64;
-        hangs || self.is_dead()
+        (last != Self::IDLE).then(|| Duration::from_millis(self.now().saturating_sub(last)))
     }
 }
 
@@ -379,7 +389,7 @@ mod tests {
             waiting: Mutex::new(waiting),
             arrival: Condvar::new(),
             next_id: AtomicU64::new(0),
-            pulse: Pulse::new(),
+            pulse: Pulse::new(Duration::from_secs(1)),
         };
         let engine = Engine(Arc::new(shared));
         let mut generation = engine.submit(Vec::new()).unwrap();
@@ -391,11 +401,11 @@ mod tests {
 
     #[test]
     fn a_loop_that_takes_no_step_for_long_or_has_died_is_stalled() {
-        let long_ago = Instant::now() - STALLED_AFTER - Duration::from_secs(1);
-        let pulse = Pulse { began: long_ago, ..Pulse::new() };
+        let longest = Duration::from_secs(60);
+        let pulse = Pulse { began: Instant::now() - longest - Duration::from_secs(1), ..Pulse::new(longest) };
         assert!(!pulse.is_stalled());
         pulse.last_step.store(0, Ordering::Relaxed);
-        assert!(pulse.is_stalled());
+        assert!(pulse.is_stalled() && pulse.step_age() > Some(longest));
         pulse.beat();
         assert!(!pulse.is_stalled());
         pulse.rest();

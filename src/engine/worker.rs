@@ -1,5 +1,6 @@
 //! The one thread that owns the model.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -10,6 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::event::{Event, FinishReason};
 use super::run::generate;
 use super::{GivenUp, Job, Shared, Update};
+use crate::config::Fault;
 use crate::error::{Error, Result, Timeout};
 use crate::kernels::pool::Pool;
 use crate::model::Model;
@@ -26,7 +28,8 @@ pub(super) fn start(
     let pool = Pool::new(threads).map_err(|error| failed(&error))?;
     let work = move || {
         let _alive = Alive(Arc::clone(&shared));
-        pool.install(|| Worker { model: &model, tokenizer: &tokenizer, shared: &shared }.run());
+        let fault = Cell::new(Fault::asked());
+        pool.install(|| Worker { model: &model, tokenizer: &tokenizer, shared: &shared, fault }.run());
     };
     Builder::new().name("inference".into()).spawn(work).map_err(|error| failed(&error))
 }
@@ -46,6 +49,18 @@ struct Worker<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
     shared: &'a Shared,
+    fault: Cell<Option<Fault>>,
+}
+
+/// Goes wrong as a test has asked for.
+#[allow(clippy::panic)]
+fn strike(fault: Fault) {
+    match fault {
+        Fault::Panic | Fault::Death => panic!("FAULT asks for it"),
+        Fault::Stall => loop {
+            std::thread::park();
+        },
+    }
 }
 
 impl Worker<'_> {
@@ -65,7 +80,14 @@ impl Worker<'_> {
         self.shared.pulse.beat();
         job.meter.start();
         let _ = job.updates.try_send(Update::Started);
-        job.settle(|job| self.generate_all(job));
+        let fault = self.fault.take();
+        if fault == Some(Fault::Death) {
+            strike(Fault::Death); // not within the job, which would settle it
+        }
+        job.settle(|job| {
+            fault.map(strike);
+            self.generate_all(job)
+        });
         true
     }
 

@@ -88,6 +88,11 @@ impl WeightType {
         }
     }
 
+    /// The bytes of a matrix `[n_out, n_in]` in panels; none where that is beyond all memory.
+    pub fn packed_bytes(self, n_out: usize, n_in: usize) -> Option<usize> {
+        n_out.div_ceil(PANEL).checked_mul(self.panel_bytes(n_in))
+    }
+
     /// The bytes of a row of `n_in` numbers, stored one after the other; none where that is no whole number of blocks.
     pub fn row_bytes(self, n_in: usize) -> Option<usize> {
         match self {
@@ -118,7 +123,7 @@ impl Matrix {
     /// there is no memory for it.
     pub fn new(dtype: WeightType, n_out: usize, n_in: usize, fill: impl Fn(usize, &mut [u8]) + Sync) -> Option<Self> {
         let panel = dtype.panel_bytes(n_in);
-        let mut memory = Memory::zeroed(n_out.div_ceil(PANEL).checked_mul(panel)?)?;
+        let mut memory = Memory::zeroed(dtype.packed_bytes(n_out, n_in)?)?;
         let together = LOADED_TOGETHER.div_ceil(panel.max(1));
         pool::chunks(&mut memory, (together * panel).max(1), |at, panels| fill(at * together, panels));
         Some(Self { dtype, n_out, n_in, memory })

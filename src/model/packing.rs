@@ -37,7 +37,7 @@ impl StoredRows<'_> {
     /// # Errors
     /// There is no memory for it.
     pub fn pack(&self, wanted: Option<WeightType>) -> Result<Matrix> {
-        let dtype = wanted.map_or(self.dtype, |wanted| self.nearest(wanted));
+        let dtype = held_as(self.dtype, wanted, self.n_in);
         let failure = Mutex::new(None);
         let fill = |first: usize, panels: &mut [u8]| {
             if let Err(error) = self.fill(first, dtype, panels) {
@@ -66,17 +66,19 @@ impl StoredRows<'_> {
         (self.done)(rows);
         Ok(())
     }
+}
 
-    fn nearest(&self, wanted: WeightType) -> WeightType {
-        static WARN: Once = Once::new();
-        let mut candidates = [wanted, WeightType::Blocks(Format::Q8_0)].into_iter();
-        let found = candidates.find(|dtype| dtype.row_bytes(self.n_in).is_some()).unwrap_or(self.dtype);
-        if found != wanted {
-            let (n_in, wanted, found) = (self.n_in, wanted.name(), found.name());
-            WARN.call_once(|| tracing::warn!("rows of {n_in} are no whole number of {wanted} blocks: held as {found}"));
-        }
-        found
+/// The type in which rows of `n_in` numbers that are `stored` as one type are held where another is `wanted`.
+pub fn held_as(stored: WeightType, wanted: Option<WeightType>, n_in: usize) -> WeightType {
+    static WARN: Once = Once::new();
+    let Some(wanted) = wanted else { return stored };
+    let mut candidates = [wanted, WeightType::Blocks(Format::Q8_0)].into_iter();
+    let found = candidates.find(|dtype| dtype.row_bytes(n_in).is_some()).unwrap_or(stored);
+    if found != wanted {
+        let (wanted, found) = (wanted.name(), found.name());
+        WARN.call_once(|| tracing::warn!("rows of {n_in} are no whole number of {wanted} blocks: held as {found}"));
     }
+    found
 }
 
 /// Whole rows that are stored as one type, as another, to the nearest.

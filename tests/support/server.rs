@@ -86,7 +86,7 @@ fn served(limits: Limits, has_template: bool) -> Served {
     let template = checkpoint.chat_template(None, &tokenizer).unwrap().filter(|_| has_template);
     let config = checkpoint.config().clone();
     let model = checkpoint.load(&Device::Cpu, weights::Settings::EXACT).unwrap();
-    let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), limits, 1).unwrap();
+    let (engine, _) = Engine::start(model, Arc::clone(&tokenizer), limits, 1, Duration::from_secs(60)).unwrap();
     let (id, aliases) = ("nano".to_owned(), vec!["other/name".to_owned()]);
     Served {
         id,

@@ -1,0 +1,192 @@
+//! `blazr plan`: the memory that a model needs, against what there is.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+use sysinfo::System;
+
+use super::progress::megabytes;
+use super::{ConfigArgs, ModelArgs, print, print_json};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+
+/// What loading, prompts on their way through the model, and the program itself take beside what is planned.
+const WORKING_BYTES: usize = 150_000_000;
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    _config: ConfigArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The bytes that a model needs, and those that there are.
+#[derive(Debug, Serialize)]
+pub(super) struct Plan {
+    model: String,
+    weight_bytes: usize,
+    state_bytes: usize,
+    working_bytes: usize,
+    cache_bytes_at_max_seq_len: usize,
+    max_seq_len: usize,
+    /// How many tokens of a sequence fit.
+    tokens_that_fit: usize,
+    available_bytes: usize,
+    /// What says how many there are.
+    available_of: &'static str,
+}
+
+pub(super) fn run(args: &PlanArgs) -> Result<ExitCode> {
+    let plan = Plan::new(&args.model.open()?, &args.model)?;
+    if args.json {
+        print_json(&plan)?
+    } else {
+        print(&plan.to_string())?
+    }
+    Ok(if plan.check().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Plan {
+    pub(super) fn new(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Self> {
+        let (config, (available_bytes, available_of)) = (checkpoint.config(), available());
+        let mut plan = Self {
+            model: checkpoint.id().to_owned(),
+            weight_bytes: checkpoint.bytes_in_memory(args.settings())?,
+            state_bytes: config.state_bytes(),
+            working_bytes: WORKING_BYTES,
+            cache_bytes_at_max_seq_len: config.cache_bytes(config.max_seq_len),
+            max_seq_len: config.max_seq_len,
+            tokens_that_fit: 0,
+            available_bytes,
+            available_of,
+        };
+        let room = plan.available_bytes.saturating_sub(plan.least());
+        let fits = |tokens: &usize| config.cache_bytes(*tokens) <= room;
+        plan.tokens_that_fit = if room == 0 { 0 } else { largest(config.max_seq_len, fits) };
+        Ok(plan)
+    }
+
+    /// What is needed before the first token.
+    fn least(&self) -> usize {
+        self.weight_bytes.saturating_add(self.state_bytes).saturating_add(self.working_bytes)
+    }
+
+    /// # Errors
+    /// The model doesn't fit.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.least() <= self.available_bytes {
+            return Ok(());
+        }
+        let [weights, state, working, least, available] =
+            [self.weight_bytes, self.state_bytes, self.working_bytes, self.least(), self.available_bytes]
+                .map(|bytes| megabytes(bytes as u64));
+        Err(Error::Unsupported(format!(
+            "{} doesn't fit into memory: {weights} MB of weights + {state} MB of state + {working} MB to work with = {least} MB, \
+             and there are {available} MB ({}); hold the weights in fewer bits with --dtype, or give it more memory",
+            self.model, self.available_of,
+        )))
+    }
+
+    /// What to warn of: there is no room for a whole context.
+    pub(super) fn warning(&self) -> Option<String> {
+        let is_short = self.tokens_that_fit < self.max_seq_len;
+        is_short.then(|| {
+            let Self { tokens_that_fit, max_seq_len, .. } = self;
+            format!("there is memory for {tokens_that_fit} tokens of the context of {max_seq_len}: a longer text may end blazr")
+        })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.least().saturating_add(self.cache_bytes_at_max_seq_len);
+        let context = format!("cache of {} tokens", self.max_seq_len);
+        writeln!(f, "{}", self.model)?;
+        for (what, bytes) in [
+            ("weights", self.weight_bytes),
+            ("state", self.state_bytes),
+            ("to work with", self.working_bytes),
+            (&context, self.cache_bytes_at_max_seq_len),
+            ("all together", total),
+            (self.available_of, self.available_bytes),
+        ] {
+            writeln!(f, "{what:<28}{:>12.1} MB", bytes as f64 / 1e6)?;
+        }
+        match (self.check(), self.warning()) {
+            (Err(error), _) => writeln!(f, "{error}"),
+            (_, Some(warning)) => writeln!(f, "{warning}"),
+            _ => writeln!(f, "It fits."),
+        }
+    }
+}
+
+/// The largest number up to `most` that is still good, where all below a good one are.
+fn largest(most: usize, is_good: impl Fn(&usize) -> bool) -> usize {
+    let (mut good, mut bad) = (0, most.saturating_add(1));
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        *(if is_good(&middle) { &mut good } else { &mut bad }) = middle;
+    }
+    good
+}
+
+/// The bytes that this process may still have, and by whose word.
+fn available() -> (usize, &'static str) {
+    let system = System::new().ok().map(|mut system| {
+        system.refresh_memory();
+        system
+    });
+    let of_group = system.as_ref().and_then(System::cgroup_limits).map(|limits| limits.free_memory);
+    let of_machine = system.map(|system| system.available_memory());
+    let bounds = [(of_machine, "available"), (of_group, "left to the control group")];
+    let least = bounds.into_iter().filter_map(|(bytes, of)| Some((bytes?, of))).min();
+    least.map_or((usize::MAX, "available"), |(bytes, of)| (usize::try_from(bytes).unwrap_or(usize::MAX), of))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(available_bytes: usize) -> Plan {
+        Plan {
+            model: "big".into(),
+            weight_bytes: 2_000_000_000,
+            state_bytes: 50_000_000,
+            working_bytes: WORKING_BYTES,
+            cache_bytes_at_max_seq_len: 4_000_000_000,
+            max_seq_len: 1000,
+            tokens_that_fit: 250,
+            available_bytes,
+            available_of: "available",
+        }
+    }
+
+    #[test]
+    fn a_model_that_does_not_fit_is_refused_with_the_arithmetic() {
+        let told = plan(2_199_999_999).check().unwrap_err().to_string();
+        let sum =
+            "2000 MB of weights + 50 MB of state + 150 MB to work with = 2200 MB, and there are 2200 MB (available)";
+        assert!(told.contains(sum), "{told}");
+        assert!(plan(2_200_000_000).check().is_ok());
+    }
+
+    #[test]
+    fn a_context_that_does_not_fit_is_warned_of() {
+        assert!(
+            plan(4_000_000_000).warning().unwrap().starts_with("there is memory for 250 tokens of the context of 1000")
+        );
+        assert_eq!(Plan { tokens_that_fit: 1000, ..plan(1 << 40) }.warning(), None);
+    }
+
+    #[test]
+    fn the_largest_good_number_is_found() {
+        assert_eq!([0, 1, 41, 100].map(|bound| largest(100, |number| *number <= bound)), [0, 1, 41, 100]);
+        assert_eq!(largest(100, |_| true), 100);
+    }
+}

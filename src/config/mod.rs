@@ -1,0 +1,10 @@
+//! Settings, wherever they come from: the one place that reads the environment.
+
+mod fault;
+mod file;
+mod hub;
+mod sources;
+
+pub use self::fault::Fault;
+pub use self::hub::{HubSettings, Token};
+pub use self::sources::{Settings, with_variables};
