@@ -172,3 +172,19 @@ fn the_readme_has_every_metric_and_no_other() {
     let in_readme: BTreeSet<String> = readme_code().into_iter().filter(|code| code.starts_with("blazr_")).collect();
     assert_eq!(in_readme, blazr::metrics::ALL.iter().map(|metric| metric.name.to_owned()).collect());
 }
+
+#[test]
+fn the_manual_has_every_error_code() {
+    let manual = std::fs::read_to_string(root().join("docs/operation.md")).unwrap();
+    let codes = ["src/api/error.rs", "src/api/extract.rs", "src/api/middleware.rs", "src/api/mod.rs"].map(|path| {
+        let source = std::fs::read_to_string(root().join(path)).unwrap();
+        let behind = |marker: &str| source.split(marker).skip(1).map(str::to_owned).collect::<Vec<_>>();
+        let codes = [behind("Some(\""), behind("come_back(\"")].concat();
+        codes.into_iter().map(|tail| tail.split('"').next().unwrap().to_owned()).collect::<Vec<_>>()
+    });
+    let codes = codes.concat();
+    assert!(codes.len() > 10, "{codes:?}");
+    for code in codes {
+        assert!(manual.contains(&format!("| `{code}` |")), "{code} is not in docs/operation.md");
+    }
+}
