@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
-use sysinfo::System;
+use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System, get_current_pid};
 
 use super::progress::megabytes;
 use super::{ConfigArgs, ModelArgs, print, print_json};
@@ -44,11 +44,8 @@ pub(super) struct Plan {
 
 pub(super) fn run(args: &PlanArgs) -> Result<ExitCode> {
     let plan = Plan::new(&args.model.open()?, &args.model)?;
-    if args.json {
-        print_json(&plan)?
-    } else {
-        print(&plan.to_string())?
-    }
+    let told = if args.json { print_json(&plan) } else { print(&plan.to_string()) };
+    told?;
     Ok(if plan.check().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -136,16 +133,16 @@ fn largest(most: usize, is_good: impl Fn(&usize) -> bool) -> usize {
     good
 }
 
-/// The bytes that this process may still have, and by whose word.
+/// The bytes that this process may have, and by whose word: the machine's, or the bound on its control group, which files
+/// that were read count against only until somebody needs the room.
 fn available() -> (usize, &'static str) {
-    let system = System::new().ok().map(|mut system| {
+    let bounds = System::new().ok().zip(get_current_pid().ok()).map(|(mut system, pid)| {
         system.refresh_memory();
-        system
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, ProcessRefreshKind::nothing());
+        let of_group = system.process(pid).and_then(Process::cgroup_limits).map(|limits| limits.total_memory);
+        [(Some(system.available_memory()), "available"), (of_group, "bound on the control group")]
     });
-    let of_group = system.as_ref().and_then(System::cgroup_limits).map(|limits| limits.free_memory);
-    let of_machine = system.map(|system| system.available_memory());
-    let bounds = [(of_machine, "available"), (of_group, "left to the control group")];
-    let least = bounds.into_iter().filter_map(|(bytes, of)| Some((bytes?, of))).min();
+    let least = bounds.into_iter().flatten().filter_map(|(bytes, of)| Some((bytes?, of))).min();
     least.map_or((usize::MAX, "available"), |(bytes, of)| (usize::try_from(bytes).unwrap_or(usize::MAX), of))
 }
 

@@ -85,7 +85,9 @@ impl Worker<'_> {
             strike(Fault::Death); // not within the job, which would settle it
         }
         job.settle(|job| {
-            fault.map(strike);
+            if let Some(fault) = fault {
+                strike(fault);
+            }
             self.generate_all(job)
         });
         true
