@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use blazr::cli::Cli;
-use blazr::error::Result;
+use blazr::error::{Error, Result};
 use blazr::traces::Traces;
 use tracing::Level;
 use tracing_subscriber::filter::{EnvFilter, Targets};
@@ -13,6 +13,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is logged unless RUST_LOG says otherwise.
 const DEFAULT_LOG: &str = "blazr=info,opentelemetry_sdk=warn";
+
+/// The exit code of clap's errors, and of those that are like them.
+const WRONG_USAGE: u8 = 2;
 
 /// Gives memory back soon, and threads that come and go don't each keep some.
 #[global_allocator]
@@ -23,7 +26,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
-            ExitCode::FAILURE
+            if matches!(error, Error::Setting { .. }) { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
         }
     }
 }

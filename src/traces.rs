@@ -14,6 +14,7 @@ use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
+use url::Url;
 
 use crate::error::{Error, Result};
 
@@ -30,6 +31,10 @@ impl Traces {
     /// # Errors
     /// That is no address.
     pub fn told_to(endpoint: &str) -> Result<Self> {
+        if !is_plain(endpoint) {
+            let expected = "expected http://HOST:PORT of a collector, without a name, a query or a fragment";
+            return Err(Error::invalid("otlp_endpoint", expected));
+        }
         let address = endpoint.trim_end_matches('/').trim_end_matches(ROUTE);
         let exporter = SpanExporter::builder().with_http().with_endpoint(format!("{address}{ROUTE}")).build();
         let exporter = exporter.map_err(|error| Error::invalid("otlp_endpoint", format!("{endpoint}: {error}")))?;
@@ -45,6 +50,14 @@ impl Traces {
     {
         tracing_opentelemetry::layer().with_tracer(self.0.tracer("blazr"))
     }
+}
+
+/// Whether a collector can be at this address. There is no TLS to it.
+fn is_plain(endpoint: &str) -> bool {
+    Url::parse(endpoint).is_ok_and(|url| {
+        let is_named = !url.username().is_empty() || url.password().is_some();
+        url.scheme() == "http" && url.has_host() && !is_named && url.query().is_none() && url.fragment().is_none()
+    })
 }
 
 impl Drop for Traces {
@@ -69,4 +82,17 @@ pub fn describe(span: &Span, method: &'static str, route: &str, status: u16) {
     span.set_attribute("http.request.method", method);
     span.set_attribute("http.route", route.to_owned());
     span.set_attribute("http.response.status_code", i64::from(status));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plain;
+
+    #[test]
+    fn a_collector_is_at_a_plain_address() {
+        assert!(["http://localhost:4318", "http://[::1]:4318/v1/traces", "http://otel/"].into_iter().all(is_plain));
+        let wrong =
+            ["", "localhost:4318", "ftp://h", "https://h", "http://user:secret@h", "http://h/?a", "http://h/#a"];
+        assert!(!wrong.into_iter().any(is_plain));
+    }
 }

@@ -13,7 +13,12 @@ fn root() -> &'static Path {
 fn print_config(flags: &[&str], variables: &[(&str, &str)]) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_blazr"));
-    let command = command.args(["serve", "--print-config"]).args(flags).envs(variables.iter().copied());
+    let command = command.args(["serve", "--print-config"]).args(flags);
+    let own = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("BLAZR_"));
+    own.for_each(|name| {
+        command.env_remove(name);
+    });
+    let command = command.envs(variables.iter().copied());
     command.current_dir(directory.path()).output().unwrap()
 }
 
@@ -91,7 +96,10 @@ fn flags_win_over_variables_and_those_over_the_file() {
 
 #[test]
 fn what_is_printed_says_the_same_when_it_is_read() {
-    let printed = text(print_config(&["--alias", "a,b", "--port", "7", "--queue-timeout", "0.5", "--cpu"], &[]));
+    let printed = text(print_config(
+        &["--alias", "a,007", "--host", "a\u{7f}b", "--port", "7", "--queue-timeout", "0.5", "--cpu"],
+        &[],
+    ));
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("blazr.toml");
     std::fs::write(&path, &printed).unwrap();
@@ -116,9 +124,9 @@ fn mistakes_are_named_and_end_the_start() {
     std::fs::write(&path, "port = 1\nmax_queu = 2\n").unwrap();
     let file = path.to_str().unwrap();
     for (flags, variables, code, told) in [
-        (vec!["--config", file], vec![], 1, format!("error: {file}:2: max_queu: there is no such setting; ")),
+        (vec!["--config", file], vec![], 2, format!("error: {file}:2: max_queu: there is no such setting; ")),
         (vec!["--config", "/nowhere.toml"], vec![], 1, "error: /nowhere.toml: No such file".to_owned()),
-        (vec![], vec![("BLAZR_API_KEYS", "x")], 1, "error: BLAZR_API_KEYS: expected BLAZR_ and the name".to_owned()),
+        (vec![], vec![("BLAZR_API_KEYS", "x")], 2, "error: BLAZR_API_KEYS: expected BLAZR_ and the name".to_owned()),
         (vec![], vec![("BLAZR_PORT", "x")], 2, "--port has the value of BLAZR_PORT.".to_owned()),
     ] {
         let output = print_config(&flags, &variables);
@@ -138,7 +146,7 @@ fn the_secret_is_not_printed() {
 fn the_readme_has_every_setting_with_its_default() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let mut told: BTreeMap<String, String> = BTreeMap::new();
-    let section = readme.split("## Commands").nth(1).unwrap().split("## Checkpoints").next().unwrap();
+    let section = readme.split("## Commands").nth(1).unwrap().split("## Operation").next().unwrap();
     for row in section.lines().filter(|line| line.starts_with("| `--")) {
         let row = row.replace("\\|", " or ");
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
@@ -153,4 +161,20 @@ fn the_readme_has_every_setting_with_its_default() {
         let Some(default) = default.filter(|default| default != "false") else { continue };
         assert!(told.starts_with(default.trim_matches('"')), "{key}: README has {told:?} for {default}");
     }
+}
+
+#[test]
+fn an_empty_variable_is_as_good_as_none() {
+    let printed = text(print_config(&[], &[("BLAZR_PORT", ""), ("BLAZR_ALIAS", "")]));
+    assert!(printed.contains("port = 8080 # default\n") && printed.contains("# alias is not set\n"), "{printed}");
+}
+
+#[test]
+fn keys_of_the_file_do_not_show_in_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("blazr.toml");
+    std::fs::write(&path, "api_key = \"hidden\"\n").unwrap();
+    let output = print_config(&["--config", path.to_str().unwrap(), "--", "more"], &[]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && told.contains("more") && !told.contains("hidden"), "{told}");
 }

@@ -1,5 +1,6 @@
 //! `blazr healthcheck`: whether a server answers, for health checks where there is no shell.
 
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 /// Longer than an answer takes that waits for nothing.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// More than an answer has.
+/// More of an answer is not shown.
 const MOST_BYTES: u64 = 4096;
 
 #[derive(Debug, Args)]
@@ -22,18 +23,28 @@ pub(super) struct HealthcheckArgs {
     #[command(flatten)]
     address: AddressArgs,
     /// Ask for this route.
-    #[arg(long, value_name = "ROUTE", default_value = "/health")]
+    #[arg(long, value_name = "ROUTE", default_value = "/health", value_parser = parse_route)]
     path: String,
+}
+
+fn parse_route(text: &str) -> Result<String, String> {
+    if text.starts_with('/') { Ok(text.to_owned()) } else { Err("expected a route that begins with /".into()) }
 }
 
 pub(super) fn run(args: &HealthcheckArgs) -> Result<ExitCode> {
     let url = format!("http://{}:{}{}", reachable(&args.address.host), args.address.port, args.path);
     let failed = |error: ureq::Error| Error::Unsupported(format!("{url}: {error}"));
-    let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).proxy(None);
-    let mut response = ureq::Agent::new_with_config(config.build()).get(&url).call().map_err(failed)?;
-    let body = response.body_mut().with_config().limit(MOST_BYTES).read_to_string().map_err(failed)?;
-    print(&format!("{} {body}\n", response.status()))?;
-    Ok(if response.status().is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None);
+    let response = ureq::Agent::new_with_config(config.build()).get(&url).call().map_err(failed)?;
+    let (status, mut body) = (response.status(), Vec::new());
+    // What it says is told as far as it goes; whether it answers is in the status.
+    let _ = response.into_body().into_reader().take(MOST_BYTES).read_to_end(&mut body);
+    print(&format!("{status} {}\n", String::from_utf8_lossy(&body)))?;
+    Ok(if status == 200 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// How a host that a server listens on is spelled in an address: one that stands for all of them is this machine.

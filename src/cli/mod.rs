@@ -179,6 +179,7 @@ impl Cli {
     /// The file or the environment has what no setting has.
     pub fn read() -> Result<Self> {
         let bare = <Self as CommandFactory>::command();
+        config::check_variables(&bare)?;
         let command = config::with_variables(&bare);
         let mut args: Vec<_> = std::env::args_os().collect();
         let parse = |args: &[OsString]| {
@@ -189,8 +190,10 @@ impl Cli {
         let mut settings = None;
         if let Some((name, given)) = given.subcommand() {
             settings = config::Settings::read(&bare, name, given)?;
+            // Right behind the command, so that what follows stays behind its own flags.
+            let behind = args.iter().position(|arg| arg == name).map_or(args.len(), |at| at + 1);
+            args.splice(behind..behind, settings.iter().flat_map(config::Settings::flags));
         }
-        args.extend(settings.iter().flat_map(config::Settings::flags));
         let mut cli = Self::from_arg_matches(&parse(&args)).unwrap_or_else(|error| error.exit());
         if let (Task::Serve(args), Some(settings)) = (&mut cli.task, settings) {
             args.all = settings.to_toml();
@@ -250,7 +253,7 @@ fn end(error: &clap::Error, command: &Command, args: &[OsString]) -> ! {
     if let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) {
         let flag = shown.split([' ', '=']).next().unwrap_or_default();
         let is_of_flag = |arg: &&clap::Arg| arg.get_long().is_some_and(|long| flag == format!("--{long}"));
-        let is_typed = args.iter().any(|arg| arg.to_string_lossy().starts_with(flag));
+        let is_typed = args.iter().any(|arg| arg.to_string_lossy().split('=').next() == Some(flag));
         let arg = command.get_subcommands().flat_map(Command::get_arguments).find(is_of_flag);
         if let Some(variable) = arg.and_then(clap::Arg::get_env).filter(|_| !is_typed) {
             let _ = writeln!(io::stderr(), "{flag} has the value of {}.", variable.to_string_lossy());

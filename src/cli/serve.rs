@@ -32,6 +32,9 @@ const SIGNAL_POLL: Duration = Duration::from_millis(20);
 /// A step that takes longer is unhealthy, where blazr is never to end for it.
 const LONG_STEP: Duration = Duration::from_secs(60);
 
+/// Longer than anybody waits, and short enough to be added to any time.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
 /// Connections need little: what computes has threads of its own.
 const CONNECTION_THREADS: usize = 2;
 
@@ -112,7 +115,8 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.ok_or_else(|| "expected a number of seconds, 0 or more".into())
+    let seconds = seconds.filter(|seconds| *seconds <= LONGEST);
+    seconds.ok_or_else(|| format!("expected a number of seconds from 0 to {}", LONGEST.as_secs()))
 }
 
 pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
@@ -210,8 +214,8 @@ impl ServeArgs {
         match app.step_age() {
             _ if app.is_dead() => Some(Error::Internal("the inference loop has died: start blazr anew".into())),
             Some(age) if is_stuck(age) => {
-                let message =
-                    format!("a step of the inference loop takes longer than --stall-timeout, {} s", age.as_secs());
+                let seconds = self.stall_timeout.as_secs_f64();
+                let message = format!("a step of the inference loop takes longer than --stall-timeout, {seconds} s");
                 Some(Error::Internal(format!("{message}: start blazr anew")))
             }
             _ => None,
@@ -281,16 +285,16 @@ impl Loading {
     fn load(self, app: &App) -> Result<()> {
         let began = Instant::now();
         let checkpoint = self.model.open()?;
-        let plan = Plan::new(&checkpoint, &self.model)?;
-        plan.check()?;
-        if let Some(warning) = plan.warning() {
-            tracing::warn!("{warning}");
-        }
         let (id, config, size) = (checkpoint.id().to_owned(), checkpoint.config().clone(), checkpoint.size());
         let tokenizer = Arc::new(checkpoint.tokenizer()?);
         let template = checkpoint.chat_template(self.chat_template.as_deref(), &tokenizer)?;
         let sampling = if self.generation_config { checkpoint.sampling()? } else { Params::default() };
         let device = device::choose(self.model.cpu);
+        if device.is_cpu() {
+            let plan = Plan::new(&checkpoint, &self.model)?;
+            plan.check()?;
+            plan.warning().iter().for_each(|warning| tracing::warn!("{warning}"));
+        }
         let kind = if device.is_cpu() { "cpu" } else { "gpu" };
         let fingerprint = format!("blazr-{}-{kind}-{:016x}", env!("CARGO_PKG_VERSION"), checkpoint.fingerprint());
         tracing::info!("loading {id}: {} MB of weights", megabytes(size.bytes as u64));

@@ -1,4 +1,4 @@
-//! Settings, wherever they come from: the one place that reads the environment.
+//! Settings, wherever they come from: the one place that reads the environment, but for RUST_LOG.
 
 mod fault;
 mod file;
@@ -7,4 +7,4 @@ mod sources;
 
 pub use self::fault::Fault;
 pub use self::hub::{HubSettings, Token};
-pub use self::sources::{Settings, with_variables};
+pub use self::sources::{Settings, check_variables, with_variables};

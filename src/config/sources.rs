@@ -5,7 +5,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
@@ -55,6 +56,10 @@ pub fn with_variables(command: &Command) -> Command {
         if argument(command, &key).is_none() {
             return arg;
         }
+        // A variable without a value is as good as none, but for the one that locks the door.
+        if key != SECRET && std::env::var_os(variable(&key)).is_some_and(|value| value.is_empty()) {
+            return arg;
+        }
         let arg = arg.env(variable(&key)).hide_env_values(true);
         if is_switch(&arg) { arg.value_parser(BoolishValueParser::new()) } else { arg }
     };
@@ -75,14 +80,13 @@ impl<'a> Settings<'a> {
     /// `config/blazr.toml` where there is one. None where the subcommand has no such flag. `command` is without variables.
     ///
     /// # Errors
-    /// The file can't be read, or has a key or a value that no setting has; or the environment has such a key.
+    /// The file can't be read, or has a key or a value that no setting has.
     pub fn read(command: &'a Command, name: &'a str, given: &'a ArgMatches) -> Result<Option<Self>> {
         let mut settings = Self { command, name, given, file: None };
         if !settings.has("config") {
             return Ok(None);
         }
-        check_variables(command, std::env::vars_os().map(|(name, _)| name))?;
-        let default = || Some(PathBuf::from(DEFAULT)).filter(|path| path.exists());
+        let default = || Some(PathBuf::from(DEFAULT)).filter(|path| !is_missing(path));
         if let Some(path) = given.get_one::<PathBuf>("config").cloned().or_else(default) {
             let file = File::read(&path)?;
             file.entries.iter().try_for_each(|entry| settings.check(&file, entry))?;
@@ -149,6 +153,10 @@ impl<'a> Settings<'a> {
                 return Err(file.refuse(entry, "expected a text or a number, found true or false"));
             }
             (Value::Texts(_), true) => return Err(file.refuse(entry, "expected true or false")),
+            (Value::Texts(all), _) if all.is_empty() => return Err(file.refuse(entry, "expected a value, found none")),
+            (Value::Texts(all), _) if arg.get_value_delimiter().is_some_and(|comma| all.concat().contains(comma)) => {
+                return Err(file.refuse(entry, "expected a list of values without commas"));
+            }
             (Value::Texts(all), _) if all.len() != 1 && !matches!(arg.get_action(), ArgAction::Append) => {
                 return Err(file.refuse(entry, &format!("expected one value, found {}", all.len())));
             }
@@ -184,8 +192,8 @@ impl Value {
 
 /// A value as TOML: texts are quoted as in JSON.
 fn to_toml(text: &str) -> String {
-    let is_number = text.parse::<f64>().is_ok_and(f64::is_finite) && text.starts_with(|c: char| c.is_ascii_digit());
-    if is_number { text.to_owned() } else { serde_json::Value::from(text).to_string() }
+    let is_number = text.parse::<f64>().is_ok_and(|number| number.is_finite() && number.to_string() == text);
+    if is_number { text.to_owned() } else { serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007F") }
 }
 
 /// Whether somebody said so.
@@ -208,8 +216,20 @@ fn in_one_line(error: &clap::Error) -> String {
     message.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A misspelt variable may be one that was to ask for a key.
-fn check_variables(command: &Command, names: impl Iterator<Item = OsString>) -> Result<()> {
+/// Whether there is nothing, not even something that can't be looked at.
+fn is_missing(path: &Path) -> bool {
+    matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Refuses variables that are no settings: a misspelt one may be one that was to ask for a key.
+///
+/// # Errors
+/// There is such a variable.
+pub fn check_variables(command: &Command) -> Result<()> {
+    check_names(command, std::env::vars_os().map(|(name, _)| name))
+}
+
+fn check_names(command: &Command, names: impl Iterator<Item = OsString>) -> Result<()> {
     let is_known = |name: &str| {
         name == variable("config") || arguments(command).any(|arg| variable(arg.get_id().as_str()) == name)
     };
@@ -266,6 +286,7 @@ mod tests {
             ("port = 70000", "FILE:1: port: invalid value '70000' for '--port <port>': 70000 is not in 0..=65535"),
             ("port = true", "FILE:1: port: expected a text or a number, found true or false"),
             ("port = [1, 2]", "FILE:1: port: expected one value, found 2"),
+            ("api_key = []", "FILE:1: api_key: expected a value, found none"),
             ("log_prompts = \"yes\"", "FILE:1: log_prompts: expected true or false"),
             ("[http]\nport = 1", "FILE:1: http: expected a text, a number, true or false, or a list of texts"),
         ] {
@@ -277,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_no_setting_is_refused() {
-        let check = |names: &[&str]| check_variables(&command(), names.iter().map(OsString::from));
+        let check = |names: &[&str]| check_names(&command(), names.iter().map(OsString::from));
         assert!(check(&["BLAZR_PORT", "BLAZR_CONFIG", "PATH"]).is_ok());
         assert!(check(&["BLAZR_API_KEYS"]).unwrap_err().to_string().starts_with("BLAZR_API_KEYS: expected BLAZR_ and"));
     }
