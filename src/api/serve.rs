@@ -78,8 +78,9 @@ fn serve_metrics(listener: TcpListener, app: &App) -> JoinHandle<()> {
 
 async fn accept(listener: &TcpListener, routes: &Router, connections: &GracefulShutdown, owed: &Owed) {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => open(stream, routes, connections, owed),
+        let opened = listener.accept().await.and_then(|(stream, _)| open(stream, routes, connections, owed));
+        match opened {
+            Ok(()) => {}
             Err(error) if is_of_one_connection(error.kind()) => {}
             Err(error) => {
                 tracing::warn!("no connection can be taken: {error}");
@@ -93,12 +94,9 @@ fn is_of_one_connection(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
 }
 
-fn open(stream: TcpStream, routes: &Router, connections: &GracefulShutdown, owed: &Owed) {
+fn open(stream: TcpStream, routes: &Router, connections: &GracefulShutdown, owed: &Owed) -> io::Result<()> {
     let _ = stream.set_nodelay(true); // each token goes out at once
-    let (stream, twin) = match twins(stream) {
-        Ok(twins) => twins,
-        Err(error) => return tracing::warn!("a connection is dropped: {error}"), // no file descriptor is left
-    };
+    let (stream, twin) = twins(stream)?;
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let service = TowerToHyperService::new(AddExtension::new(routes.clone(), owed.connection()));
@@ -116,6 +114,7 @@ fn open(stream: TcpStream, routes: &Router, connections: &GracefulShutdown, owed
             () = closed(&twin) => {}
         }
     });
+    Ok(())
 }
 
 /// The connection, and once more to watch it by.
