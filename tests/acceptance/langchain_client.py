@@ -1,4 +1,4 @@
-"""LangChain's ChatOpenAI and OpenAI against a running blazr, whose address is in BLAZR_URL."""
+"""LangChain's ChatOpenAI and OpenAI against a running blazr, whose address is in SERVER_URL."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI, OpenAI
 
 import situations
 
-URL = os.environ["BLAZR_URL"]
+URL = os.environ["SERVER_URL"]
 QUESTION = "What is 27 plus 45?"
 ANSWER = "27 plus 45 is 72."
 START = "Once upon a time"

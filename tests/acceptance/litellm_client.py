@@ -1,4 +1,4 @@
-"""LiteLLM against a running blazr, whose address is in BLAZR_URL."""
+"""LiteLLM against a running blazr, whose address is in SERVER_URL."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from litellm.exceptions import MidStreamFallbackError
 import situations
 
 litellm.suppress_debug_info = True
-URL = os.environ["BLAZR_URL"]
+URL = os.environ["SERVER_URL"]
 MESSAGES = [{"role": "user", "content": "What is 27 plus 45?"}]
 ANSWER = "27 plus 45 is 72."
 START = "Once upon a time"

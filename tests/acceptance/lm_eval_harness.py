@@ -1,4 +1,4 @@
-"""lm-evaluation-harness against a running blazr, whose address is in BLAZR_URL: every score that it takes from there is
+"""lm-evaluation-harness against a running blazr, whose address is in SERVER_URL: every score that it takes from there is
 that of the float64 reference, which the harness is given in the server's place."""
 
 import itertools
@@ -110,7 +110,7 @@ class Direct(LocalCompletionsAPI):
 
 def evaluate(kind: type[LocalCompletionsAPI], place: Path, **options: object) -> dict:
     """A short `max_length` makes several windows of a tale."""
-    url = f"{os.environ['BLAZR_URL']}/v1/completions"
+    url = f"{os.environ['SERVER_URL']}/v1/completions"
     model = kind(model="nano", base_url=url, max_length=128, **options)
     manager = TaskManager(include_path=str(place), include_defaults=False)
     return lm_eval.simple_evaluate(model, tasks=["endings", "tales"], task_manager=manager, bootstrap_iters=0)

@@ -1,4 +1,4 @@
-// The official Node SDK against a running blazr, whose address is in BLAZR_URL; BLAZR is the program.
+// The official Node SDK against a running blazr, whose address is in SERVER_URL; BLAZR is the program.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -10,7 +10,7 @@ const messages = [{ role: "user", content: "What is 27 plus 45?" }];
 const question = { model: "nano", messages, temperature: 0 };
 const answer = "27 plus 45 is 72.";
 const long = { model: "nano", prompt: "Once", max_tokens: 4000, ignore_eos: true };
-const client = clientOf(process.env.BLAZR_URL);
+const client = clientOf(process.env.SERVER_URL);
 
 function clientOf(url, options) {
   return new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0, ...options });

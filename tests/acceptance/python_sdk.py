@@ -1,4 +1,4 @@
-"""The official Python SDK against a running blazr, whose address is in BLAZR_URL."""
+"""The official Python SDK against a running blazr, whose address is in SERVER_URL."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 import situations
 
-URL = os.environ["BLAZR_URL"]
+URL = os.environ["SERVER_URL"]
 MESSAGES = [{"role": "user", "content": "What is 27 plus 45?"}]
 ANSWER = "27 plus 45 is 72."
 LONG = {"model": "nano", "prompt": "Once", "max_tokens": 4000, "extra_body": {"ignore_eos": True}}

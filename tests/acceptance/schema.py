@@ -1,4 +1,4 @@
-"""Schemathesis against a running blazr, whose address is in BLAZR_URL: all its checks, with what /openapi.json says, or
+"""Schemathesis against a running blazr, whose address is in SERVER_URL: all its checks, with what /openapi.json says, or
 the file or address that is given instead."""
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import schemathesis
 
-URL = os.environ["BLAZR_URL"]
+URL = os.environ["SERVER_URL"]
 CASES = 2000
 CASES_PER_OPERATION = 220
 TIMEOUT_SECONDS = 60

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a running blazr, whose address is in BLAZR_URL: promtool finds nothing to say, and the
+"""A real Prometheus scrapes a running blazr, whose address is in SERVER_URL: promtool finds nothing to say, and the
 counters are the sum of what `usage` said. Needs `prometheus` and `promtool` on the PATH."""
 
 import json
@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-URL = os.environ["BLAZR_URL"]
+URL = os.environ["SERVER_URL"]
 PATIENCE_SECONDS = 30
 CONFIG = """
 global: {{scrape_interval: 1s}}

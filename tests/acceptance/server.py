@@ -1,6 +1,6 @@
 """Starts blazr on a free port and runs a client against it: `python server.py BLAZR CLIENT [ARGUMENT …]`.
 
-The client finds the address in BLAZR_URL, and in BLAZR the program, of which it may start others with `serve`. Its exit
+The client finds the address in SERVER_URL, and in BLAZR the program, of which it may start others with `serve`. Its exit
 code is this program's, unless blazr does not end cleanly.
 """
 
@@ -61,7 +61,7 @@ def main() -> None:
     blazr, *client = sys.argv[1:]
     # Exact: log-probabilities are held to the float64 reference.
     with serve(blazr, "--max-queue", "4", "--precision", "exact") as url:
-        code = subprocess.run(client, env={**os.environ, "BLAZR": blazr, "BLAZR_URL": url}).returncode
+        code = subprocess.run(client, env={**os.environ, "BLAZR": blazr, "SERVER_URL": url}).returncode
     sys.exit(code)
 
 
