@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
@@ -150,15 +151,33 @@ impl fmt::Debug for Embedded {
 pub struct Bytes(Held);
 
 enum Held {
-    Mapped(Mmap),
+    Mapped(Mapped),
     Embedded(&'static [u8]),
 }
 
+/// A file in memory, and what it was like when it was mapped.
+struct Mapped {
+    map: Mmap,
+    file: File,
+    stamp: Stamp,
+}
+
+/// A file's length, and when it was written last.
+type Stamp = (u64, Option<SystemTime>);
+
 impl Bytes {
+    /// Whether the file was written to since it was mapped. One that was replaced under its name is still the old one here.
+    pub fn have_changed(&self) -> bool {
+        match &self.0 {
+            Held::Mapped(mapped) => stamp(&mapped.file).ok() != Some(mapped.stamp),
+            Held::Embedded(_) => false,
+        }
+    }
+
     /// Says that a range was read: its bytes no longer count as this process's memory until they are looked at again.
     pub fn release(&self, range: &Range<usize>) {
         match &self.0 {
-            Held::Mapped(map) => release(map, range),
+            Held::Mapped(mapped) => release(&mapped.map, range),
             Held::Embedded(_) => {} // the program's own pages are the system's business
         }
     }
@@ -169,7 +188,7 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Held::Mapped(map) => map,
+            Held::Mapped(mapped) => &mapped.map,
             Held::Embedded(bytes) => bytes,
         }
     }
@@ -208,12 +227,21 @@ fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
 }
 
 #[allow(unsafe_code)]
-fn map(path: &Path) -> Result<Mmap> {
+fn map(path: &Path) -> Result<Mapped> {
     expect_file(path)?;
-    // SAFETY: the map is only read, and only while weights are copied out of it. If another process shortens the file
-    // in that time the read faults, as it does for every program that maps files; whole-file writers rename instead.
-    let map = File::open(path).and_then(|file| unsafe { Mmap::map(&file) });
-    map.map_err(|error| Error::io(path, error))
+    let mapped = File::open(path).and_then(|file| {
+        let stamp = stamp(&file)?;
+        // SAFETY: the map is only read, and only while weights are copied out of it. If another process shortens the
+        // file in that time the read faults, as it does for every program that maps files; whole-file writers rename.
+        let map = unsafe { Mmap::map(&file) }?;
+        Ok(Mapped { map, file, stamp })
+    });
+    mapped.map_err(|error| Error::io(path, error))
+}
+
+fn stamp(file: &File) -> io::Result<Stamp> {
+    let found = file.metadata()?;
+    Ok((found.len(), found.modified().ok()))
 }
 
 /// Takes the pages of a range out of this process's memory; the system may keep them in its cache.

@@ -271,3 +271,25 @@ fn other_weights_and_other_configurations_have_other_fingerprints() {
     assert_ne!(fingerprint(7, None), fingerprint(8, None));
     assert_ne!(fingerprint(7, Some(&config(500.0))), fingerprint(7, Some(&config(501.0))));
 }
+
+#[test]
+fn a_file_that_is_written_to_while_it_is_loaded_is_refused_and_one_that_is_replaced_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    support::write_checkpoint(directory.path(), 7, DType::BF16);
+    let path = directory.path().join("model.safetensors");
+    let load = |change: &dyn Fn()| {
+        let checkpoint = Checkpoint::open(directory.path()).unwrap();
+        change();
+        checkpoint.load(&Device::Cpu, Settings::EXACT).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let replace = || {
+        let beside = directory.path().join("new");
+        std::fs::copy(&path, &beside).unwrap();
+        std::fs::rename(&beside, &path).unwrap();
+    };
+    assert_eq!(load(&replace), Ok(()));
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    let write = || std::fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+    let told = load(&write).unwrap_err();
+    assert!(told.starts_with(path.to_str().unwrap()) && told.contains("changed while it was loaded"), "{told}");
+}

@@ -174,13 +174,15 @@ impl Checkpoint {
     /// The same, telling of each tensor how many bytes it had in its file.
     ///
     /// # Errors
-    /// Weights can't be had, or not in the type that is asked for on this device.
+    /// Weights can't be had, or not in the type that is asked for on this device, or their files change meanwhile.
     pub fn load_telling(self, device: &Device, settings: Settings, loaded: &dyn Fn(usize)) -> Result<Model> {
         if let (false, Some(dtype)) = (device.is_cpu(), settings.dtype) {
             let message = format!("--dtype {} is not there on a GPU yet: leave it out, or add --cpu", dtype.name());
             return Err(Error::Unsupported(message));
         }
-        Model::load(&self.config, &Weights::new(&self.tensors.telling(loaded), device, settings))
+        let model = Model::load(&self.config, &Weights::new(&self.tensors.telling(loaded), device, settings))?;
+        self.tensors.check_unchanged()?;
+        Ok(model)
     }
 
     /// The tokenizer: what the key `tokenizer` names beside the checkpoint, else `tokenizer.json`.

@@ -70,6 +70,16 @@ impl Shard {
         Ok(Self::new(name, path, bytes, tensors))
     }
 
+    /// Refuses a file that was written to since it was opened: what was read of it, and what is to be read, may be of two
+    /// models.
+    ///
+    /// # Errors
+    /// It was.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let message = "changed while it was loaded: put new files beside the old and rename them, and start blazr anew";
+        if self.bytes.have_changed() { Err(Error::checkpoint(&self.path, message)) } else { Ok(()) }
+    }
+
     /// The file's name among those of its model.
     pub fn name(&self) -> &Path {
         &self.name

@@ -199,6 +199,14 @@ impl Tensors {
         Telling { tensors: self, loaded }
     }
 
+    /// Refuses files that were written to since they were opened.
+    ///
+    /// # Errors
+    /// One was.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.shards.iter().try_for_each(Shard::check_unchanged)
+    }
+
     fn check_index(&self, index: &Index) -> Result<()> {
         for (name, file) in &index.weight_map {
             let entry = self.by_name.get(native_name(name));
@@ -353,6 +361,7 @@ impl TensorSource for Telling<'_> {
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {
         let Some(found) = self.tensors.find(name, shape)? else { return Ok(None) };
         let shard = self.tensors.shards.get(found.entry.shard).ok_or_else(|| self.missing(name, shape))?;
+        shard.check_unchanged()?;
         let (tensor, n_bytes) = found.load(shard, shape, device)?;
         (self.loaded)(n_bytes);
         Ok(Some(tensor))
@@ -362,6 +371,7 @@ impl TensorSource for Telling<'_> {
         let shape = [sizes.0, sizes.1];
         let Some(found) = self.tensors.find(name, &shape)? else { return Ok(None) };
         let shard = self.tensors.shards.get(found.entry.shard).ok_or_else(|| self.missing(name, &shape))?;
+        shard.check_unchanged()?;
         let (matrix, n_bytes) = found.pack(shard, sizes, wanted)?;
         (self.loaded)(n_bytes);
         Ok(Some(Weight::Packed(Arc::new(matrix))))

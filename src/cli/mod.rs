@@ -89,10 +89,10 @@ struct ConfigArgs {
 /// Where a server listens.
 #[derive(Debug, Args)]
 struct AddressArgs {
-    /// The address to listen on.
+    /// The address that the server listens on.
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
-    /// The port to listen on; 0 takes one that is free.
+    /// The port that it listens on; a server takes one that is free for 0.
     #[arg(long, default_value_t = 8080)]
     port: u16,
 }
@@ -187,16 +187,16 @@ impl Cli {
             parsed.unwrap_or_else(|error| end(&error, &command, args))
         };
         let given = parse(&args);
-        let mut settings = None;
-        if let Some((name, given)) = given.subcommand() {
-            settings = config::Settings::read(&bare, name, given)?;
-            // Right behind the command, so that what follows stays behind its own flags.
-            let behind = args.iter().position(|arg| arg == name).map_or(args.len(), |at| at + 1);
-            args.splice(behind..behind, settings.iter().flat_map(config::Settings::flags));
-        }
+        let sources = match given.subcommand() {
+            Some((name, given)) => config::Sources::read(&bare, name, given)?,
+            None => None,
+        };
+        // Right behind the program and the command, so that what follows stays behind its own flags.
+        let behind = args.len().min(2);
+        args.splice(behind..behind, sources.iter().flat_map(config::Sources::flags));
         let mut cli = Self::from_arg_matches(&parse(&args)).unwrap_or_else(|error| error.exit());
-        if let (Task::Serve(args), Some(settings)) = (&mut cli.task, settings) {
-            args.all = settings.to_toml();
+        if let (Task::Serve(args), Some(sources)) = (&mut cli.task, sources) {
+            args.effective = args.print_config.then(|| sources.to_toml());
         }
         Ok(cli)
     }

@@ -44,15 +44,14 @@ pub(super) struct Plan {
 
 pub(super) fn run(args: &PlanArgs) -> Result<ExitCode> {
     let plan = Plan::new(&args.model.open()?, &args.model)?;
-    let told = if args.json { print_json(&plan) } else { print(&plan.to_string()) };
-    told?;
+    (if args.json { print_json(&plan) } else { print(&plan.to_string()) })?;
     Ok(if plan.check().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl Plan {
     pub(super) fn new(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Self> {
         let (config, (available_bytes, available_of)) = (checkpoint.config(), available());
-        let mut plan = Self {
+        let plan = Self {
             model: checkpoint.id().to_owned(),
             weight_bytes: checkpoint.bytes_in_memory(args.settings())?,
             state_bytes: config.state_bytes(),
@@ -63,10 +62,8 @@ impl Plan {
             available_bytes,
             available_of,
         };
-        let room = plan.available_bytes.saturating_sub(plan.least());
-        let fits = |tokens: &usize| config.cache_bytes(*tokens) <= room;
-        plan.tokens_that_fit = if room == 0 { 0 } else { largest(config.max_seq_len, fits) };
-        Ok(plan)
+        let fits = |tokens| plan.least().saturating_add(config.cache_bytes(tokens)) <= available_bytes;
+        Ok(Self { tokens_that_fit: largest(config.max_seq_len, fits), ..plan })
     }
 
     /// What is needed before the first token.
@@ -124,11 +121,11 @@ impl fmt::Display for Plan {
 }
 
 /// The largest number up to `most` that is still good, where all below a good one are.
-fn largest(most: usize, is_good: impl Fn(&usize) -> bool) -> usize {
+fn largest(most: usize, is_good: impl Fn(usize) -> bool) -> usize {
     let (mut good, mut bad) = (0, most.saturating_add(1));
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;
-        *(if is_good(&middle) { &mut good } else { &mut bad }) = middle;
+        *(if is_good(middle) { &mut good } else { &mut bad }) = middle;
     }
     good
 }
@@ -183,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_largest_good_number_is_found() {
-        assert_eq!([0, 1, 41, 100].map(|bound| largest(100, |number| *number <= bound)), [0, 1, 41, 100]);
+        assert_eq!([0, 1, 41, 100].map(|bound| largest(100, |number| number <= bound)), [0, 1, 41, 100]);
         assert_eq!(largest(100, |_| true), 100);
     }
 }

@@ -50,10 +50,10 @@ pub(super) struct ServeArgs {
     _config: ConfigArgs,
     /// Print all settings, as a configuration file with where each comes from, and end.
     #[arg(long)]
-    print_config: bool,
-    /// What that prints.
+    pub(super) print_config: bool,
+    /// What that prints, where it is asked for.
     #[arg(skip)]
-    pub(super) all: String,
+    pub(super) effective: Option<String>,
     #[command(flatten)]
     pub(super) model: ModelArgs,
     #[command(flatten)]
@@ -120,8 +120,8 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
-    if args.print_config {
-        return print(&args.all).map(|()| ExitCode::SUCCESS);
+    if let Some(settings) = &args.effective {
+        return print(settings).map(|()| ExitCode::SUCCESS);
     }
     // A connection takes two file descriptors. Where no more can be had, there are fewer connections.
     let _ = rlimit::increase_nofile_limit(u64::MAX);

@@ -7,4 +7,4 @@ mod sources;
 
 pub use self::fault::Fault;
 pub use self::hub::{HubSettings, Token};
-pub use self::sources::{Settings, check_variables, with_variables};
+pub use self::sources::{Sources, check_variables, with_variables};

@@ -66,33 +66,33 @@ pub fn with_variables(command: &Command) -> Command {
     command.clone().mut_subcommands(|subcommand| subcommand.mut_args(add))
 }
 
-/// The settings that one run of the program was given, and by whom.
+/// What one run of the program was told, and by whom.
 #[derive(Debug)]
-pub struct Settings<'a> {
+pub struct Sources<'a> {
     command: &'a Command,
     name: &'a str,
     given: &'a ArgMatches,
     file: Option<File>,
 }
 
-impl<'a> Settings<'a> {
+impl<'a> Sources<'a> {
     /// Reads what the subcommand's `given` flags and variables do not say: the file that `--config` names, else
     /// `config/blazr.toml` where there is one. None where the subcommand has no such flag. `command` is without variables.
     ///
     /// # Errors
     /// The file can't be read, or has a key or a value that no setting has.
     pub fn read(command: &'a Command, name: &'a str, given: &'a ArgMatches) -> Result<Option<Self>> {
-        let mut settings = Self { command, name, given, file: None };
-        if !settings.has("config") {
+        let mut sources = Self { command, name, given, file: None };
+        if !sources.has("config") {
             return Ok(None);
         }
         let default = || Some(PathBuf::from(DEFAULT)).filter(|path| !is_missing(path));
         if let Some(path) = given.get_one::<PathBuf>("config").cloned().or_else(default) {
             let file = File::read(&path)?;
-            file.entries.iter().try_for_each(|entry| settings.check(&file, entry))?;
-            settings.file = Some(file);
+            file.entries.iter().try_for_each(|entry| sources.check(&file, entry))?;
+            sources.file = Some(file);
         }
-        Ok(Some(settings))
+        Ok(Some(sources))
     }
 
     /// The flags that say the same as the file does, where nobody else says anything.
@@ -263,9 +263,9 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let all = ["blazr", "serve", "--config", path.to_str().unwrap()].into_iter().chain(flags.iter().copied());
         let (command, matches) = (command(), with_variables(&command()).get_matches_from(all));
-        let settings = Settings::read(&command, "serve", matches.subcommand().unwrap().1);
+        let sources = Sources::read(&command, "serve", matches.subcommand().unwrap().1);
         let shown = |text: String| text.replace(path.to_str().unwrap(), "FILE");
-        settings.map(|settings| shown(settings.unwrap().to_toml())).map_err(|error| shown(error.to_string()))
+        sources.map(|sources| shown(sources.unwrap().to_toml())).map_err(|error| shown(error.to_string()))
     }
 
     #[test]

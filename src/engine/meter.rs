@@ -159,6 +159,9 @@ impl Drop for Meter {
             Phase::Decode { .. } => "decode",
             Phase::Over => return,
         };
+        if std::thread::panicking() {
+            return self.fail("panic");
+        }
         match self.given_up.get().unwrap_or(&GivenUp::Gone) {
             GivenUp::Gone => m::CANCELLED.add(1, vec![("phase", phase.into())]),
             GivenUp::TimedOut(Timeout::Queue) => m::REJECTED.add(1, vec![("reason", "queue_timeout".into())]),
