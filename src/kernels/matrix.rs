@@ -7,7 +7,7 @@ use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::blocks::{self, Activations, Format};
+use super::blocks::{self, ActivationRows, Activations, Format};
 use super::gemm::{self, Rows, RowsMut, Sizes, Strided};
 use super::isa::Isa;
 use super::left::{self, Left};
@@ -18,8 +18,9 @@ use super::pool::{self, Columns};
 /// How exactly activations meet weights. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// Where several rows meet weights of bf16 or blocks, activations become bf16, and so do the values of blocks, where
-    /// that is faster. One row that meets blocks has 16 bits an activation; else it stays f32.
+    /// Where several rows meet weights of bf16 or blocks, activations become bf16, and so do the values of blocks, on
+    /// processors that have such products. Activations that meet blocks have 16 bits otherwise, and those of one row
+    /// always. All others stay f32.
     #[default]
     Fast,
     /// All activations are f32, and weights are what is stored.
@@ -188,10 +189,23 @@ impl Matrix {
 
     /// Several rows, whose products cost more than the weights' way from memory.
     fn times_rows(&self, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
-        match self.terms(isa, precision) {
-            Some(terms) => self.times_left(isa, x, terms, y),
-            None => self.times_widened(isa, x, y),
+        match (self.terms(isa, precision), self.dtype) {
+            (Some(terms), _) => self.times_left(isa, x, terms, y),
+            (None, WeightType::Blocks(format)) if precision == Precision::Fast && isa >= Isa::Avx2 => {
+                self.times_quantized(isa, format, x, y);
+            }
+            (None, _) => self.times_widened(isa, x, y),
         }
+    }
+
+    /// By integer products of all rows with one panel at a time.
+    fn times_quantized(&self, isa: Isa, format: Format, x: &[f32], y: &mut [f32]) {
+        let quantized = ActivationRows::quantize(isa, x, self.n_in);
+        pool::columns(y, self.n_out, PANEL, |at, mut y| {
+            let mut sums = vec![[0.0; PANEL]; y.rows()];
+            blocks::panel_times_rows(isa, format, self.panels(at, 1), &quantized, &mut sums);
+            store(&sums, 0, 0, &mut y);
+        });
     }
 
     /// By bf16 products of all rows with two panels at a time.
@@ -222,13 +236,11 @@ impl Matrix {
             let mut wide = vec![0.0; n_in.next_multiple_of(left::COLUMNS) * PANEL];
             self.widen(isa, self.panels(at, 1), &mut wide);
             let sizes = Sizes { rows: x.len() / n_in, inner: n_in, columns: PANEL };
-            let mut sums = vec![0.0; sizes.rows * PANEL];
+            let mut sums = vec![[0.0; PANEL]; sizes.rows];
             let a = Strided { data: x, row_stride: n_in, column_stride: 1 };
             let b = Rows { data: &wide, stride: PANEL };
-            gemm::add_product(isa, sizes, a, b, RowsMut { data: &mut sums, stride: PANEL });
-            for (row, sums) in sums.chunks_exact(PANEL).enumerate() {
-                y.row(row).iter_mut().zip(sums).for_each(|(y, sum)| *y = *sum);
-            }
+            gemm::add_product(isa, sizes, a, b, RowsMut { data: sums.as_flattened_mut(), stride: PANEL });
+            store(&sums, 0, 0, &mut y);
         });
     }
 
@@ -317,6 +329,7 @@ fn bf16_product(isa: Isa, left: &Left, panels: [&[u16]; 2], y: &mut Columns<'_, 
     }
     for (at, (pair, sums)) in blocks.chunks(2).zip(&sums).enumerate() {
         for (which, sums) in sums.0.iter().enumerate().take(2 * pair.len()) {
+            let (sums, _) = sums.as_chunks();
             store(sums, (2 * at + which / 2) * left::ROWS, which % 2 * PANEL, y);
         }
     }
@@ -331,9 +344,8 @@ fn part(numbers: &[u16], start: usize, end: usize) -> &[u16] {
 #[cfg(not(target_arch = "x86_64"))]
 fn bf16_product(_: Isa, _: &Left, _: [&[u16]; 2], _: &mut Columns<'_, f32>) {}
 
-/// Puts 16 rows of 16 sums where they belong, as far as there is such a place.
-fn store(sums: &[f32; left::ROWS * PANEL], first_row: usize, first_column: usize, y: &mut Columns<'_, f32>) {
-    let (sums, _) = sums.as_chunks::<PANEL>();
+/// Puts rows of 16 sums where they belong, as far as there is such a place.
+fn store(sums: &[[f32; PANEL]], first_row: usize, first_column: usize, y: &mut Columns<'_, f32>) {
     for (row, sums) in (first_row..y.rows()).zip(sums) {
         let own = y.row(row).get_mut(first_column..).unwrap_or_default();
         match own.first_chunk_mut() {

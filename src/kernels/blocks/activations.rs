@@ -1,7 +1,11 @@
-//! One row of activations as 16-bit integers.
+//! Activations as 16-bit integers: one row, or several.
 
 use super::super::isa::{Isa, vectorized};
+use super::super::pool;
 use super::GROUP;
+
+/// The rows that meet weights at once: with 16 lanes of two vectors, their sums are in 12 of 16 registers.
+pub(super) const TOGETHER: usize = 6;
 
 /// The largest magnitude of a quantized activation: its high byte fits an i8 with the low byte in -128..=127.
 const LARGEST: f32 = 32512.0;
@@ -56,22 +60,101 @@ impl Activations {
     }
 }
 
+/// Rows `[rows, n_in]`, quantized as [`Activations`] are.
+#[derive(Clone, Debug)]
+pub struct ActivationRows {
+    groups: Vec<GroupOfRows>, // [rows / 6, n_in / 32]
+    n_in: usize,
+}
+
+/// 32 activations of each of [`TOGETHER`] rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct GroupOfRows {
+    /// `[halves, pairs, rows]`. Of each four activations, the first and third are a pair, and the second and fourth.
+    pub(super) pairs: [[[[i16; 2]; TOGETHER]; 8]; 2],
+    pub(super) scales: [f32; TOGETHER],
+    /// The sums of `scale · q`.
+    pub(super) sums: [f32; TOGETHER],
+}
+
+impl ActivationRows {
+    /// Quantizes `x` `[rows, n_in]`, as [`Activations::quantize`] does each row.
+    pub fn quantize(isa: Isa, x: &[f32], n_in: usize) -> Self {
+        let (rows, groups) = (x.len() / n_in.max(1), n_in / GROUP);
+        let mut quantized = vec![GroupOfRows::default(); rows.div_ceil(TOGETHER) * groups];
+        pool::chunks(&mut quantized, groups.max(1), |at, groups| {
+            let rows = x.chunks_exact(n_in.max(1)).skip(at * TOGETHER).take(TOGETHER);
+            rows.enumerate().for_each(|(row, x)| quantize_row(isa, x, row, groups));
+        });
+        Self { groups: quantized, n_in }
+    }
+
+    /// How many activations a row has.
+    pub fn n_in(&self) -> usize {
+        self.n_in
+    }
+
+    /// The groups of [`TOGETHER`] rows, then of the next ones.
+    pub(super) fn blocks(&self) -> impl ExactSizeIterator<Item = &[GroupOfRows]> {
+        self.groups.chunks_exact((self.n_in / GROUP).max(1))
+    }
+}
+
 vectorized! {
     fn quantize_groups(_isa: Isa, x: &[[f32; GROUP]], groups: &mut Vec<Group>) {
-        groups.extend(x.iter().map(Group::quantize));
+        groups.extend(x.iter().map(|x| Group::new(&Quantized::new(x))));
+    }
+
+    fn quantize_row(_isa: Isa, x: &[f32], row: usize, groups: &mut [GroupOfRows]) {
+        for (group, x) in groups.iter_mut().zip(x.as_chunks().0) {
+            group.put(row, &Quantized::new(x));
+        }
+    }
+}
+
+/// 32 activations `scale · q`.
+struct Quantized {
+    q: [i16; GROUP],
+    scale: f32,
+    /// The sum of `scale · q`.
+    sum: f32,
+}
+
+impl Quantized {
+    #[inline(always)]
+    fn new(x: &[f32; GROUP]) -> Self {
+        let largest = largest_magnitude(x);
+        let (scale, inverse) = if largest < SMALLEST { (0.0, 0.0) } else { (largest / LARGEST, LARGEST / largest) };
+        let q = x.map(|x| to_integer(x * inverse));
+        let sum = scale * q.iter().copied().map(i32::from).sum::<i32>() as f32;
+        Self { q, scale: if largest.is_finite() { scale } else { f32::NAN }, sum }
     }
 }
 
 impl Group {
     #[inline(always)]
-    fn quantize(x: &[f32; GROUP]) -> Self {
-        let largest = largest_magnitude(x);
-        let (scale, inverse) = if largest < SMALLEST { (0.0, 0.0) } else { (largest / LARGEST, LARGEST / largest) };
-        let q = x.map(|x| to_integer(x * inverse));
-        let (first, second) = q.split_at(GROUP / 2);
-        let halves = [Half::split(first), Half::split(second)];
-        let sum = halves.iter().map(|half| half.sum).sum::<i32>() as f32;
-        Self { halves, scale: if largest.is_finite() { scale } else { f32::NAN }, sum: scale * sum }
+    fn new(quantized: &Quantized) -> Self {
+        let (first, second) = quantized.q.split_at(GROUP / 2);
+        Self { halves: [Half::split(first), Half::split(second)], scale: quantized.scale, sum: quantized.sum }
+    }
+}
+
+impl GroupOfRows {
+    #[inline(always)]
+    fn put(&mut self, row: usize, quantized: &Quantized) {
+        let pairs = quantized.q.as_chunks().0.iter().flat_map(|&[a, b, c, d]| [[a, c], [b, d]]);
+        for (own, pair) in self.pairs.as_flattened_mut().iter_mut().zip(pairs) {
+            put(own, row, pair);
+        }
+        put(&mut self.scales, row, quantized.scale);
+        put(&mut self.sums, row, quantized.sum);
+    }
+}
+
+#[inline(always)]
+fn put<T>(all: &mut [T], row: usize, value: T) {
+    if let Some(own) = all.get_mut(row) {
+        *own = value;
     }
 }
 

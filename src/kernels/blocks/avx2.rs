@@ -22,6 +22,7 @@ pub(super) fn run<J: Job, B: Block>(job: J) {
 
 impl Vectors for Avx2 {
     type Codes = [__m256i; 2];
+    type Pairs = [__m256i; 2];
     type Sums = [__m256i; 2];
     type Floats = [__m256; 2];
 
@@ -73,6 +74,21 @@ impl Vectors for Avx2 {
         let sums = self.add_dot(sums, b, even_b, odd_b);
         let sums = self.add_dot(sums, c, even_c, odd_c);
         self.add_dot(sums, d, even_d, odd_d)
+    }
+
+    #[inline(always)]
+    fn split(self, [a, b]: [__m256i; 2], center: u8) -> [[__m256i; 2]; 2] {
+        let ([even_a, odd_a], [even_b, odd_b]) = (self.split_8(a, center), self.split_8(b, center));
+        [[even_a, even_b], [odd_a, odd_b]]
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, [a, b]: [__m256i; 2], [pairs_a, pairs_b]: [__m256i; 2], x: [i16; 2]) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let x = _mm256_set1_epi32(bytemuck::cast(x));
+            [_mm256_add_epi32(a, _mm256_madd_epi16(pairs_a, x)), _mm256_add_epi32(b, _mm256_madd_epi16(pairs_b, x))]
+        }
     }
 
     #[inline(always)]
@@ -167,6 +183,16 @@ impl Avx2 {
                 _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32::<16>(codes), low)),
                 _mm256_cvtepi32_ps(_mm256_srli_epi32::<24>(codes)),
             ]
+        }
+    }
+
+    #[inline(always)]
+    fn split_8(self, codes: __m256i, center: u8) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let center = _mm256_set1_epi16(center.into());
+            let even = _mm256_and_si256(codes, _mm256_set1_epi16(0xff));
+            [_mm256_sub_epi16(even, center), _mm256_sub_epi16(_mm256_srli_epi16::<8>(codes), center)]
         }
     }
 

@@ -22,6 +22,7 @@ pub(super) fn run<J: Job, B: Block>(job: J) {
 
 impl Vectors for Avx512 {
     type Codes = __m512i;
+    type Pairs = __m512i;
     /// Of the activations' high bytes, and of their low bytes.
     type Sums = [__m512i; 2];
     type Floats = __m512;
@@ -78,6 +79,22 @@ impl Vectors for Avx512 {
         let sums = self.add_dot(sums, b, hi_b, lo_b);
         let sums = self.add_dot(sums, c, hi_c, lo_c);
         self.add_dot(sums, d, hi_d, lo_d)
+    }
+
+    #[inline(always)]
+    fn split(self, codes: __m512i, center: u8) -> [__m512i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let center = _mm512_set1_epi16(center.into());
+            let even = _mm512_and_si512(codes, _mm512_set1_epi16(0xff));
+            [_mm512_sub_epi16(even, center), _mm512_sub_epi16(_mm512_srli_epi16::<8>(codes), center)]
+        }
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, [hi, lo]: [__m512i; 2], pairs: __m512i, x: [i16; 2]) -> [__m512i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [hi, _mm512_dpwssd_epi32(lo, pairs, _mm512_set1_epi32(bytemuck::cast(x)))] }
     }
 
     #[inline(always)]

@@ -3,7 +3,8 @@
 use std::{ops::Range, slice};
 
 use super::{
-    ROWS, activations,
+    ROWS,
+    activations::{self, ActivationRows, GroupOfRows, TOGETHER},
     layout::{Block, Halves},
     vectors::{Job, Vectors},
 };
@@ -41,6 +42,42 @@ impl Job for RowsTimesF32<'_> {
     fn run<I: Vectors, B: Block>(self, isa: I) {
         for (panel, y) in panels::<B>(self.panels, self.x.len()).zip(self.y.chunks_mut(ROWS)) {
             put(isa, panel_times_f32(isa, panel, self.x), y);
+        }
+    }
+}
+
+/// The sums that [`RowsTimes`] gives for each row of `x`, of one panel, bit for bit.
+pub(super) struct PanelTimesRows<'a> {
+    pub(super) panel: &'a [u8],
+    pub(super) x: &'a ActivationRows,
+    pub(super) y: &'a mut [[f32; ROWS]],
+}
+
+/// So many groups, split into pairs, 9 KiB, stay in the nearest cache while all rows pass by.
+const SPLIT: usize = 8;
+
+impl Job for PanelTimesRows<'_> {
+    #[inline(always)]
+    fn run<I: Vectors, B: Block>(self, isa: I) {
+        let panel: &[B] = bytemuck::cast_slice(self.panel);
+        let mut sums = vec![[isa.splat(0.0); TOGETHER]; self.x.blocks().len()];
+        let mut groups = Vec::with_capacity(SPLIT);
+        for (at, blocks) in panel.chunks(SPLIT / B::GROUPS).enumerate() {
+            groups.clear();
+            for block in blocks {
+                let shared = block.shared(isa);
+                for group in block.groups() {
+                    groups.push(SplitGroup::new::<B>(isa, group, shared));
+                }
+            }
+            for (x, sums) in self.x.blocks().zip(&mut sums) {
+                for (group, x) in groups.iter().zip(x.iter().skip(at * SPLIT)) {
+                    group.add_times::<B>(isa, x, sums);
+                }
+            }
+        }
+        for (y, sum) in self.y.iter_mut().zip(sums.into_flattened()) {
+            isa.store(sum, y);
         }
     }
 }
@@ -184,6 +221,79 @@ fn scaled_sum<I: Vectors, B: Block>(
         let sums = isa.dot(isa.sums(center * (x.sum + other_x.sum)), codes, x);
         isa.mul(scale, isa.total(isa.dot(sums, other_codes, other_x)))
     }
+}
+
+/// A group whose codes have been split into pairs.
+struct SplitGroup<I: Vectors> {
+    halves: [[[I::Pairs; 2]; 4]; 2],
+    scales: [I::Floats; 2],
+    offsets: Option<I::Floats>,
+}
+
+impl<I: Vectors> SplitGroup<I> {
+    #[inline(always)]
+    fn new<B: Block>(isa: I, group: &B::Group, shared: B::Shared<I::Floats>) -> Self {
+        let [[a, b, c, d], [e, f, g, h]] = B::codes(group, isa);
+        let split = |codes| isa.split(codes, B::CENTER);
+        Self {
+            halves: [[split(a), split(b), split(c), split(d)], [split(e), split(f), split(g), split(h)]],
+            scales: B::scales(group, shared, isa),
+            offsets: B::offsets(group, shared, isa),
+        }
+    }
+
+    /// As [`add_group_times`], for [`TOGETHER`] rows.
+    #[inline(always)]
+    fn add_times<B: Block>(&self, isa: I, x: &GroupOfRows, y: &mut [I::Floats; TOGETHER]) {
+        let sums = self.scaled_sums::<B>(isa, &x.pairs);
+        for ((y, sum), scale) in y.iter_mut().zip(&sums).zip(&x.scales) {
+            *y = isa.mul_add(*sum, isa.splat(*scale), *y);
+        }
+        let Some(offsets) = self.offsets else { return };
+        for (y, sum) in y.iter_mut().zip(&x.sums) {
+            *y = isa.mul_add(offsets, isa.splat(*sum), *y);
+        }
+    }
+
+    /// As [`scaled_sum`].
+    #[inline(always)]
+    fn scaled_sums<B: Block>(&self, isa: I, [x, other_x]: &[[PairOfRows; 8]; 2]) -> [I::Floats; TOGETHER] {
+        let ([half, other], [scale, other_scale]) = (&self.halves, self.scales);
+        let (zeros, mut scaled) = ([isa.sums(0); TOGETHER], [isa.splat(0.0); TOGETHER]);
+        if B::HALVES_DIFFER {
+            for (scaled, sum) in scaled.iter_mut().zip(&dot_rows(isa, zeros, other, other_x)) {
+                *scaled = isa.mul(other_scale, isa.total(*sum));
+            }
+            for (scaled, sum) in scaled.iter_mut().zip(&dot_rows(isa, zeros, half, x)) {
+                *scaled = isa.mul_add(scale, isa.total(*sum), *scaled);
+            }
+        } else {
+            let sums = dot_rows(isa, dot_rows(isa, zeros, half, x), other, other_x);
+            for (scaled, sum) in scaled.iter_mut().zip(&sums) {
+                *scaled = isa.mul(scale, isa.total(*sum));
+            }
+        }
+        scaled
+    }
+}
+
+/// A pair of activations of each row.
+type PairOfRows = [[i16; 2]; TOGETHER];
+
+/// Adds the products of half a group with each row.
+#[inline(always)]
+fn dot_rows<I: Vectors>(
+    isa: I,
+    mut sums: [I::Sums; TOGETHER],
+    half: &[[I::Pairs; 2]; 4],
+    x: &[PairOfRows; 8],
+) -> [I::Sums; TOGETHER] {
+    for (pairs, x) in half.as_flattened().iter().zip(x) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum = isa.add_pairs(*sum, *pairs, *x);
+        }
+    }
+    sums
 }
 
 /// The product of a panel's 16 rows with `x` in f32: four sums, so that additions overlap.

@@ -24,10 +24,10 @@ use std::ops::Range;
 
 use super::isa::Isa;
 
-pub use self::activations::Activations;
+pub use self::activations::{ActivationRows, Activations};
 
 use self::{
-    jobs::{RowsTimes, RowsTimesF32, ToBf16Pairs, ToF32, ToRow, Widen},
+    jobs::{PanelTimesRows, RowsTimes, RowsTimesF32, ToBf16Pairs, ToF32, ToRow, Widen},
     layout::{Q4K, Q5K, Q6K, Q8_0},
     pack::Pack,
     vectors::dispatch,
@@ -129,6 +129,12 @@ pub fn rows_times(isa: Isa, format: Format, panels: &[u8], x: &Activations, y: &
 pub fn rows_times_f32(isa: Isa, format: Format, panels: &[u8], x: &[f32], y: &mut [f32]) {
     debug_assert_eq!(panels.len(), format.packed_bytes(y.len(), x.len()));
     dispatch(isa, format, RowsTimesF32 { panels, x: bytemuck::cast_slice(x), y });
+}
+
+/// What [`rows_times`] gives of one panel for each row of `x`, bit for bit: `y` `[rows][16]`.
+pub fn panel_times_rows(isa: Isa, format: Format, panel: &[u8], x: &ActivationRows, y: &mut [[f32; ROWS]]) {
+    debug_assert_eq!(panel.len(), format.panel_bytes(x.n_in()));
+    dispatch(isa, format, PanelTimesRows { panel, x, y });
 }
 
 /// The weights of one row of a panel as f32 `[n_in]`.

@@ -15,6 +15,7 @@ pub(super) struct Scalar;
 
 impl Vectors for Scalar {
     type Codes = Vector;
+    type Pairs = [[i16; 2]; ROWS];
     type Sums = [i32; ROWS];
     type Floats = [f32; ROWS];
 
@@ -59,6 +60,18 @@ impl Vectors for Scalar {
             }
         }
         zip(sums, dots, |sum, dot| sum + dot)
+    }
+
+    #[inline(always)]
+    fn split(self, codes: Vector, center: u8) -> [[[i16; 2]; ROWS]; 2] {
+        let signed = |code: u8| i16::from(code) - i16::from(center);
+        [codes.map(|[a, _, c, _]| [signed(a), signed(c)]), codes.map(|[_, b, _, d]| [signed(b), signed(d)])]
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, sums: [i32; ROWS], pairs: [[i16; 2]; ROWS], x: [i16; 2]) -> [i32; ROWS] {
+        let [x, y] = x.map(i32::from);
+        zip(sums, pairs.map(|[a, b]| i32::from(a) * x + i32::from(b) * y), |sum, product| sum + product)
     }
 
     #[inline(always)]

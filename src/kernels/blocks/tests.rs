@@ -182,6 +182,29 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn several_rows_give_bit_for_bit_what_each_gives(matrix in matrix(), rows in 0usize..20, seed: u64) {
+        let x = random(rows * matrix.n_in, seed);
+        for level in levels() {
+            let quantized = ActivationRows::quantize(level, &x, matrix.n_in);
+            let alone = x.chunks(matrix.n_in).map(|x| matrix.times(level, &Activations::quantize(x)));
+            let alone: Vec<f32> = alone.flatten().collect();
+            let mut together = vec![f32::NAN; rows * matrix.n_out()];
+            for (p, panel) in matrix.panels().enumerate() {
+                let mut y = vec![[f32::NAN; ROWS]; rows];
+                panel_times_rows(level, matrix.format, panel, &quantized, &mut y);
+                for (together, y) in together.chunks_mut(matrix.n_out()).zip(y) {
+                    together[p * ROWS..].iter_mut().zip(y).for_each(|(own, y)| *own = y);
+                }
+            }
+            prop_assert_eq!(&together, &alone, "{:?}", level);
+        }
+    }
+}
+
 #[test]
 fn the_extremes_of_codes_and_activations_do_not_overflow() {
     for format in Format::ALL {
@@ -204,13 +227,12 @@ fn the_extremes_of_codes_and_activations_do_not_overflow() {
         for x in [vec![1.0; n_in], vec![-1.0; n_in]] {
             let want = exact_times(&weights, &x)[0];
             for level in levels() {
-                let mut y = [f32::NAN];
+                let (mut y, mut rows) = ([f32::NAN], [[f32::NAN; ROWS]]);
                 rows_times(level, format, &panel, &Activations::quantize(&x), &mut y);
-                assert!(
-                    (f64::from(y[0]) - want).abs() <= want.abs() * 1e-6,
-                    "{format:?} {level:?}: {} for {want}",
-                    y[0]
-                );
+                panel_times_rows(level, format, &panel, &ActivationRows::quantize(level, &x, n_in), &mut rows);
+                for y in [y[0], rows[0][0]] {
+                    assert!((f64::from(y) - want).abs() <= want.abs() * 1e-6, "{format:?} {level:?}: {y} for {want}");
+                }
             }
         }
     }

@@ -12,6 +12,8 @@ use super::{
 pub(super) trait Vectors: Copy {
     /// 4 codes per lane.
     type Codes: Copy;
+    /// 2 signed integers of 16 bits per lane.
+    type Pairs: Copy;
     /// An exact integer sum per lane.
     type Sums: Copy;
     /// An f32 per lane.
@@ -28,6 +30,10 @@ pub(super) trait Vectors: Copy {
     fn sums(self, start: i32) -> Self::Sums;
     /// Adds `codes · x` over 16 inputs. At most 32 inputs fit one sum, and their codes may use all 8 bits.
     fn dot(self, sums: Self::Sums, codes: [Self::Codes; 4], x: &Half) -> Self::Sums;
+    /// `code - center` of each lane's first and third code, and of its second and fourth.
+    fn split(self, codes: Self::Codes, center: u8) -> [Self::Pairs; 2];
+    /// Adds `pairs · x`. At most 16 such products fit one sum.
+    fn add_pairs(self, sums: Self::Sums, pairs: Self::Pairs, x: [i16; 2]) -> Self::Sums;
     fn total(self, sums: Self::Sums) -> Self::Floats;
 
     fn splat(self, value: f32) -> Self::Floats;
