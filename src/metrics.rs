@@ -95,6 +95,7 @@ metrics! {
     QUEUE_TOKENS, Kind::Gauge, Label::None, "blazr_queue_tokens", "Prompt tokens of the requests that wait.";
     RUNNING, Kind::Gauge, Label::None, "blazr_running_requests", "Requests that are being worked on.";
     STATE_BYTES, Kind::Gauge, Label::None, "blazr_state_bytes", "Bytes of the running sequence's state and caches.";
+    MEMORY_LIMIT, Kind::Gauge, Label::None, "blazr_memory_limit_bytes", "Bytes of memory that blazr may have: those of the machine, or the bound on its control group.";
     LOOP_BUSY_SECONDS, Kind::Histogram(REQUEST_BUCKETS), Label::None, "blazr_loop_busy_seconds", "How long the inference loop worked on each request; the sum is its busy time.";
     STEP_AGE, Kind::Gauge, Label::None, "blazr_loop_step_age_seconds", "How long the inference loop has been in its present step; 0 while there is nothing to do.";
     IGNORED_FIELDS, Kind::Counter, Label::None, "blazr_ignored_fields_total", "Fields of requests that blazr does not know and ignored.";

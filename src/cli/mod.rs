@@ -5,6 +5,7 @@ mod generate;
 mod healthcheck;
 mod info;
 mod list;
+mod memory;
 mod plan;
 mod progress;
 mod pull;

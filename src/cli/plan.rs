@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
-use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System, get_current_pid};
 
+use super::memory::Memory;
 use super::progress::megabytes;
 use super::{ConfigArgs, ModelArgs, print, print_json};
 use crate::checkpoint::Checkpoint;
@@ -50,7 +50,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<ExitCode> {
 
 impl Plan {
     pub(super) fn new(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Self> {
-        let (config, (available_bytes, available_of)) = (checkpoint.config(), available());
+        let (config, (available_bytes, available_of)) = (checkpoint.config(), Memory::read().available());
         let plan = Self {
             model: checkpoint.id().to_owned(),
             weight_bytes: checkpoint.bytes_in_memory(args.settings())?,
@@ -128,19 +128,6 @@ fn largest(most: usize, is_good: impl Fn(usize) -> bool) -> usize {
         *(if is_good(middle) { &mut good } else { &mut bad }) = middle;
     }
     good
-}
-
-/// The bytes that this process may have, and by whose word: the machine's, or the bound on its control group, which files
-/// that were read count against only until somebody needs the room.
-fn available() -> (usize, &'static str) {
-    let bounds = System::new().ok().zip(get_current_pid().ok()).map(|(mut system, pid)| {
-        system.refresh_memory();
-        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, ProcessRefreshKind::nothing());
-        let of_group = system.process(pid).and_then(Process::cgroup_limits).map(|limits| limits.total_memory);
-        [(Some(system.available_memory()), "available"), (of_group, "bound on the control group")]
-    });
-    let least = bounds.into_iter().flatten().filter_map(|(bytes, of)| Some((bytes?, of))).min();
-    least.map_or((usize::MAX, "available"), |(bytes, of)| (usize::try_from(bytes).unwrap_or(usize::MAX), of))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use clap::builder::RangedU64ValueParser;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 
+use super::memory::Memory;
 use super::plan::Plan;
 use super::progress::{bar, megabytes};
 use super::{AddressArgs, ConfigArgs, ModelArgs, computing, print};
@@ -21,7 +22,7 @@ use crate::api::serve::{Listeners, serve};
 use crate::engine::Engine;
 use crate::engine::queue::Limits;
 use crate::error::{Error, Result};
-use crate::metrics::{Exposition, MODEL_INFO};
+use crate::metrics::{Exposition, MEMORY_LIMIT, MODEL_INFO};
 use crate::model::device;
 use crate::sampling::Params;
 use crate::shutdown::Shutdown;
@@ -126,6 +127,9 @@ pub(super) fn run(args: &ServeArgs, threads: usize) -> Result<ExitCode> {
     // A connection takes two file descriptors. Where no more can be had, there are fewer connections.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let app = App::new(args.settings()?, Exposition::install()?);
+    if let Some(bytes) = Memory::read().limit() {
+        MEMORY_LIMIT.set(bytes as f64, Vec::new());
+    }
     let runtime = start_runtime()?;
     let (api, address) = runtime.block_on(args.listen(args.address.port))?;
     tracing::info!("listening on http://{address}, the model is loading");

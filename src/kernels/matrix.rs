@@ -48,6 +48,16 @@ pub struct Matrix {
     memory: Memory,
 }
 
+/// What several rows and a matrix become before they are multiplied.
+enum Way {
+    /// Each activation a sum of so many bf16, weights bf16.
+    Bf16 { terms: usize },
+    /// Both integers.
+    Integers(Format),
+    /// Both f32.
+    Widened,
+}
+
 /// So many bytes of weights are worth a part of a parallel region: some microseconds.
 const PART: usize = 64 << 10;
 
@@ -166,12 +176,13 @@ impl Matrix {
         times_all(&[self], isa, x, precision, &mut [y]);
     }
 
-    /// Of how many bf16 an activation is made where that is faster than f32; none where it isn't.
-    fn terms(&self, isa: Isa, precision: Precision) -> Option<usize> {
+    /// How several rows meet this matrix.
+    fn way(&self, isa: Isa, precision: Precision) -> Way {
         match (self.dtype, precision) {
-            (WeightType::Bf16 | WeightType::Blocks(_), Precision::Fast) if isa >= Isa::Bf16 => Some(1),
-            (WeightType::Bf16, Precision::Exact) if isa >= Isa::Amx => Some(3),
-            _ => None,
+            (WeightType::Bf16 | WeightType::Blocks(_), Precision::Fast) if isa >= Isa::Bf16 => Way::Bf16 { terms: 1 },
+            (WeightType::Bf16, Precision::Exact) if isa >= Isa::Amx => Way::Bf16 { terms: 3 },
+            (WeightType::Blocks(format), Precision::Fast) if isa >= Isa::Avx2 => Way::Integers(format),
+            _ => Way::Widened,
         }
     }
 
@@ -187,37 +198,24 @@ impl Matrix {
         }
     }
 
-    /// Several rows, whose products cost more than the weights' way from memory.
-    fn times_rows(&self, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
-        match (self.terms(isa, precision), self.dtype) {
-            (Some(terms), _) => self.times_left(isa, x, terms, y),
-            (None, WeightType::Blocks(format)) if precision == Precision::Fast && isa >= Isa::Avx2 => {
-                self.times_quantized(isa, format, x, y);
-            }
-            (None, _) => self.times_widened(isa, x, y),
-        }
-    }
-
     /// By integer products of all rows with one panel at a time.
-    fn times_quantized(&self, isa: Isa, format: Format, x: &[f32], y: &mut [f32]) {
-        let quantized = ActivationRows::quantize(isa, x, self.n_in);
+    fn times_integers(&self, isa: Isa, format: Format, x: &ActivationRows, y: &mut [f32]) {
         pool::columns(y, self.n_out, PANEL, |at, mut y| {
             let mut sums = vec![[0.0; PANEL]; y.rows()];
-            blocks::panel_times_rows(isa, format, self.panels(at, 1), &quantized, &mut sums);
+            blocks::panel_times_rows(isa, format, self.panels(at, 1), x, &mut sums);
             store(&sums, 0, 0, &mut y);
         });
     }
 
     /// By bf16 products of all rows with two panels at a time.
-    fn times_left(&self, isa: Isa, x: &[f32], terms: usize, y: &mut [f32]) {
-        let left = Left::new(isa, x, self.n_in, terms);
+    fn times_bf16(&self, isa: Isa, left: &Left, y: &mut [f32]) {
         pool::columns(y, self.n_out, 2 * PANEL, |at, mut y| {
             let panels = self.panels(2 * at, y.width().div_ceil(PANEL));
             let (first, second) = panels.split_at(self.panel_bytes());
             let second = if second.is_empty() { first } else { second };
             let (mut room, mut other_room) = (Vec::new(), Vec::new());
             let panels = [self.as_bf16(isa, first, &mut room), self.as_bf16(isa, second, &mut other_room)];
-            bf16_product(isa, &left, panels, &mut y);
+            bf16_product(isa, left, panels, &mut y);
         });
     }
 
@@ -278,7 +276,25 @@ pub fn times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision
     match x.len() / n_in.max(1) {
         0 => {}
         1 => row_times_all(matrices, isa, x, precision, ys),
-        _ => matrices.iter().zip(ys).for_each(|(matrix, y)| matrix.times_rows(isa, x, precision, y)),
+        _ => rows_times_all(matrices, isa, x, precision, ys),
+    }
+}
+
+/// The products cost more than the weights' way from memory. What the rows become, they become once.
+fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision, ys: &mut [&mut [f32]]) {
+    let (mut left, mut quantized) = (None, None);
+    for (matrix, y) in matrices.iter().zip(ys) {
+        let n_in = matrix.n_in;
+        match matrix.way(isa, precision) {
+            Way::Bf16 { terms } => {
+                matrix.times_bf16(isa, left.get_or_insert_with(|| Left::new(isa, x, n_in, terms)), y);
+            }
+            Way::Integers(format) => {
+                let x = quantized.get_or_insert_with(|| ActivationRows::quantize(isa, x, n_in));
+                matrix.times_integers(isa, format, x, y);
+            }
+            Way::Widened => matrix.times_widened(isa, x, y),
+        }
     }
 }
 

@@ -497,6 +497,51 @@ def too_large(report: Report, blazr: str) -> None:
                      f"exit code 1 and {ARITHMETIC}")  # fmt: skip
 
 
+# One of them is there where the system lets this user have control groups of his own.
+GROUPS = {
+    Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes",
+    Path("/sys/fs/cgroup"): "memory.max",
+}
+BOUND_BYTES = 1 << 30
+LIMIT = "blazr_memory_limit_bytes"
+
+
+@contextmanager
+def control_group() -> Iterator[Path | None]:
+    """One that may have so much memory."""
+    for root, bound in GROUPS.items():
+        group = root / f"blazr-faults-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if (group / bound).exists():
+                (group / bound).write_text(str(BOUND_BYTES))
+                yield group
+                return
+        finally:
+            group.rmdir()
+    yield None
+
+
+def bounded(report: Report, blazr: str) -> None:
+    """What the group may have counts, not what the machine has."""
+    with control_group() as group, directory() as place:
+        if group is None:
+            print("skipped: no control group can be made here")
+            return
+        inside = place / "inside"
+        inside.write_text(f'#!/bin/sh\necho $$ > {group}/cgroup.procs && exec {Path(blazr).absolute()} "$@"\n')
+        inside.chmod(0o755)
+        Shape(layers=12, hidden=2048, intermediate=8192).write(place)
+        ended = run([inside, "serve", "--port", "0", "--cpu", "--model", place])
+        check_failure(report, "serving a model that is too large for its group", ended,
+                      f"{BOUND_BYTES // 10**6} MB .bound on the control group.")  # fmt: skip
+        with Server(str(inside), "--cpu") as server:
+            report.equal(LIMIT, server.metrics()[LIMIT], float(BOUND_BYTES))
+
+
 # --------------------------------------------------------------------------- inside, in a debug build
 
 WAITING = 3
@@ -574,6 +619,7 @@ FAULTS: list[Fault] = [
     jumping_clock,
     no_file_descriptors,
     too_large,
+    bounded,
 ]
 INSIDE: list[Fault] = [panic, death, stall]
 

@@ -11,6 +11,9 @@ use super::{
     vectors::{Job, Vectors},
 };
 
+/// Codes of which the products of 8 with bytes add up to 16 bits: 8 · 31 · 128 < 2¹⁵.
+const LARGEST_OF_BYTES: u8 = 31;
+
 /// Exists only inside [`run`], whose callers know that the CPU has the features: that makes every call below sound.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
@@ -68,12 +71,12 @@ impl Vectors for Avx2 {
     }
 
     #[inline(always)]
-    fn dot(self, sums: [__m256i; 2], [a, b, c, d]: [[__m256i; 2]; 4], x: &Half) -> [__m256i; 2] {
-        let ([even_a, even_b, even_c, even_d], [odd_a, odd_b, odd_c, odd_d]) = self.pairs(x);
-        let sums = self.add_dot(sums, a, even_a, odd_a);
-        let sums = self.add_dot(sums, b, even_b, odd_b);
-        let sums = self.add_dot(sums, c, even_c, odd_c);
-        self.add_dot(sums, d, even_d, odd_d)
+    fn dot(self, sums: [__m256i; 2], codes: [[__m256i; 2]; 4], largest: u8, x: &Half) -> [__m256i; 2] {
+        if largest <= LARGEST_OF_BYTES {
+            self.add_dot_of_bytes(sums, codes, x)
+        } else {
+            self.add_dot_of_pairs(sums, codes, x)
+        }
     }
 
     #[inline(always)]
@@ -207,6 +210,52 @@ impl Avx2 {
             let odd = _mm_add_epi16(_mm_andnot_si128(_mm_set1_epi16(0xff), hi), _mm_srai_epi16::<8>(lo));
             (bytemuck::cast(even), bytemuck::cast(odd))
         }
+    }
+
+    /// Adds the dot products of small codes with the high and the low bytes of 16 activations, in 16 bits as far as these
+    /// reach.
+    #[inline(always)]
+    fn add_dot_of_bytes(self, [a, b]: [__m256i; 2], codes: [[__m256i; 2]; 4], x: &Half) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let (hi, lo) = (self.products(codes, x.hi), self.products(codes, x.lo));
+            let total = |sum, hi, lo| {
+                let hi = _mm256_madd_epi16(hi, _mm256_set1_epi16(256));
+                _mm256_add_epi32(_mm256_add_epi32(sum, hi), _mm256_madd_epi16(lo, _mm256_set1_epi16(1)))
+            };
+            [total(a, hi[0], lo[0]), total(b, hi[1], lo[1])]
+        }
+    }
+
+    /// For each row two sums over 8 inputs each, in 16 bits.
+    #[inline(always)]
+    fn products(self, [a, b, c, d]: [[__m256i; 2]; 4], [x_a, x_b, x_c, x_d]: [[i8; 4]; 4]) -> [__m256i; 2] {
+        let [a, b, c, d] = [self.times(a, x_a), self.times(b, x_b), self.times(c, x_c), self.times(d, x_d)];
+        // SAFETY: the type proves the features.
+        unsafe {
+            [
+                _mm256_add_epi16(_mm256_add_epi16(a[0], b[0]), _mm256_add_epi16(c[0], d[0])),
+                _mm256_add_epi16(_mm256_add_epi16(a[1], b[1]), _mm256_add_epi16(c[1], d[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn times(self, [a, b]: [__m256i; 2], x: [i8; 4]) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let x = _mm256_set1_epi32(bytemuck::cast(x));
+            [_mm256_maddubs_epi16(a, x), _mm256_maddubs_epi16(b, x)]
+        }
+    }
+
+    #[inline(always)]
+    fn add_dot_of_pairs(self, sums: [__m256i; 2], [a, b, c, d]: [[__m256i; 2]; 4], x: &Half) -> [__m256i; 2] {
+        let ([even_a, even_b, even_c, even_d], [odd_a, odd_b, odd_c, odd_d]) = self.pairs(x);
+        let sums = self.add_dot(sums, a, even_a, odd_a);
+        let sums = self.add_dot(sums, b, even_b, odd_b);
+        let sums = self.add_dot(sums, c, even_c, odd_c);
+        self.add_dot(sums, d, even_d, odd_d)
     }
 
     /// Adds the dot products of 4 codes with the 4 activations that [`Self::pairs`] split.

@@ -73,7 +73,7 @@ impl Vectors for Avx512 {
     }
 
     #[inline(always)]
-    fn dot(self, sums: [__m512i; 2], [a, b, c, d]: [__m512i; 4], x: &Half) -> [__m512i; 2] {
+    fn dot(self, sums: [__m512i; 2], [a, b, c, d]: [__m512i; 4], _: u8, x: &Half) -> [__m512i; 2] {
         let ([hi_a, hi_b, hi_c, hi_d], [lo_a, lo_b, lo_c, lo_d]) = (x.hi, x.lo);
         let sums = self.add_dot(sums, a, hi_a, lo_a);
         let sums = self.add_dot(sums, b, hi_b, lo_b);

@@ -1,6 +1,6 @@
 //! The kernels, over any instruction set and format.
 
-use std::{ops::Range, slice};
+use std::{hint::black_box, ops::Range, slice};
 
 use super::{
     ROWS,
@@ -72,7 +72,8 @@ impl Job for PanelTimesRows<'_> {
             }
             for (x, sums) in self.x.blocks().zip(&mut sums) {
                 for (group, x) in groups.iter().zip(x.iter().skip(at * SPLIT)) {
-                    group.add_times::<B>(isa, x, sums);
+                    // Else the compiler keeps these sums in registers from group to group, where there is no room for them.
+                    group.add_times::<B>(isa, x, black_box(&mut *sums));
                 }
             }
         }
@@ -214,12 +215,12 @@ fn scaled_sum<I: Vectors, B: Block>(
     let [scale, other_scale] = B::scales(group, shared, isa);
     let center = -i32::from(B::CENTER);
     if B::HALVES_DIFFER {
-        let sum = isa.total(isa.dot(isa.sums(center * x.sum), codes, x));
-        let other = isa.total(isa.dot(isa.sums(center * other_x.sum), other_codes, other_x));
+        let sum = isa.total(isa.dot(isa.sums(center * x.sum), codes, B::LARGEST_CODE, x));
+        let other = isa.total(isa.dot(isa.sums(center * other_x.sum), other_codes, B::LARGEST_CODE, other_x));
         isa.mul_add(scale, sum, isa.mul(other_scale, other))
     } else {
-        let sums = isa.dot(isa.sums(center * (x.sum + other_x.sum)), codes, x);
-        isa.mul(scale, isa.total(isa.dot(sums, other_codes, other_x)))
+        let sums = isa.dot(isa.sums(center * (x.sum + other_x.sum)), codes, B::LARGEST_CODE, x);
+        isa.mul(scale, isa.total(isa.dot(sums, other_codes, B::LARGEST_CODE, other_x)))
     }
 }
 
@@ -227,7 +228,7 @@ fn scaled_sum<I: Vectors, B: Block>(
 struct SplitGroup<I: Vectors> {
     halves: [[[I::Pairs; 2]; 4]; 2],
     scales: [I::Floats; 2],
-    offsets: Option<I::Floats>,
+    offsets: I::Floats,
 }
 
 impl<I: Vectors> SplitGroup<I> {
@@ -238,7 +239,7 @@ impl<I: Vectors> SplitGroup<I> {
         Self {
             halves: [[split(a), split(b), split(c), split(d)], [split(e), split(f), split(g), split(h)]],
             scales: B::scales(group, shared, isa),
-            offsets: B::offsets(group, shared, isa),
+            offsets: B::offsets(group, shared, isa).unwrap_or_else(|| isa.splat(0.0)),
         }
     }
 
@@ -246,12 +247,12 @@ impl<I: Vectors> SplitGroup<I> {
     #[inline(always)]
     fn add_times<B: Block>(&self, isa: I, x: &GroupOfRows, y: &mut [I::Floats; TOGETHER]) {
         let sums = self.scaled_sums::<B>(isa, &x.pairs);
-        for ((y, sum), scale) in y.iter_mut().zip(&sums).zip(&x.scales) {
-            *y = isa.mul_add(*sum, isa.splat(*scale), *y);
-        }
-        let Some(offsets) = self.offsets else { return };
-        for (y, sum) in y.iter_mut().zip(&x.sums) {
-            *y = isa.mul_add(offsets, isa.splat(*sum), *y);
+        let rows = y.iter_mut().zip(&sums).zip(x.scales.iter().zip(&x.sums));
+        for ((y, scaled), (scale, sum)) in rows {
+            *y = isa.mul_add(*scaled, isa.splat(*scale), *y);
+            if B::HAS_OFFSETS {
+                *y = isa.mul_add(self.offsets, isa.splat(*sum), *y);
+            }
         }
     }
 

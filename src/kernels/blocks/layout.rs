@@ -25,6 +25,9 @@ pub(super) trait Block: Pod {
     type Shared<F: Copy>: Copy;
     /// The code of zero.
     const CENTER: u8;
+    const LARGEST_CODE: u8;
+    /// Whether weights are offset.
+    const HAS_OFFSETS: bool = Self::CENTER == 0;
     /// Whether the two halves of a group have scales of their own.
     const HALVES_DIFFER: bool = false;
     /// Groups in a block.
@@ -54,6 +57,7 @@ impl Block for Q8_0 {
     type Group = Self;
     type Shared<F: Copy> = ();
     const CENTER: u8 = 128;
+    const LARGEST_CODE: u8 = 255;
     const GROUPS: usize = 1;
 
     #[inline(always)]
@@ -113,6 +117,7 @@ impl Block for Q4K {
     type Group = Q4KGroup;
     type Shared<F: Copy> = [F; 2];
     const CENTER: u8 = 0;
+    const LARGEST_CODE: u8 = 15;
     const GROUPS: usize = 8;
 
     #[inline(always)]
@@ -163,6 +168,7 @@ impl Block for Q5K {
     type Group = Q5KGroup;
     type Shared<F: Copy> = [F; 2];
     const CENTER: u8 = 0;
+    const LARGEST_CODE: u8 = 31;
     const GROUPS: usize = 8;
 
     #[inline(always)]
@@ -220,6 +226,7 @@ impl Block for Q6K {
     type Group = Q6KGroup;
     type Shared<F: Copy> = F;
     const CENTER: u8 = 32;
+    const LARGEST_CODE: u8 = 63;
     const HALVES_DIFFER: bool = true;
     const GROUPS: usize = 8;
 

@@ -50,7 +50,7 @@ impl Vectors for Scalar {
     }
 
     #[inline(always)]
-    fn dot(self, sums: [i32; ROWS], codes: [Vector; 4], x: &Half) -> [i32; ROWS] {
+    fn dot(self, sums: [i32; ROWS], codes: [Vector; 4], _: u8, x: &Half) -> [i32; ROWS] {
         let mut dots = [0; ROWS];
         for ((codes, hi), lo) in codes.iter().zip(&x.hi).zip(&x.lo) {
             for (dot, codes) in dots.iter_mut().zip(codes) {

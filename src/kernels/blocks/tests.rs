@@ -224,7 +224,9 @@ fn the_extremes_of_codes_and_activations_do_not_overflow() {
         pack_panel(format, &blocks, n_in, &mut panel);
         let mut weights = vec![0.0; n_in];
         unpack_row(Isa::Scalar, format, &panel, 0, &mut weights);
-        for x in [vec![1.0; n_in], vec![-1.0; n_in]] {
+        // The last have the least low bytes: 32384 is 127 · 256 - 128.
+        let low: Vec<f32> = (0..n_in).map(|i| if i % GROUP == 0 { 1.0 } else { 32384.0 / 32512.0 }).collect();
+        for x in [vec![1.0; n_in], vec![-1.0; n_in], low] {
             let want = exact_times(&weights, &x)[0];
             for level in levels() {
                 let (mut y, mut rows) = ([f32::NAN], [[f32::NAN; ROWS]]);

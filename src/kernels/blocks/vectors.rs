@@ -28,8 +28,8 @@ pub(super) trait Vectors: Copy {
 
     /// Sums that start from `start` in each lane.
     fn sums(self, start: i32) -> Self::Sums;
-    /// Adds `codes · x` over 16 inputs. At most 32 inputs fit one sum, and their codes may use all 8 bits.
-    fn dot(self, sums: Self::Sums, codes: [Self::Codes; 4], x: &Half) -> Self::Sums;
+    /// Adds `codes · x` over 16 inputs, for codes up to `largest`. At most 32 inputs fit one sum.
+    fn dot(self, sums: Self::Sums, codes: [Self::Codes; 4], largest: u8, x: &Half) -> Self::Sums;
     /// `code - center` of each lane's first and third code, and of its second and fourth.
     fn split(self, codes: Self::Codes, center: u8) -> [Self::Pairs; 2];
     /// Adds `pairs · x`. At most 16 such products fit one sum.
