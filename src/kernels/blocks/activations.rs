@@ -102,7 +102,9 @@ impl ActivationRows {
 
 vectorized! {
     fn quantize_groups(_isa: Isa, x: &[[f32; GROUP]], groups: &mut Vec<Group>) {
-        groups.extend(x.iter().map(|x| Group::new(&Quantized::new(x))));
+        for x in x {
+            groups.push(Group::new(&Quantized::new(x)));
+        }
     }
 
     fn quantize_row(_isa: Isa, x: &[f32], row: usize, groups: &mut [GroupOfRows]) {
@@ -125,7 +127,10 @@ impl Quantized {
     fn new(x: &[f32; GROUP]) -> Self {
         let largest = largest_magnitude(x);
         let (scale, inverse) = if largest < SMALLEST { (0.0, 0.0) } else { (largest / LARGEST, LARGEST / largest) };
-        let q = x.map(|x| to_integer(x * inverse));
+        let mut q = [0; GROUP];
+        for (q, x) in q.iter_mut().zip(x) {
+            *q = to_integer(x * inverse);
+        }
         let sum = scale * q.iter().copied().map(i32::from).sum::<i32>() as f32;
         Self { q, scale: if largest.is_finite() { scale } else { f32::NAN }, sum }
     }
@@ -164,7 +169,7 @@ impl Half {
         let (mut hi, mut lo) = ([0; 16], [0; 16]);
         for ((hi, lo), &q) in hi.iter_mut().zip(&mut lo).zip(q) {
             *lo = q as i8; // the low byte, read as signed; what is left is a multiple of 256
-            *hi = ((i32::from(q) - i32::from(*lo)) >> 8) as i8;
+            *hi = (q.wrapping_sub(i16::from(*lo)) >> 8) as i8;
         }
         Self { hi: bytemuck::cast(hi), lo: bytemuck::cast(lo), sum: q.iter().copied().map(i32::from).sum() }
     }
