@@ -1,15 +1,15 @@
 //! What README and the manual show is what happens: every command of theirs is run, and prints what stands below it, but
-//! for its numbers.
+//! for what is measured.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use blazr::metrics;
 
-/// Other suites run these: see the README's table of them.
+/// These are what runs this, and a comparison with programs that are not here.
 const RUN_ELSEWHERE: [&str; 2] = ["cargo test", "python3 tests/peers/compare.py"];
 
 /// What makes a command shorter, and its output no other.
@@ -48,64 +48,100 @@ fn examples(page: &str) -> Vec<Vec<Example>> {
     blocks.map(|block| format!("\n{block}").split("\n$ ").skip(1).map(example).collect()).collect()
 }
 
-/// A command of a shell that finds this blazr, at the root of the repository.
+/// A command of a shell that finds this blazr, at the root of the repository, with nothing set but what it needs.
 fn shell(command: &str) -> Command {
     let shortened = SHORTER.iter().fold(format!("{command}\n"), |command, (long, short)| command.replace(long, short));
     let programs = Path::new(env!("CARGO_BIN_EXE_blazr")).parent().unwrap();
-    let path = std::env::join_paths(
-        [programs.to_owned()].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
-    );
+    let paths = std::env::var_os("PATH").unwrap();
+    let paths = std::env::join_paths([programs.to_owned()].into_iter().chain(std::env::split_paths(&paths))).unwrap();
     let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("exec 2>&1; {shortened}")]).current_dir(root()).env("PATH", path.unwrap());
+    shell.args(["-c", &shortened]).current_dir(root()).env_clear().env("PATH", paths);
+    shell.stdout(Stdio::piped()).stderr(Stdio::piped());
     shell
 }
 
-/// A line without its numbers and its spaces, whoever tells how much memory there is.
-fn essence(line: &str) -> String {
+/// Whether what a command prints is measured, or is of this machine.
+fn is_measured(command: &str) -> bool {
+    ["blazr bench", "blazr plan", "blazr serve\n"].iter().any(|measured| format!("{command}\n").starts_with(measured))
+}
+
+/// A line without its spaces, and without its numbers where they are measured.
+fn essence(line: &str, is_measured: bool) -> String {
     let mut essence = String::new();
     let line = line.replace("bound on the control group", "available");
     for character in line.chars().filter(|character| !character.is_whitespace()) {
         match character {
-            '0'..='9' | '.' if essence.ends_with('#') => {}
-            '0'..='9' => essence.push('#'),
+            '0'..='9' | '.' if is_measured && essence.ends_with('#') => {}
+            '0'..='9' if is_measured => essence.push('#'),
             other => essence.push(other),
         }
     }
     essence
 }
 
-/// Every line that is shown is there, in this order; other text may stand between them.
-fn check(example: &Example, output: &str) {
-    let printed: String = output.lines().map(essence).collect();
-    let mut rest = &printed[..];
+/// What is printed on one stream, of which what is shown is taken from the front.
+struct Printed {
+    essence: String,
+    is_measured: bool,
+}
+
+impl Printed {
+    fn new(text: &str, is_measured: bool) -> Self {
+        Self { essence: text.lines().map(|line| essence(line, is_measured)).collect(), is_measured }
+    }
+
+    fn has(&mut self, shown: &str) -> bool {
+        let rest = self.essence.split_once(&essence(shown, self.is_measured)).map(|(_, rest)| rest.to_owned());
+        rest.map(|rest| self.essence = rest).is_some()
+    }
+}
+
+/// What is shown is printed in this order, on either stream; other text may stand between. Logs and figures, which are on
+/// standard error, are measured.
+fn check(example: &Example, out: &str, log: &str) {
+    let mut streams = [Printed::new(out, is_measured(&example.command)), Printed::new(log, true)];
     for shown in &example.shown {
-        let found = rest.split_once(&essence(shown));
-        let (_, after) =
-            found.unwrap_or_else(|| panic!("$ {}\nhas no such line: {shown}\nbut {output}", example.command));
-        rest = after;
+        let is_there = streams.iter_mut().any(|stream| stream.has(shown));
+        assert!(is_there, "$ {}\nprints no such line: {shown}\nbut {out}\nand {log}", example.command);
     }
 }
 
 fn check_run(example: &Example) {
-    let Output { status, stdout, .. } = shell(&example.command).output().unwrap();
-    let output = String::from_utf8(stdout).unwrap();
-    assert!(status.success(), "$ {}\n{status}: {output}", example.command);
-    check(example, &output);
+    let Output { status, stdout, stderr } = shell(&example.command).output().unwrap();
+    let [out, log] = [stdout, stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(status.success(), "$ {}\n{status}: {out}{log}", example.command);
+    check(example, &out, &log);
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A server, and what is asked of it while it runs.
 fn check_served(server: &Example, requests: &[Example]) {
-    let mut process = shell(&format!("exec {}", server.command)).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(|line| line.unwrap());
-    let log: Vec<String> = lines.by_ref().take(server.shown.len()).collect();
-    let port = log[0].split("http://127.0.0.1:").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    let mut process = Running(shell(&format!("exec {}", server.command)).spawn().unwrap());
+    let last = essence(server.shown.last().unwrap(), true);
+    let mut log = String::new();
+    for line in BufReader::new(process.0.stderr.take().unwrap()).lines() {
+        let line = line.unwrap() + "\n";
+        log += &line;
+        if essence(&line, true) == last {
+            break;
+        }
+    }
+    let port = log.split("http://127.0.0.1:").nth(1).unwrap_or_else(|| panic!("no address in {log}"));
+    let port = port.split(',').next().unwrap();
     for request in requests {
-        let command = request.command.replace("8080", &port).replace("curl ", "curl --silent --fail ");
+        let command = request.command.replace("8080", port).replace("curl ", "curl --silent --fail --max-time 60 ");
         check_run(&Example { command, shown: request.shown.clone() });
     }
-    process.kill().unwrap();
-    process.wait().unwrap();
-    check(server, &log.join("\n"));
+    check(server, "", &log);
 }
 
 #[test]
@@ -115,11 +151,9 @@ fn every_command_prints_what_is_shown() {
         match &block[..] {
             [server, requests @ ..] if server.command == "blazr serve" => check_served(server, requests),
             examples => {
-                for example in examples {
-                    if !RUN_ELSEWHERE.iter().any(|command| example.command.starts_with(command)) {
-                        check_run(example);
-                    }
-                }
+                let is_run_here =
+                    |example: &&Example| !RUN_ELSEWHERE.iter().any(|other| example.command.starts_with(other));
+                examples.iter().filter(is_run_here).for_each(check_run);
             }
         }
         count += block.len();

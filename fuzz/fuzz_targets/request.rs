@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blazr::api::app::{App, Served, Settings, now};
 use blazr::api::serve::{Listeners, serve};
@@ -72,27 +72,40 @@ fn app() -> App {
     app
 }
 
-/// A request for a short answer, where it doesn't say how long it is to be.
+/// A request for a short answer that is the same each time, where it doesn't say how long it is to be.
 fn shortened(body: &[u8]) -> Vec<u8> {
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return body.to_vec() };
-    if !fields.contains_key("max_completion_tokens") {
-        fields.entry("max_tokens").or_insert(2.into());
+    fields.entry("seed").or_insert(1.into());
+    if fields.get("max_completion_tokens").is_none_or(Value::is_null) {
+        fields.entry("max_tokens").and_modify(|most| if most.is_null() { *most = 2.into() }).or_insert(2.into());
     }
     serde_json::to_vec(&fields).unwrap()
+}
+
+/// The status and the whole answer.
+fn exchange(head: &str, body: &[u8]) -> (String, String) {
+    let mut connection = TcpStream::connect(*SERVER).unwrap();
+    connection.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8(answer).expect("text");
+    let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).expect("an answer");
+    (status.to_owned(), answer)
 }
 
 fuzz_target!(|input: &[u8]| {
     let Some((route, body)) = input.split_first() else { return };
     let (route, body) = (ROUTES[usize::from(*route) % ROUTES.len()], shortened(body));
-    let mut connection = TcpStream::connect(*SERVER).unwrap();
-    let head = format!(
-        "POST {route} HTTP/1.1\r\nHost: blazr\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    connection.write_all(&[head.as_bytes(), &body].concat()).unwrap();
-    let mut answer = Vec::new();
-    connection.read_to_end(&mut answer).unwrap();
-    let answer = String::from_utf8(answer).expect("text");
-    let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).expect("an answer");
-    assert!(["200", "400", "404", "413", "422", "429", "503", "504"].contains(&status), "{answer}");
+    let usual = "Host: blazr\r\nConnection: close\r\n";
+    let length = body.len();
+    let head = format!("POST {route} HTTP/1.1\r\n{usual}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+    let (status, answer) = exchange(&head, &body);
+    assert!(["200", "400", "404", "413", "422", "429", "503", "504"].contains(&&status[..]), "{answer}");
+    if status.starts_with('5') {
+        let begun = Instant::now();
+        while exchange(&format!("GET /health/ready HTTP/1.1\r\n{usual}\r\n"), &[]).0 != "200" {
+            assert!(begun.elapsed() < Duration::from_secs(10 * REQUEST_SECONDS), "it does not go on after {answer}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
 });

@@ -5,11 +5,11 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use blazr::checkpoint::Checkpoint;
 use blazr::files::Files;
 use blazr::nano;
 use blazr::text::Tokenizer;
 use blazr::text::chat::ChatTemplate;
-use blazr::checkpoint::Checkpoint;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
 

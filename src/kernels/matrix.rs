@@ -19,7 +19,7 @@ use super::pool::{self, Columns};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// Where several rows meet weights of bf16 or blocks, activations become bf16, and so do the values of blocks, on
-    /// processors that have such products. Activations that meet blocks have 16 bits otherwise, and those of one row
+    /// processors that have such products. Else activations that meet blocks have 16 bits with AVX2, and those of one row
     /// always. All others stay f32.
     #[default]
     Fast,
@@ -280,7 +280,8 @@ pub fn times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision
     }
 }
 
-/// The products cost more than the weights' way from memory. What the rows become, they become once.
+/// The products cost more than the weights' way from memory. What the rows become, they become once: at one level and
+/// precision there is one number of terms.
 fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision, ys: &mut [&mut [f32]]) {
     let (mut left, mut quantized) = (None, None);
     for (matrix, y) in matrices.iter().zip(ys) {
@@ -456,6 +457,31 @@ mod tests {
             });
             matrices.iter().zip(&mut alone).for_each(|(matrix, y)| matrix.times(Isa::best(), &x, Precision::Fast, y));
             assert_eq!(together, alone);
+        }
+    }
+
+    #[test]
+    fn several_rows_that_meet_blocks_give_bit_for_bit_what_each_gives() {
+        let (n_in, n_out) = (512, 21);
+        for format in Format::ALL {
+            // Small numbers whatever they stand for: no scale of them is infinite.
+            let fill =
+                |_: usize, panel: &mut [u8]| (0..).zip(panel).for_each(|(at, byte)| *byte = (at * 37 % 61) as u8);
+            let matrix = Matrix::new(WeightType::Blocks(format), n_out, n_in, fill).unwrap();
+            for isa in Isa::available().filter(|isa| [Isa::Avx2, Isa::Avx512].contains(isa)) {
+                assert!(matches!(matrix.way(isa, Precision::Fast), Way::Integers(_)));
+                for rows in 2..14 {
+                    let x = wave(rows * n_in, 0.73);
+                    let mut together = vec![f32::NAN; rows * n_out];
+                    let mut alone = together.clone();
+                    matrix.times(isa, &x, Precision::Fast, &mut together);
+                    for (x, y) in x.chunks(n_in).zip(alone.chunks_mut(n_out)) {
+                        matrix.times(isa, x, Precision::Fast, y);
+                    }
+                    let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(&together), bits(&alone), "{format:?} {isa:?}, {rows} rows");
+                }
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 """What goes wrong around a server, made to happen to the real program, one thing after the other: what it says, what
 its clients see, and how it ends or goes on.
 
-A disk that fills up needs the right to mount, and clocks that jump need libfaketime (Debian's package faketime):
-where that is missing, the fault is left out, which is said. What can only go wrong inside is asked of a debug build,
+A disk that fills up needs the right to mount, a bound on memory that to make control groups, and clocks that jump need
+libfaketime (Debian's package faketime): where that is missing, the fault is left out, which is said. What can only go wrong inside is asked of a debug build,
 where one is named, by its variable FAULT. `--only NAME` runs those whose name has it.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -502,7 +503,7 @@ GROUPS = {
     Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes",
     Path("/sys/fs/cgroup"): "memory.max",
 }
-BOUND_BYTES = 1 << 30
+BOUND_BYTES = 1_024_000_000  # whole pages
 LIMIT = "blazr_memory_limit_bytes"
 
 
@@ -521,7 +522,8 @@ def control_group() -> Iterator[Path | None]:
                 yield group
                 return
         finally:
-            group.rmdir()
+            with suppress(OSError):
+                group.rmdir()
     yield None
 
 
@@ -532,7 +534,8 @@ def bounded(report: Report, blazr: str) -> None:
             print("skipped: no control group can be made here")
             return
         inside = place / "inside"
-        inside.write_text(f'#!/bin/sh\necho $$ > {group}/cgroup.procs && exec {Path(blazr).absolute()} "$@"\n')
+        program = shlex.quote(str(Path(blazr).absolute()))
+        inside.write_text(f'#!/bin/sh\necho $$ > {group}/cgroup.procs && exec {program} "$@"\n')
         inside.chmod(0o755)
         Shape(layers=12, hidden=2048, intermediate=8192).write(place)
         ended = run([inside, "serve", "--port", "0", "--cpu", "--model", place])

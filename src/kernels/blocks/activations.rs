@@ -63,7 +63,7 @@ impl Activations {
 /// Rows `[rows, n_in]`, quantized as [`Activations`] are.
 #[derive(Clone, Debug)]
 pub struct ActivationRows {
-    groups: Vec<GroupOfRows>, // [rows / 6, n_in / 32]
+    groups: Vec<GroupOfRows>, // [ceil(rows / 6), n_in / 32]
     n_in: usize,
 }
 
@@ -78,8 +78,10 @@ pub(super) struct GroupOfRows {
 }
 
 impl ActivationRows {
-    /// Quantizes `x` `[rows, n_in]`, as [`Activations::quantize`] does each row.
+    /// Quantizes `x` `[rows, n_in]`, as [`Activations::quantize`] does each row; `n_in` is a multiple of 32.
     pub fn quantize(isa: Isa, x: &[f32], n_in: usize) -> Self {
+        debug_assert!(n_in.is_multiple_of(GROUP), "{n_in} activations are no multiple of {GROUP}");
+        debug_assert!(x.len().is_multiple_of(n_in.max(1)), "{} activations in rows of {n_in}", x.len());
         let (rows, groups) = (x.len() / n_in.max(1), n_in / GROUP);
         let mut quantized = vec![GroupOfRows::default(); rows.div_ceil(TOGETHER) * groups];
         pool::chunks(&mut quantized, groups.max(1), |at, groups| {

@@ -260,19 +260,18 @@ impl<I: Vectors> SplitGroup<I> {
     #[inline(always)]
     fn scaled_sums<B: Block>(&self, isa: I, [x, other_x]: &[[PairOfRows; 8]; 2]) -> [I::Floats; TOGETHER] {
         let ([half, other], [scale, other_scale]) = (&self.halves, self.scales);
-        let (zeros, mut scaled) = ([isa.sums(0); TOGETHER], [isa.splat(0.0); TOGETHER]);
+        let (mut sums, mut scaled) = ([isa.sums(0); TOGETHER], [isa.splat(0.0); TOGETHER]);
+        add_dots(isa, &mut sums, other, other_x);
         if B::HALVES_DIFFER {
-            for (scaled, sum) in scaled.iter_mut().zip(&dot_rows(isa, zeros, other, other_x)) {
+            for (scaled, sum) in scaled.iter_mut().zip(&sums) {
                 *scaled = isa.mul(other_scale, isa.total(*sum));
             }
-            for (scaled, sum) in scaled.iter_mut().zip(&dot_rows(isa, zeros, half, x)) {
-                *scaled = isa.mul_add(scale, isa.total(*sum), *scaled);
-            }
-        } else {
-            let sums = dot_rows(isa, dot_rows(isa, zeros, half, x), other, other_x);
-            for (scaled, sum) in scaled.iter_mut().zip(&sums) {
-                *scaled = isa.mul(scale, isa.total(*sum));
-            }
+            sums = [isa.sums(0); TOGETHER];
+        }
+        add_dots(isa, &mut sums, half, x);
+        for (scaled, sum) in scaled.iter_mut().zip(&sums) {
+            let sum = isa.total(*sum);
+            *scaled = if B::HALVES_DIFFER { isa.mul_add(scale, sum, *scaled) } else { isa.mul(scale, sum) };
         }
         scaled
     }
@@ -283,18 +282,12 @@ type PairOfRows = [[i16; 2]; TOGETHER];
 
 /// Adds the products of half a group with each row.
 #[inline(always)]
-fn dot_rows<I: Vectors>(
-    isa: I,
-    mut sums: [I::Sums; TOGETHER],
-    half: &[[I::Pairs; 2]; 4],
-    x: &[PairOfRows; 8],
-) -> [I::Sums; TOGETHER] {
+fn add_dots<I: Vectors>(isa: I, sums: &mut [I::Sums; TOGETHER], half: &[[I::Pairs; 2]; 4], x: &[PairOfRows; 8]) {
     for (pairs, x) in half.as_flattened().iter().zip(x) {
         for (sum, x) in sums.iter_mut().zip(x) {
             *sum = isa.add_pairs(*sum, *pairs, *x);
         }
     }
-    sums
 }
 
 /// The product of a panel's 16 rows with `x` in f32: four sums, so that additions overlap.

@@ -131,9 +131,10 @@ pub fn rows_times_f32(isa: Isa, format: Format, panels: &[u8], x: &[f32], y: &mu
     dispatch(isa, format, RowsTimesF32 { panels, x: bytemuck::cast_slice(x), y });
 }
 
-/// What [`rows_times`] gives of one panel for each row of `x`, bit for bit: `y` `[rows][16]`.
+/// What [`rows_times`] gives of one panel for each row of `x`, bit for bit: `y` `[rows][16]`, as many rows as `x` has.
 pub fn panel_times_rows(isa: Isa, format: Format, panel: &[u8], x: &ActivationRows, y: &mut [[f32; ROWS]]) {
     debug_assert_eq!(panel.len(), format.panel_bytes(x.n_in()));
+    debug_assert_eq!(y.len().div_ceil(activations::TOGETHER), x.blocks().len());
     dispatch(isa, format, PanelTimesRows { panel, x, y });
 }
 
