@@ -56,6 +56,15 @@ fn text_goes_to_standard_output_and_figures_to_standard_error() {
 }
 
 #[test]
+fn nano_may_be_named_where_nothing_else_is_called_so() {
+    let place = tempfile::tempdir().unwrap();
+    let info = |args: &[&str]| blazr().arg("info").args(args).current_dir(place.path()).output().unwrap();
+    assert_eq!(json(&info(&["--model", "nano"])), json(&info(&[])));
+    std::fs::create_dir(place.path().join("nano")).unwrap();
+    assert!(stderr(&info(&["--model", "nano"])).contains("no *.safetensors file"));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_text_and_another_seed_another() {
     let model = checkpoint();
     let text = |seed: &str| generate(model.path(), &["--prompt", "Once", "--seed", seed]).stdout;

@@ -56,13 +56,15 @@ fn app() -> App {
     );
     let checkpoint = Checkpoint::embedded(&nano::MODEL).unwrap();
     let tokenizer = Arc::new(checkpoint.tokenizer().unwrap());
+    let template = checkpoint.chat_template(None, &tokenizer).unwrap();
+    let config = checkpoint.config().clone();
     let model = checkpoint.load(&Device::Cpu, weights::Settings::EXACT).unwrap();
     let limits = Limits { requests: 64, tokens: 100_000 };
     app.serve(Served {
         id: "nano".into(),
         aliases: Vec::new(),
-        config: checkpoint.config().clone(),
-        template: checkpoint.chat_template(None, &tokenizer).unwrap(),
+        config,
+        template,
         engine: Engine::start(model, Arc::clone(&tokenizer), limits, 1, Duration::from_secs(60)).unwrap().0,
         tokenizer,
         sampling: Params::default(),

@@ -8,8 +8,7 @@ use std::sync::LazyLock;
 use blazr::checkpoint::Checkpoint;
 use blazr::files::Files;
 use blazr::nano;
-use blazr::text::Tokenizer;
-use blazr::text::chat::ChatTemplate;
+use blazr::text::{ChatTemplate, Tokenizer};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
 
@@ -22,9 +21,10 @@ fuzz_target!(|input: &str| {
     let name = Path::new("template");
     let Ok(template) = ChatTemplate::from_source(source, name, &nowhere, name, &TOKENIZER) else { return };
     let usual = || json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi 🦀"}]);
-    let messages = serde_json::from_str(conversation).unwrap_or_else(|_| usual());
+    let messages: Value = serde_json::from_str(conversation).unwrap_or_else(|_| usual());
+    let messages = messages.as_array().map(Vec::as_slice).unwrap_or_default();
     let extra = Map::from_iter([("tools".to_owned(), json!([{"type": "function"}]))]);
     for extra in [&Map::new(), &extra] {
-        let _ = template.render(Vec::as_slice(messages.as_array().unwrap_or(&Vec::<Value>::new())), true, extra);
+        let _ = template.render(messages, true, extra);
     }
 });

@@ -152,12 +152,15 @@ impl ModelArgs {
         Settings { dtype, precision }
     }
 
-    /// Opens the checkpoint that was named, else the embedded one. What is no path here is looked for at the Hub.
+    /// Opens the checkpoint that was named, else the embedded one. What is no path here is the embedded one, by its name, or
+    /// looked for at the Hub.
     fn open(&self) -> Result<Checkpoint> {
         let Some(model) = self.model.as_deref() else { return Checkpoint::embedded(&nano::MODEL) };
-        match ModelId::parse(model).filter(|_| matches!(Path::new(model).try_exists(), Ok(false))) {
-            Some(id) => Ok(Checkpoint::open(&progress::find(&id).map_err(not_here)?)?.named(&id.repo)),
-            None => Checkpoint::open(Path::new(model)),
+        let is_missing = matches!(Path::new(model).try_exists(), Ok(false));
+        match ModelId::parse(model) {
+            _ if is_missing && model == nano::ID => Checkpoint::embedded(&nano::MODEL),
+            Some(id) if is_missing => Ok(Checkpoint::open(&progress::find(&id).map_err(not_here)?)?.named(&id.repo)),
+            _ => Checkpoint::open(Path::new(model)),
         }
     }
 }

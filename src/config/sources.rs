@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, ValueParser};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -221,25 +221,28 @@ fn is_missing(path: &Path) -> bool {
     matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Refuses variables that are no settings: a misspelt one may be one that was to ask for a key.
+/// Refuses variables that are no settings: a misspelt one may be one that was to ask for a key. Refuses values that are no
+/// text, too, where no path is asked for.
 ///
 /// # Errors
 /// There is such a variable.
 pub fn check_variables(command: &Command) -> Result<()> {
-    check_names(command, std::env::vars_os().map(|(name, _)| name))
+    std::env::vars_os().try_for_each(|(name, value)| check_variable(command, &name, &value))
 }
 
-fn check_names(command: &Command, names: impl Iterator<Item = OsString>) -> Result<()> {
-    let is_known = |name: &str| {
-        name == variable("config") || arguments(command).any(|arg| variable(arg.get_id().as_str()) == name)
-    };
-    let unknown = |name: OsString| {
-        OsStr::to_str(&name).filter(|name| name.starts_with(PREFIX) && !is_known(name)).map(str::to_owned)
-    };
-    let Some(name) = names.filter_map(unknown).next() else { return Ok(()) };
-    let hint = "expected BLAZR_ and the name of a setting (blazr serve --help lists them); Kubernetes sets such variables for a \
-                Service of the name blazr, unless the Pod has enableServiceLinks: false";
-    Err(Error::setting(name, hint))
+fn check_variable(command: &Command, name: &OsStr, value: &OsStr) -> Result<()> {
+    let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { return Ok(()) };
+    let setting = arguments(command).find(|arg| variable(arg.get_id().as_str()) == name);
+    if setting.is_none() && name != variable("config") {
+        let hint = "expected BLAZR_ and the name of a setting (blazr serve --help lists them); Kubernetes sets such variables \
+                    for a Service of the name blazr, unless the Pod has enableServiceLinks: false";
+        return Err(Error::setting(name, hint));
+    }
+    let is_text = |arg: &Arg| arg.get_value_parser().type_id() != ValueParser::path_buf().type_id();
+    if setting.is_some_and(is_text) && value.to_str().is_none() {
+        return Err(Error::setting(name, "expected text in UTF-8, found other bytes"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -298,8 +301,21 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_no_setting_is_refused() {
-        let check = |names: &[&str]| check_names(&command(), names.iter().map(OsString::from));
-        assert!(check(&["BLAZR_PORT", "BLAZR_CONFIG", "PATH"]).is_ok());
-        assert!(check(&["BLAZR_API_KEYS"]).unwrap_err().to_string().starts_with("BLAZR_API_KEYS: expected BLAZR_ and"));
+        let check = |name: &str| check_variable(&command(), name.as_ref(), "1".as_ref());
+        assert!(["BLAZR_PORT", "BLAZR_CONFIG", "PATH"].into_iter().all(|name| check(name).is_ok()));
+        assert!(check("BLAZR_API_KEYS").unwrap_err().to_string().starts_with("BLAZR_API_KEYS: expected BLAZR_ and"));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn only_a_path_may_be_no_text() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let file = Arg::new("api_key_file").long("api-key-file").value_parser(clap::value_parser!(PathBuf));
+        let command = command().mut_subcommand(SERVER, |server| server.arg(file));
+        let check = |name: &str| check_variable(&command, name.as_ref(), OsStr::from_bytes(b"/\xff"));
+        assert!(["BLAZR_API_KEY_FILE", "BLAZR_CONFIG", "PATH"].into_iter().all(|name| check(name).is_ok()));
+        let told = check("BLAZR_API_KEY").unwrap_err().to_string();
+        assert_eq!(told, "BLAZR_API_KEY: expected text in UTF-8, found other bytes");
     }
 }
