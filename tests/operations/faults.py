@@ -2,8 +2,9 @@
 its clients see, and how it ends or goes on.
 
 A disk that fills up needs the right to mount, a bound on memory that to make control groups, and clocks that jump need
-libfaketime (Debian's package faketime): where that is missing, the fault is left out, which is said. What can only go wrong inside is asked of a debug build,
-where one is named, by its variable FAULT. `--only NAME` runs those whose name has it.
+libfaketime (Debian's package faketime): where that is missing, the fault is left out, which is said. What can only go
+wrong inside is asked of a debug build, where one is named, by its variable FAULT. `--only NAME` runs those whose name
+has it.
 """
 
 import argparse
