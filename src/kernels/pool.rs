@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
+use super::ahead::Ahead;
+
 /// How many times a helper looks for work before it sleeps: some hundred microseconds, more than lies between two regions.
 const PATIENCE: u32 = 20_000;
 
@@ -45,6 +47,7 @@ struct Shared {
     are_asleep: AtomicBool,
     is_over: AtomicBool,
     threads: usize,
+    ahead: Ahead,
 }
 
 /// Alone in its cache lines.
@@ -71,6 +74,7 @@ impl Pool {
             are_asleep: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             threads: threads.max(1),
+            ahead: Ahead::default(),
         });
         let mut pool = Self { shared, helpers: Vec::new() };
         for _ in 1..threads {
@@ -110,6 +114,11 @@ impl Drop for Pool {
 /// How many threads share the regions of this thread.
 pub fn threads() -> usize {
     CURRENT.with_borrow(|pool| pool.as_ref().map_or(1, |pool| pool.threads))
+}
+
+/// Tells that all of `memory` is about to be read: threads that wait meanwhile fetch what was read after it the last time.
+pub fn reads(memory: &[u8]) {
+    CURRENT.with_borrow(|pool| pool.iter().for_each(|pool| pool.ahead.reads(memory)));
 }
 
 /// Calls `work` with each number below `parts`, on all threads of the pool that is installed here, and waits.
@@ -321,7 +330,9 @@ impl Shared {
         while self.take_part() {}
         let mut spins = 0;
         while self.done.0.load(Ordering::Acquire) < parts {
-            wait_a_little(&mut spins);
+            if !self.ahead.fetch_some() {
+                wait_a_little(&mut spins);
+            }
         }
         self.is_busy.store(false, Ordering::Release);
         if let Some(panic) = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -348,7 +359,7 @@ impl Shared {
     fn help(&self) {
         let mut spins = 0;
         while !self.is_over.load(Ordering::SeqCst) {
-            if self.take_part() {
+            if self.take_part() || self.ahead.fetch_some() {
                 spins = 0;
             } else if spins < PATIENCE {
                 wait_a_little(&mut spins);
