@@ -12,6 +12,8 @@ mod ahead;
 mod amx;
 pub mod attention;
 pub mod blocks;
+#[cfg(any(feature = "cuda", feature = "cuda-emulator"))]
+pub mod cuda;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 pub mod gemm;

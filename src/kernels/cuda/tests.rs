@@ -1,0 +1,358 @@
+//! The kernels on the emulator, held to those of the CPU or to sums in f64.
+
+use std::ffi::{CString, c_char, c_uint, c_void};
+use std::sync::{Mutex, PoisonError};
+
+use half::{bf16, f16};
+
+use super::*;
+use crate::kernels::gemm::Rows;
+use crate::kernels::isa::Isa;
+use crate::kernels::mamba2::{Convolution, Inputs, discretize, step};
+use crate::kernels::rows::{GatedNorm, gate_row};
+use crate::kernels::{rope, rows};
+
+#[allow(unsafe_code)]
+// SAFETY: `emulate.cpp` defines it so.
+unsafe extern "C" {
+    fn blazr_emulate(
+        name: *const c_char,
+        grid: *const c_uint,
+        block: c_uint,
+        shared: c_uint,
+        arguments: *mut *mut c_void,
+        count: usize,
+    ) -> bool;
+}
+
+/// There is one emulator.
+static EMULATOR: Mutex<()> = Mutex::new(());
+
+fn run(launches: impl IntoIterator<Item = Launch>) {
+    let _alone = EMULATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    for launch in launches {
+        let (name, mut arguments) = (CString::new(launch.function).unwrap(), launch.arguments());
+        let (place, count) = (arguments.as_mut_ptr(), arguments.len());
+        #[allow(unsafe_code)]
+        // SAFETY: the tests give addresses of slices as large as the kernels expect.
+        let is_known =
+            unsafe { blazr_emulate(name.as_ptr(), launch.grid.as_ptr(), launch.block, launch.shared, place, count) };
+        assert!(is_known, "a kernel {} with {count} arguments", launch.function);
+    }
+}
+
+fn at<T>(slice: &[T]) -> Address {
+    slice.as_ptr().addr() as Address
+}
+
+fn at_mut<T>(slice: &mut [T]) -> Address {
+    slice.as_mut_ptr().expose_provenance() as Address
+}
+
+/// Memory that begins at a multiple of 16 bytes, as a device's does.
+fn room(bytes: usize) -> Vec<u128> {
+    vec![u128::MAX; bytes.div_ceil(16)]
+}
+
+fn wave(count: usize, k: f32) -> Vec<f32> {
+    (0..count).map(|i| (i as f32 * k).sin()).collect()
+}
+
+/// The same numbers, beginning at a multiple of 16 bytes.
+fn aligned(numbers: &[f32]) -> Vec<u128> {
+    let mut all = room(size_of_val(numbers));
+    bytemuck::cast_slice_mut::<_, f32>(&mut all)[..numbers.len()].copy_from_slice(numbers);
+    all
+}
+
+fn assert_close(got: &[f32], want: &[f32], bound: f32, what: &str) {
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((got - want).abs() <= bound * want.abs().max(1.0), "{what}, {i}: {got} for {want}");
+    }
+}
+
+/// Weights as stored, and what they are.
+fn stored(dtype: WeightType, numbers: &[f32]) -> (Vec<u128>, Vec<f32>) {
+    let (bytes, numbers): (Vec<u8>, Vec<f32>) = match dtype {
+        WeightType::F16 => {
+            let narrow: Vec<f16> = numbers.iter().copied().map(f16::from_f32).collect();
+            (bytemuck::cast_slice(&narrow).to_vec(), narrow.iter().map(|x| x.to_f32()).collect())
+        }
+        WeightType::Bf16 => {
+            let narrow: Vec<bf16> = numbers.iter().copied().map(bf16::from_f32).collect();
+            (bytemuck::cast_slice(&narrow).to_vec(), narrow.iter().map(|x| x.to_f32()).collect())
+        }
+        _ => (bytemuck::cast_slice(numbers).to_vec(), numbers.to_vec()),
+    };
+    let mut memory = room(bytes.len());
+    bytemuck::cast_slice_mut::<_, u8>(&mut memory)[..bytes.len()].copy_from_slice(&bytes);
+    (memory, numbers)
+}
+
+const STORED: [WeightType; 3] = [WeightType::F32, WeightType::F16, WeightType::Bf16];
+
+#[test]
+fn a_row_times_matrices_is_the_sum_of_products() {
+    let cases = [(1, 16, 8), (1, 1, 1), (1, 21, 37), (3, 5, 1024), (2, 130, 264)];
+    for (dtype, (count, n_out, n_in)) in STORED.into_iter().flat_map(|dtype| cases.map(|case| (dtype, case))) {
+        let (memory, w) = stored(dtype, &wave(count * n_out * n_in, 0.37));
+        let (x, bias) = (wave(count * n_in, 0.73), wave(n_out, 0.9));
+        let weights = Weights { at: at(&memory), dtype, count, n_out, n_in };
+        for bias in (count == 1).then_some(&bias).into_iter().map(Some).chain([None]) {
+            let mut y = vec![f32::NAN; count * n_out];
+            run([weights.row_times(at(&aligned(&x)), bias.map_or(0, |bias| at(bias)), at_mut(&mut y))]);
+            let want: Vec<f32> = (0..count * n_out)
+                .map(|i| {
+                    let (which, output) = (i / n_out, i % n_out);
+                    let row = &w[i * n_in..(i + 1) * n_in];
+                    let products = row.iter().zip(&x[which * n_in..]).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                    (products.sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias[output]))) as f32
+                })
+                .collect();
+            assert_close(&y, &want, 1e-5, &format!("{dtype:?} {count} {n_out} {n_in}"));
+        }
+    }
+}
+
+#[test]
+fn a_row_times_columns_is_the_sum_of_products() {
+    for (dtype, (count, n_out, n_in)) in
+        STORED.into_iter().flat_map(|dtype| [(1, 1, 1), (3, 21, 137)].map(|case| (dtype, case)))
+    {
+        let (memory, w) = stored(dtype, &wave(count * n_out * n_in, 0.37));
+        let x = wave(count * n_out, 0.73);
+        let mut y = vec![f32::NAN; count * n_in];
+        let weights = Weights { at: at(&memory), dtype, count, n_out, n_in };
+        run([weights.columns_times(at(&x), at_mut(&mut y))]);
+        let want: Vec<f32> = (0..count * n_in)
+            .map(|i| {
+                let (which, column) = (i / n_in, i % n_in);
+                let rows = (0..n_out).map(|row| {
+                    f64::from(w[(which * n_out + row) * n_in + column]) * f64::from(x[which * n_out + row])
+                });
+                rows.sum::<f64>() as f32
+            })
+            .collect();
+        assert_close(&y, &want, 1e-5, &format!("{dtype:?} {count} {n_out} {n_in}"));
+    }
+}
+
+#[test]
+fn rows_become_what_they_become_on_the_cpu() {
+    let (count, size) = (3, 300);
+    let (x, weight) = (wave(count * size, 0.37), wave(size, 0.11));
+    let mut want = vec![0.0; x.len()];
+    rows::rms_norm(Isa::Scalar, &x, &weight, 1e-5, &mut want);
+    let mut got = vec![f32::NAN; x.len()];
+    run([rms_norm(at(&x), at(&weight), at_mut(&mut got), [count, size], 1e-5)]);
+    assert_close(&got, &want, 1e-5, "norm");
+
+    let gate = wave(x.len(), 0.51);
+    let (mut got, mut want) = (x.clone(), x.clone());
+    rows::swiglu(Isa::Scalar, &gate, 0.7, &mut want);
+    run([swiglu(at(&gate), 0.7, at_mut(&mut got), x.len())]);
+    assert_close(&got, &want, 1e-5, "swiglu");
+
+    rows::add_to_scaled(Isa::Scalar, &gate, 0.3, &mut want);
+    run([add_to_scaled(at(&gate), 0.3, at_mut(&mut got), x.len())]);
+    assert_close(&got, &want, 1e-5, "sum");
+}
+
+#[test]
+fn vectors_are_turned_as_on_the_cpu() {
+    let (tokens, heads, width, pairs) = (3, 2, 20, 8);
+    let x = wave(tokens * heads * width, 0.37);
+    let (cos, sin) = (wave(tokens * pairs, 0.9), wave(tokens * pairs, 0.4));
+    for are_neighbours in [false, true] {
+        let (mut got, mut want) = (x.clone(), x.clone());
+        for (row, x) in want.chunks_mut(width).enumerate() {
+            let angles = row / heads * pairs..(row / heads + 1) * pairs;
+            rope::rotate(Isa::Scalar, x, &cos[angles.clone()], &sin[angles], are_neighbours);
+        }
+        run([rotate(at_mut(&mut got), [tokens, heads, width], (at(&cos), at(&sin)), pairs, are_neighbours)]);
+        assert_close(&got, &want, 1e-5, "turned");
+    }
+}
+
+/// A layer between its projections, with its state, on the CPU token by token.
+struct Layer {
+    sizing: Sizing,
+    taps: Vec<f32>,
+    conv_bias: Option<Vec<f32>>,
+    dt_bias: Vec<f64>,
+    dt_limit: (f64, f64),
+    a: Vec<f64>,
+    d: Vec<f32>,
+    norm: Option<(Vec<f32>, bool)>,
+}
+
+const EPS: f32 = 1e-5;
+
+impl Layer {
+    fn new(sizing: Sizing, kernel: usize, norm: Option<bool>) -> Self {
+        let f64s = |numbers: Vec<f32>| numbers.into_iter().map(f64::from).collect();
+        Self {
+            sizing,
+            taps: wave(kernel * sizing.conv_dim(), 0.31),
+            conv_bias: (kernel > 1).then(|| wave(sizing.conv_dim(), 0.21)),
+            dt_bias: f64s(wave(sizing.heads, 0.8)),
+            dt_limit: (0.05, 3.0),
+            a: wave(sizing.heads, 0.3).iter().map(|a| -f64::from(a.abs()) - 0.1).collect(),
+            d: wave(sizing.heads, 0.6),
+            norm: norm.map(|is_first| (wave(sizing.inner(), 0.17), is_first)),
+        }
+    }
+
+    fn kept(&self) -> usize {
+        self.taps.len() / self.sizing.conv_dim() - 1
+    }
+
+    fn on_the_cpu(&self, projected: &[f32], conv: &mut [f32], ssm: &mut [f32]) -> Vec<f32> {
+        let (inner, conv_dim) = (self.sizing.inner(), self.sizing.conv_dim());
+        let width = inner + conv_dim + self.sizing.heads;
+        let token = |row: &[f32]| {
+            let mut xbc = vec![0.0; conv_dim];
+            let convolution = Convolution { taps: &self.taps, bias: self.conv_bias.as_deref() };
+            convolution.run(Isa::Scalar, Rows { data: &row[inner..], stride: width }, conv, conv_dim, &mut xbc);
+            let dt = row[inner + conv_dim..].iter().zip(&self.dt_bias);
+            let dt: Vec<f64> = dt.map(|(dt, bias)| discretize(*dt, *bias, self.dt_limit)).collect();
+            let mut y = vec![0.0; inner];
+            step(Isa::Scalar, self.sizing, ssm, Inputs { xbc: &xbc, dt: &dt, a: &self.a, d: &self.d }, &mut y);
+            let group = inner / self.sizing.groups;
+            let norm = self.norm.as_ref();
+            let norm = norm.map(|(weight, first)| GatedNorm { weight, group, eps: EPS, is_before_gate: *first });
+            gate_row(Isa::Scalar, &row[..inner], norm, &mut y);
+            y
+        };
+        projected.chunks(width).flat_map(token).collect()
+    }
+
+    fn on_the_emulator(&self, projected: &[f32], conv: &mut [f32], ssm: &mut [f32]) -> Vec<f32> {
+        let (inner, conv_dim) = (self.sizing.inner(), self.sizing.conv_dim());
+        let tokens = projected.len() / (inner + conv_dim + self.sizing.heads);
+        let layer = Mamba2 {
+            sizing: self.sizing,
+            kept: self.kept(),
+            taps: at(&self.taps),
+            conv_bias: self.conv_bias.as_ref().map_or(0, |bias| at(bias)),
+            dt_bias: at(&self.dt_bias),
+            dt_limit: self.dt_limit,
+            a: at(&self.a),
+            d: at(&self.d),
+            norm: self.norm.as_ref().map_or(0, |(weight, _)| at(weight)),
+            eps: EPS,
+            is_norm_first: self.norm.as_ref().is_some_and(|(_, first)| *first),
+        };
+        let mut room = room(layer.room(tokens));
+        let mut y = vec![f32::NAN; tokens * inner];
+        let (conv, ssm) = (at_mut(conv), at_mut(ssm));
+        let run_of = Mamba2Run { tokens, projected: at(projected), conv, ssm, y: at_mut(&mut y), room: at_mut(&mut room) };
+        run(layer.launches(run_of));
+        y
+    }
+}
+
+#[test]
+fn mamba2_is_the_recurrence_however_a_prompt_is_split() {
+    let sizings = [
+        Sizing { heads: 4, head_dim: 8, state_size: 16, groups: 2 },
+        Sizing { heads: 2, head_dim: 66, state_size: 70, groups: 1 },
+    ];
+    let norms = [None, Some(false), Some(true)];
+    for (sizing, (kernel, norm)) in
+        sizings.into_iter().flat_map(|sizing| [4, 1, 2].into_iter().zip(norms).map(move |case| (sizing, case)))
+    {
+        let layer = Layer::new(sizing, kernel, norm);
+        let width = sizing.inner() + sizing.conv_dim() + sizing.heads;
+        let projected = wave(310 * width, 0.0137);
+        let states = || {
+            (wave(layer.kept() * sizing.conv_dim(), 0.43), wave(sizing.inner() * sizing.state_size, 0.29))
+        };
+        let (mut conv, mut ssm) = states();
+        let want = layer.on_the_cpu(&projected, &mut conv, &mut ssm);
+        for split in [&[310][..], &[1, 128, 2, 129, 50], &[127, 1, 182]] {
+            let (mut own_conv, mut own_ssm) = states();
+            let mut rest = &projected[..];
+            let mut got = Vec::new();
+            for tokens in split {
+                let (own, others) = rest.split_at(tokens * width);
+                got.extend(layer.on_the_emulator(own, &mut own_conv, &mut own_ssm));
+                rest = others;
+            }
+            let what = format!("{sizing:?} {kernel} {norm:?} {split:?}");
+            assert_close(&got, &want, 2e-4, &what);
+            assert_close(&own_conv, &conv, 0.0, &what);
+            assert_close(&own_ssm, &ssm, 1e-4, &what);
+        }
+    }
+}
+
+#[test]
+fn one_query_attends_by_the_definition() {
+    for (heads, kv_heads, n_keys, width, value_width) in
+        [(4, 2, 1, 6, 3), (4, 1, 63, 64, 64), (2, 2, 700, 40, 50), (3, 1, 5000, 576, 512)]
+    {
+        let stride = width + 3;
+        let q = wave(heads * width, 0.37);
+        let (k, v) = (wave(kv_heads * n_keys * stride, 0.23), wave(kv_heads * n_keys * value_width, 0.71));
+        let attend = Attend {
+            heads,
+            kv_heads,
+            n_keys,
+            k: Heads { at: at(&k), head_stride: n_keys * stride, stride, width },
+            v: Heads { at: at(&v), head_stride: n_keys * value_width, stride: value_width, width: value_width },
+            scale: 0.4,
+        };
+        assert!(attend.fits());
+        let mut room = room(attend.room());
+        let mut y = vec![f32::NAN; heads * value_width];
+        run(attend.launches(at(&q), at_mut(&mut room), at_mut(&mut y)));
+        let want = (0..heads).flat_map(|head| {
+            let own = head / (heads / kv_heads) * n_keys;
+            let score = |key: usize| {
+                let key = &k[(own + key) * stride..][..width];
+                key.iter().zip(&q[head * width..]).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum::<f64>() * 0.4
+            };
+            let weights: Vec<f64> = (0..n_keys).map(|key| score(key).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            let value = |j| {
+                let values = weights.iter().enumerate().map(|(i, w)| w * f64::from(v[(own + i) * value_width + j]));
+                (values.sum::<f64>() / total) as f32
+            };
+            (0..value_width).map(value).collect::<Vec<_>>()
+        });
+        assert_close(&y, &want.collect::<Vec<_>>(), 1e-5, &format!("{n_keys} keys of {width}"));
+    }
+}
+
+#[test]
+fn a_token_weighs_the_keys_that_it_sees() {
+    let (heads, tokens) = (2, 5);
+    for (keys, window) in [(5, 100), (9, 100), (9, 3), (400, 300), (400, 1)] {
+        let mut scores = wave(heads * tokens * keys, 1.7);
+        let row = |(i, row): (usize, &[f32])| {
+            let own = keys - tokens + i % tokens;
+            let sees = |key: usize| key <= own && own - key < window;
+            let exp = |key: usize| if sees(key) { f64::from(row[key]).exp() } else { 0.0 };
+            let total: f64 = (0..keys).map(exp).sum();
+            (0..keys).map(|key| (exp(key) / total) as f32).collect::<Vec<_>>()
+        };
+        let want: Vec<f32> = scores.chunks(keys).enumerate().flat_map(row).collect();
+        run([causal_softmax(at_mut(&mut scores), [heads, tokens, keys], window)]);
+        assert_close(&scores, &want, 1e-6, &format!("{keys} keys, window {window}"));
+    }
+}
+
+#[test]
+fn the_list_of_kernels_is_what_the_sources_export() {
+    for (module, source) in MODULES.iter().zip([
+        include_str!("products.cu"),
+        include_str!("rows.cu"),
+        include_str!("mamba2.cu"),
+        include_str!("attention.cu"),
+    ]) {
+        let count = source.matches("extern \"C\" __global__").count() * if module.name == "products" { 3 } else { 1 };
+        assert_eq!(module.functions.len(), count, "{}", module.name);
+    }
+}
