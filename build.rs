@@ -35,7 +35,7 @@ fn compile() {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let generation = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    for source in ["products", "rows", "mamba2", "attention"] {
+    for source in ["products", "rows", "mamba2", "attention", "moe"] {
         let (from, to) = (Path::new(SOURCES).join(source).with_extension("cu"), out.join(source).with_extension("ptx"));
         let arguments = ["--ptx", "-O3", "-std=c++17", "--expt-extended-lambda"];
         let mut nvcc = Command::new(nvcc());

@@ -200,13 +200,14 @@ impl Resolver<'_> {
                 .error("mamba2_n_groups", format!("{n_groups} groups don't divide {num_heads} heads")));
         }
         self.mamba2_expand(inner.value, hidden_size)?;
+        // How prompts were split when the model was trained, which changes no result.
+        self.int_or("mamba2_chunk_size", 256)?;
         Ok(Mamba2Spec {
             num_heads,
             head_dim,
             state_size,
             n_groups,
             conv_kernel,
-            chunk_size: self.int_or("mamba2_chunk_size", 256)?,
             dt_limit: self.dt_limit()?,
             gating: Gating::ThenNorm(MAMBA2_EPS),
             multipliers: None,

@@ -12,7 +12,6 @@ use crate::engine::event::{Event, FinishReason, Piece, Usage};
 use crate::engine::request::{GenerateRequest, Options};
 use crate::engine::run::generate;
 use crate::error::{Error, Result};
-use crate::model::device;
 use crate::sampling::Params;
 use crate::shutdown::Shutdown;
 
@@ -107,7 +106,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let prompt = tokenizer.encode_prompt(&prompt, config.max_seq_len)?;
     let defaults = if args.options.generation_config { checkpoint.sampling()? } else { Params::default() };
     let request = GenerateRequest::new(prompt, &args.options.options(&defaults), config)?;
-    let model = checkpoint.load(&device::choose(args.model.cpu), args.model.settings())?;
+    let model = checkpoint.load(&args.model.device()?, args.model.settings())?;
     let shutdown = Shutdown::on_signals()?;
 
     let mut answer = Answer::new(args.json);

@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::report::Report;
 use crate::error::{Error, Result};
 use crate::model::config::{LayerSpec, ModelConfig};
-use crate::model::{Step, Wanted, device};
+use crate::model::{Step, Wanted};
 use crate::sampling::{Params, Sampled, Sampler};
 
 #[derive(Debug, Args)]
@@ -86,7 +86,7 @@ fn layers(config: &ModelConfig) -> Map<String, Value> {
 /// Loads all weights and generates a token after the first one of the vocabulary: no tokenizer is needed.
 fn check(checkpoint: Checkpoint, args: &ModelArgs) -> Result<Check> {
     let started = Instant::now();
-    let model = checkpoint.load(&device::choose(args.cpu), args.settings())?;
+    let model = checkpoint.load(&args.device()?, args.settings())?;
     let mut state = model.new_state()?;
     let logits = model.forward(&mut [Step { tokens: &[0], state: &mut state, wanted: Wanted::Last }])?;
     let logits = logits.first().ok_or_else(|| Error::Internal("a forward pass gave no logits".into()))?;

@@ -16,6 +16,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use candle_core::Device;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -27,6 +28,7 @@ use crate::hub::id::ModelId;
 use crate::kernels::blocks::Format;
 use crate::kernels::matrix::{Precision, WeightType};
 use crate::kernels::pool::Pool;
+use crate::model::device::{self, Place};
 use crate::model::weights::Settings;
 use crate::nano;
 
@@ -65,7 +67,10 @@ struct ModelArgs {
     /// [default: nano, which is embedded].
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Run on the CPU even where there is a GPU.
+    /// Where to run: cpu, cuda or cuda:N [default: the first GPU where there is one, else the CPU].
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<Place>,
+    /// Run on the CPU even where there is a GPU, whatever --device says.
     #[arg(long)]
     cpu: bool,
     /// How many threads compute [default: one for each physical core].
@@ -133,6 +138,11 @@ enum PrecisionArg {
 }
 
 impl ModelArgs {
+    /// Where the model runs.
+    fn device(&self) -> Result<Device> {
+        device::choose(if self.cpu { Some(Place::Cpu) } else { self.device })
+    }
+
     /// How the weights are held and multiplied.
     fn settings(&self) -> Settings {
         let dtype = match self.dtype {

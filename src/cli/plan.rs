@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use candle_core::Device;
 use clap::Args;
 use serde::Serialize;
 
@@ -11,9 +12,16 @@ use super::progress::megabytes;
 use super::{ConfigArgs, ModelArgs, print, print_json};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::model::device;
 
 /// What loading, prompts on their way through the model, and the program itself take beside what is planned.
 const WORKING_BYTES: usize = 150_000_000;
+
+/// The same of a GPU's memory, with what its libraries take.
+const WORKING_BYTES_OF_GPU: usize = 500_000_000;
+
+/// Whose word it is on a GPU.
+const OF_GPU: &str = "free on the GPU";
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
@@ -43,19 +51,21 @@ pub(super) struct Plan {
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<ExitCode> {
-    let plan = Plan::new(&args.model.open()?, &args.model)?;
+    let plan = Plan::new(&args.model.open()?, &args.model, &args.model.device()?)?;
     (if args.json { print_json(&plan) } else { print(&plan.to_string()) })?;
     Ok(if plan.check().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl Plan {
-    pub(super) fn new(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Self> {
-        let (config, (available_bytes, available_of)) = (checkpoint.config(), Memory::read().available());
+    pub(super) fn new(checkpoint: &Checkpoint, args: &ModelArgs, device: &Device) -> Result<Self> {
+        let (config, of_gpu) = (checkpoint.config(), device::free_bytes(device)?);
+        let (available_bytes, available_of) =
+            of_gpu.map_or_else(|| Memory::read().available(), |bytes| (bytes, OF_GPU));
         let plan = Self {
             model: checkpoint.id().to_owned(),
             weight_bytes: checkpoint.bytes_in_memory(args.settings())?,
             state_bytes: config.state_bytes(),
-            working_bytes: WORKING_BYTES,
+            working_bytes: if of_gpu.is_some() { WORKING_BYTES_OF_GPU } else { WORKING_BYTES },
             cache_bytes_at_max_seq_len: config.cache_bytes(config.max_seq_len),
             max_seq_len: config.max_seq_len,
             tokens_that_fit: 0,
@@ -80,9 +90,15 @@ impl Plan {
         let [weights, state, working, least, available] =
             [self.weight_bytes, self.state_bytes, self.working_bytes, self.least(), self.available_bytes]
                 .map(|bytes| megabytes(bytes as u64));
+        let remedy = match self.available_of {
+            OF_GPU => {
+                "take a smaller model, or run it on the CPU with --cpu, where --dtype holds the weights in fewer bits"
+            }
+            _ => "hold the weights in fewer bits with --dtype, or give it more memory",
+        };
         Err(Error::Unsupported(format!(
             "{} doesn't fit into memory: {weights} MB of weights + {state} MB of state + {working} MB to work with = {least} MB, \
-             and there are {available} MB ({}); hold the weights in fewer bits with --dtype, or give it more memory",
+             and there are {available} MB ({}); {remedy}",
             self.model, self.available_of,
         )))
     }
@@ -155,6 +171,8 @@ mod tests {
             "2000 MB of weights + 50 MB of state + 150 MB to work with = 2200 MB, and there are 2200 MB (available)";
         assert!(told.contains(sum), "{told}");
         assert!(plan(2_200_000_000).check().is_ok());
+        let told = Plan { available_of: OF_GPU, ..plan(0) }.check().unwrap_err().to_string();
+        assert!(told.contains("there are 0 MB (free on the GPU); ") && told.contains("--cpu"), "{told}");
     }
 
     #[test]

@@ -23,7 +23,6 @@ use crate::engine::Engine;
 use crate::engine::queue::Limits;
 use crate::error::{Error, Result};
 use crate::metrics::{Exposition, MEMORY_LIMIT, MODEL_INFO};
-use crate::model::device;
 use crate::sampling::Params;
 use crate::shutdown::Shutdown;
 
@@ -293,12 +292,10 @@ impl Loading {
         let tokenizer = Arc::new(checkpoint.tokenizer()?);
         let template = checkpoint.chat_template(self.chat_template.as_deref(), &tokenizer)?;
         let sampling = if self.generation_config { checkpoint.sampling()? } else { Params::default() };
-        let device = device::choose(self.model.cpu);
-        if device.is_cpu() {
-            let plan = Plan::new(&checkpoint, &self.model)?;
-            plan.check()?;
-            plan.warning().iter().for_each(|warning| tracing::warn!("{warning}"));
-        }
+        let device = self.model.device()?;
+        let plan = Plan::new(&checkpoint, &self.model, &device)?;
+        plan.check()?;
+        plan.warning().iter().for_each(|warning| tracing::warn!("{warning}"));
         let kind = if device.is_cpu() { "cpu" } else { "gpu" };
         let fingerprint = format!("blazr-{}-{kind}-{:016x}", env!("CARGO_PKG_VERSION"), checkpoint.fingerprint());
         tracing::info!("loading {id}: {} MB of weights", megabytes(size.bytes as u64));

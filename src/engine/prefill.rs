@@ -39,7 +39,7 @@ impl<'a> Prefill<'a> {
     /// Takes in the next chunk. With `echo`, it is told.
     pub(super) fn advance(&mut self) -> Result<Option<Event>> {
         let rest = self.request.prompt.get(self.n_done..).unwrap_or_default();
-        let tokens = rest.get(..self.request.prefill_chunk()).unwrap_or(rest);
+        let tokens = rest.get(..self.request.prefill_chunk(self.model.prefill_chunk())).unwrap_or(rest);
         let (start, end, is_last) = (self.n_done, self.n_done + tokens.len(), tokens.len() == rest.len());
         let wanted = match (self.request.is_scored(), is_last) {
             (true, _) => Wanted::All,

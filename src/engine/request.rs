@@ -3,12 +3,10 @@
 use std::fmt::Display;
 
 use crate::error::{Error, Result};
+use crate::model::CHUNK_OF_CPU;
 use crate::model::config::ModelConfig;
 use crate::sampling::{Params, Sampler};
 use crate::text::StopMatcher;
-
-/// At most this many tokens of a prompt are taken in at a time, so that a cancellation is seen soon.
-pub const PREFILL_CHUNK: usize = 256;
 
 /// So many logits are taken at once at most where a prompt's log-probabilities are asked for: 32 MiB.
 const MOST_LOGITS: usize = 8 << 20;
@@ -142,14 +140,14 @@ impl GenerateRequest {
         self.echo && self.top_logprobs.is_some()
     }
 
-    /// How many tokens of the prompt are taken in at a time.
-    pub(super) fn prefill_chunk(&self) -> usize {
-        if self.is_scored() { (MOST_LOGITS / self.vocab_size).clamp(1, PREFILL_CHUNK) } else { PREFILL_CHUNK }
+    /// How many tokens of the prompt are taken in at a time by a model that likes so many.
+    pub(super) fn prefill_chunk(&self, liked: usize) -> usize {
+        if self.is_scored() { (MOST_LOGITS / self.vocab_size).clamp(1, liked) } else { liked }
     }
 
     /// The most events that it will make.
     pub(super) fn most_events(&self) -> usize {
-        self.prompt.len().div_ceil(self.prefill_chunk()) + self.n * (self.max_tokens + 2)
+        self.prompt.len().div_ceil(self.prefill_chunk(CHUNK_OF_CPU)) + self.n * (self.max_tokens + 2)
     }
 
     /// The most log-probabilities that it will tell.
@@ -194,8 +192,9 @@ mod tests {
     fn there_is_room_for_the_events_of_a_prompt_in_small_chunks() {
         let options = Options { echo: true, top_logprobs: Some(0), max_tokens: 1, ..Options::default() };
         let request = request(&options);
-        assert_eq!(request.prefill_chunk(), MOST_LOGITS / 128_000);
-        assert_eq!(request.most_events(), 4000usize.div_ceil(request.prefill_chunk()) + 3);
+        let chunk = request.prefill_chunk(CHUNK_OF_CPU);
+        assert_eq!(chunk, MOST_LOGITS / 128_000);
+        assert_eq!(request.most_events(), 4000usize.div_ceil(chunk) + 3);
     }
 
     #[test]

@@ -1,22 +1,113 @@
 //! Where the model runs.
 
+use std::fmt;
+use std::str::FromStr;
+
 use candle_core::Device;
 
-/// The first CUDA device where this build has CUDA support and the machine has a device, unless `force_cpu` is set;
-/// else the CPU. Logs the choice.
-pub fn choose(force_cpu: bool) -> Device {
-    if !cfg!(feature = "cuda") {
-        tracing::info!("Using CPU (CUDA feature not enabled)");
-    } else if force_cpu {
-        tracing::info!("Using CPU (--cpu)");
-    } else {
-        match Device::new_cuda(0) {
-            Ok(device) => {
-                tracing::info!("Using CUDA device 0");
-                return device;
-            }
-            Err(error) => tracing::info!("Using CPU (no CUDA device: {error})"),
+use crate::error::{Error, Result};
+
+/// A device by its name: `cpu`, `cuda` or `cuda:N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let number = |number: &str| number.parse().ok();
+        match name.split_once(':') {
+            None if name == "cpu" => Some(Self::Cpu),
+            None if name == "cuda" => Some(Self::Cuda(0)),
+            Some(("cuda", ordinal)) => number(ordinal).map(Self::Cuda),
+            _ => None,
+        }
+        .ok_or_else(|| "expected cpu, cuda or cuda:N".into())
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
         }
     }
-    Device::Cpu
+}
+
+/// The device that is asked for; else the first CUDA device where this build has CUDA support and the machine has a
+/// device, and the CPU where not. Logs the choice.
+///
+/// # Errors
+/// The device that is asked for is not there.
+pub fn choose(asked: Option<Place>) -> Result<Device> {
+    match asked {
+        Some(Place::Cpu) => tracing::info!("Using CPU (as asked for)"),
+        Some(Place::Cuda(ordinal)) => return cuda(ordinal).map_err(|reason| missing(ordinal, &reason)),
+        None if !cfg!(feature = "cuda") => tracing::info!("Using CPU (CUDA feature not enabled)"),
+        None => match cuda(0) {
+            Ok(device) => return Ok(device),
+            Err(reason) => tracing::info!("Using CPU (no CUDA device: {reason})"),
+        },
+    }
+    Ok(Device::Cpu)
+}
+
+fn missing(ordinal: usize, reason: &str) -> Error {
+    Error::Unsupported(format!(
+        "there is no CUDA device {ordinal}: {reason}; leave --device out to run on what there is"
+    ))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(ordinal: usize) -> Result<Device, String> {
+    let device = crate::kernels::cuda::driver::open(ordinal).map_err(|error| error.to_string())?;
+    tracing::info!("Using CUDA device {ordinal}");
+    Ok(Device::Cuda(device))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: usize) -> Result<Device, String> {
+    Err("this build has no CUDA support, which --features cuda adds".into())
+}
+
+/// How many bytes are free on a device that has memory of its own.
+///
+/// # Errors
+/// The driver's.
+pub fn free_bytes(device: &Device) -> Result<Option<usize>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::kernels::cuda::driver::free_bytes(device).map(Some),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_have_names() {
+        let named = [("cpu", Place::Cpu), ("cuda", Place::Cuda(0)), ("cuda:3", Place::Cuda(3))];
+        assert!(named.iter().all(|(name, place)| name.parse() == Ok(*place)));
+        assert!(
+            ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "CUDA"]
+                .iter()
+                .all(|name| name.parse::<Place>().is_err())
+        );
+        assert_eq!([Place::Cpu, Place::Cuda(3)].map(|place| place.to_string()), ["cpu", "cuda:3"]);
+    }
+
+    #[test]
+    fn a_device_that_is_asked_for_and_is_not_there_is_an_error() {
+        assert!(choose(Some(Place::Cpu)).is_ok_and(|device| device.is_cpu()));
+        let told = choose(Some(Place::Cuda(97))).unwrap_err().to_string();
+        assert!(told.starts_with("there is no CUDA device 97: "), "{told}");
+    }
 }

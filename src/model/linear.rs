@@ -115,6 +115,12 @@ impl Linear {
         self.weight.bytes()
     }
 
+    /// The weight, where there is no bias.
+    #[cfg(feature = "cuda")]
+    pub(super) fn only_weight(&self) -> Option<&Weight> {
+        self.bias.is_none().then_some(&self.weight)
+    }
+
     /// `x` [tokens, in] -> [tokens, out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.forward_as(x, self.precision)

@@ -3,6 +3,8 @@
 
 use candle_core::Tensor;
 
+#[cfg(feature = "cuda")]
+use super::linear::Weight;
 use super::linear::{Linear, WeightBytes};
 use super::{ops, weights::Weights};
 use crate::error::Result;
@@ -55,6 +57,16 @@ impl Mlp {
             up: inner("up_proj")?,
             down: Linear::load(&weights.part("down_proj"), spec.intermediate_size, hidden_size)?,
         })
+    }
+
+    /// The gate with its multiplier, what goes up, and what comes down, where none of them has a bias.
+    #[cfg(feature = "cuda")]
+    pub(super) fn matrices(&self) -> Option<(Option<(&Weight, f64)>, &Weight, &Weight)> {
+        let gate = match &self.gate {
+            Some((gate, multiplier)) => Some((gate.only_weight()?, *multiplier)),
+            None => None,
+        };
+        Some((gate, self.up.only_weight()?, self.down.only_weight()?))
     }
 
     /// The bytes of the projections.

@@ -40,6 +40,12 @@ use rope::{Positions, RopeSpec};
 use state::State;
 use weights::Weights;
 
+/// So many tokens of a prompt are best taken in at a time on a CPU: a cancellation is seen soon.
+pub const CHUNK_OF_CPU: usize = 256;
+
+/// The same on a GPU, which has little to do with fewer.
+const CHUNK_OF_GPU: usize = 2048;
+
 /// A loaded model.
 #[derive(Debug)]
 pub struct Model {
@@ -109,6 +115,16 @@ impl Model {
         &self.config
     }
 
+    /// Where the model runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How many tokens of a prompt are best taken in at a time.
+    pub fn prefill_chunk(&self) -> usize {
+        if self.device.is_cpu() { CHUNK_OF_CPU } else { CHUNK_OF_GPU }
+    }
+
     /// The bytes of the matrices in memory. Of an embedding apart from the head a token reads one row, which is nothing
     /// beside them.
     pub fn weight_bytes(&self) -> WeightBytes {
@@ -146,7 +162,7 @@ impl Model {
 
     fn logits(&self, x: &Tensor, wanted: Wanted) -> Result<Tensor> {
         let x = match wanted {
-            Wanted::None => return Ok(Tensor::zeros((0, self.config.vocab_size), DType::F32, x.device())?),
+            Wanted::None => return Ok(Tensor::zeros((0, self.config.vocab_size), DType::F32, &Device::Cpu)?),
             Wanted::Last => x.narrow(0, x.dim(0)? - 1, 1)?,
             Wanted::All => x.clone(),
         };

@@ -1,7 +1,7 @@
 //! Normalization before a layer: RMSNorm (<https://arxiv.org/abs/1910.07467>), or LayerNorm
-//! (<https://arxiv.org/abs/1607.06450>) where the checkpoint has a bias; and the grouped RMSNorm inside Mamba2.
+//! (<https://arxiv.org/abs/1607.06450>) where the checkpoint has a bias.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, Tensor};
 
 use super::{ops, weights::Weights};
 use crate::error::Result;
@@ -42,40 +42,8 @@ impl Norm {
     }
 }
 
-/// An RMSNorm that takes the mean over each of several equal groups.
-#[derive(Debug)]
-pub struct GroupedRmsNorm {
-    weight: Tensor, // [size], f32
-    ones: Tensor,   // [size / groups], f32: the mean's norm has no weight of its own
-    eps: f32,
-}
-
-impl GroupedRmsNorm {
-    /// A norm over `size` values in `groups` groups.
-    pub fn load(weights: &Weights<'_>, size: usize, groups: usize, eps: f64) -> Result<Self> {
-        let ones = Tensor::ones(size / groups, DType::F32, weights.device())?;
-        Ok(Self { weight: load_weight(weights, size)?, ones, eps: eps as f32 })
-    }
-
-    /// The weight, as wide as all groups.
-    pub fn weight(&self) -> Result<Vec<f32>> {
-        Ok(self.weight.to_vec1()?)
-    }
-
-    /// What is added to the mean of the squares.
-    pub fn eps(&self) -> f32 {
-        self.eps
-    }
-
-    /// `x` [tokens, size] normalized within each group.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let groups = x.reshape(((), self.ones.dim(0)?))?;
-        let scaled = ops::rms_norm(&groups, &self.ones, self.eps)?;
-        Ok(scaled.reshape(x.shape())?.broadcast_mul(&self.weight)?)
-    }
-}
-
-fn load_weight(weights: &Weights<'_>, size: usize) -> Result<Tensor> {
+/// The weight of a norm over `size` values, f32.
+pub(super) fn load_weight(weights: &Weights<'_>, size: usize) -> Result<Tensor> {
     let weight = weights.get_f32("weight", &[size])?;
     weights.warn_if_not_finite("weight", &weight)?;
     Ok(weight)
@@ -84,7 +52,7 @@ fn load_weight(weights: &Weights<'_>, size: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     #[test]
     fn a_mean_far_from_zero_does_not_spoil_layer_norm() {

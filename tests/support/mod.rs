@@ -84,14 +84,13 @@ impl TensorSource for RandomWeights {
     }
 }
 
-pub fn mamba2(groups: usize, conv_kernel: usize, chunk_size: usize) -> MixerSpec {
+pub fn mamba2(groups: usize, conv_kernel: usize) -> MixerSpec {
     MixerSpec::Mamba2(Mamba2Spec {
         num_heads: 4,
         head_dim: 6,
         state_size: 5,
         n_groups: groups,
         conv_kernel,
-        chunk_size,
         dt_limit: (0.001, 0.3),
         gating: Gating::ThenNorm(1e-6),
         multipliers: None,
@@ -187,9 +186,9 @@ pub fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 /// A model with every kind of layer, for a vocabulary of bytes and one end-of-text token.
 pub fn every_kind() -> ModelConfig {
     let layers = [
-        (mamba2(1, 4, 64), FfnSpec::None),
+        (mamba2(1, 4), FfnSpec::None),
         (mla(), moe(true)),
-        (mamba2(1, 4, 64), FfnSpec::None),
+        (mamba2(1, 4), FfnSpec::None),
         (gqa(2), mlp()),
         (mla(), mlp()),
         (gqa(2), moe(true)),

@@ -3,7 +3,7 @@
 use super::super::names::Names;
 use super::super::published::{Published, Usual, layer, model};
 use super::Family;
-use super::parts::{CHUNK_SIZE, USUAL, check_groups, sizes};
+use super::parts::{USUAL, check_groups, sizes};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::mamba2::{Gating, Mamba2Spec};
@@ -33,7 +33,6 @@ fn read(file: &mut Published<'_>) -> Result<(ModelConfig, Names)> {
         state_size: file.size_or(&["state_size"], 128)?,
         n_groups: file.size_or(&["n_groups"], 8)?,
         conv_kernel: file.size_or(&["conv_kernel"], 4)?,
-        chunk_size: CHUNK_SIZE,
         dt_limit: file.time_step_limit()?,
         gating: Gating::ThenNorm(norm_eps),
         multipliers: None,

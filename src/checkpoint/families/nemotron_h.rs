@@ -4,7 +4,7 @@ use super::super::names::{Names, Part};
 use super::super::published::{Published, Usual, layer, model};
 use super::Family;
 use super::experts::sigmoid_routing;
-use super::parts::{ATTENTION, CHUNK_SIZE, USUAL, check_groups, each_layer};
+use super::parts::{ATTENTION, USUAL, check_groups, each_layer};
 use crate::error::Result;
 use crate::model::config::{FfnSpec, MixerSpec, ModelConfig};
 use crate::model::mamba2::{Gating, Mamba2Spec};
@@ -123,7 +123,6 @@ fn mamba2(file: &mut Published<'_>, norm_eps: f64) -> Result<Mamba2Spec> {
         state_size: file.size_or(&["ssm_state_size"], 128)?,
         n_groups: file.size_or(&GROUPS, 8)?,
         conv_kernel: file.size_or(&["mamba_d_conv", "conv_kernel"], 4)?,
-        chunk_size: CHUNK_SIZE,
         dt_limit: file.time_step_limit()?,
         gating: Gating::ThenNorm(norm_eps),
         multipliers: None,

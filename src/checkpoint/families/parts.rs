@@ -25,9 +25,6 @@ pub(super) const USUAL: Usual = Usual {
     norm_eps: 1e-6,
 };
 
-/// How many tokens of a prompt are multiplied at once where nothing is said; never changes the result.
-pub(super) const CHUNK_SIZE: usize = 256;
-
 /// The sizes of a family with the usual activation.
 pub(super) fn sizes(file: &mut Published<'_>) -> Result<Sizes> {
     file.only("hidden_act", &["silu", "swish"])?;
@@ -125,7 +122,6 @@ pub(super) fn mamba2(
         state_size: file.size_or(&["mamba_d_state"], 256)?,
         n_groups: file.size_or(&["mamba_n_groups"], 1)?,
         conv_kernel: file.size_or(&["mamba_d_conv"], 4)?,
-        chunk_size: CHUNK_SIZE,
         dt_limit: file.time_step_limit()?,
         gating: Gating::ThenNorm(norm_eps),
         multipliers: None,

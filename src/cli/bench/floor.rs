@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn the_state_counts_twice_and_the_cache_grows() {
-        let config = config([(mamba2(1, 4, 64), mlp()), (gqa(2), mlp())]);
+        let config = config([(mamba2(1, 4), mlp()), (gqa(2), mlp())]);
         let needs = Needs { weight_bytes: 1_000_000, config };
         let state = (4 * 6 * 5 + 3 * (24 + 10)) * 4;
         let per_position = 2 * 2 * 6 * 4;

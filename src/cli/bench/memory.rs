@@ -4,11 +4,16 @@ use std::hint::black_box;
 use std::time::Instant;
 use std::{array, fs, slice, thread};
 
+use candle_core::{DType, Device, Tensor};
 use half::bf16;
 
 use super::report::median;
+use crate::error::Result;
 use crate::kernels::isa::Isa;
+use crate::kernels::matrix::Precision;
 use crate::kernels::{memory, panels};
+use crate::model::linear::Weight;
+use crate::model::{device, ops};
 
 /// The memory that is read: far more than the caches of a processor hold.
 const MOST_BYTES: usize = 1 << 30;
@@ -22,44 +27,82 @@ const LEAST_BYTES: usize = 64 << 20;
 /// How often the memory is read in one way for one measurement.
 const PASSES: usize = 5;
 
+/// The width of the matrix that is read on a GPU.
+const INPUTS_OF_GPU: usize = 4096;
+
 /// What a processor reads at once.
 type Line = [u64; 8];
 
-/// A part of memory for each thread, to be read again and again: of the kind that weights are in.
-pub(super) struct Memory(Vec<memory::Memory>);
+/// Memory to be read again and again, of the kind that weights are in.
+pub(super) enum Memory {
+    /// A part for each thread.
+    Cpu(Vec<memory::Memory>),
+    /// A matrix of weights, and a row to multiply with it.
+    Gpu(Weight, Tensor),
+}
 
 impl Memory {
+    /// # Errors
+    /// A GPU has no memory for it.
+    pub(super) fn new(device: &Device, threads: usize) -> Result<Self> {
+        if device.is_cpu() {
+            return Ok(Self::of_cpu(threads));
+        }
+        let free = device::free_bytes(device)?.unwrap_or(usize::MAX);
+        let n_out = MOST_BYTES.min(free / SHARE_OF_FREE).max(LEAST_BYTES) / (INPUTS_OF_GPU * size_of::<bf16>());
+        let weights = Tensor::zeros((n_out, INPUTS_OF_GPU), DType::BF16, device)?;
+        Ok(Self::Gpu(Weight::Tensor(weights), Tensor::zeros((1, INPUTS_OF_GPU), DType::F32, device)?))
+    }
+
     /// Each part is written by a thread that reads it: memory that nobody has written is not there at all.
-    pub(super) fn new(threads: usize) -> Self {
+    fn of_cpu(threads: usize) -> Self {
         let lines = MOST_BYTES.min(free_bytes() / SHARE_OF_FREE).max(LEAST_BYTES) / size_of::<Line>() / threads;
         let part = || {
             let mut part = memory::Memory::zeroed(lines * size_of::<Line>())?;
             part.fill(1);
             Some(part)
         };
-        Self(on_threads((0..threads).map(|_| part)).into_iter().flatten().collect())
+        Self::Cpu(on_threads((0..threads).map(|_| part)).into_iter().flatten().collect())
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.0.iter().map(|part| part.len()).sum()
+        match self {
+            Self::Cpu(parts) => parts.iter().map(|part| part.len()).sum(),
+            Self::Gpu(weights, _) => weights.bytes().read,
+        }
     }
 
     /// How many bytes per second all threads together read, in the best of three ways: processors differ in how many
-    /// streams they fetch ahead, and in what asking for memory ahead brings, as products do.
-    pub(super) fn read_bandwidth(&self) -> f64 {
-        let ways = [sum::<4>, sum::<8>, products];
-        ways.into_iter().map(|sum| self.median(sum)).fold(0.0, f64::max)
+    /// streams they fetch ahead, and in what asking for memory ahead brings, as products do. On a GPU, in a product.
+    pub(super) fn read_bandwidth(&self) -> Result<f64> {
+        match self {
+            Self::Cpu(parts) => {
+                let ways = [sum::<4>, sum::<8>, products];
+                let ways = ways.map(|sum| self.median(|| read(parts, sum)));
+                ways.into_iter().try_fold(0.0, |most, way| Ok(f64::max(most, way?)))
+            }
+            Self::Gpu(weights, x) => self.median(|| {
+                ops::linear(x, weights, Precision::Fast)?;
+                Ok(x.device().synchronize()?)
+            }),
+        }
     }
 
     /// The median of some passes.
-    fn median(&self, sum: fn(&[Line]) -> u64) -> f64 {
+    fn median(&self, pass: impl Fn() -> Result<()>) -> Result<f64> {
         let pass = |_| {
             let started = Instant::now();
-            black_box(on_threads(self.0.iter().map(|part| move || sum(black_box(bytemuck::cast_slice(part))))));
-            self.bytes() as f64 / started.elapsed().as_secs_f64()
+            pass()?;
+            Ok(self.bytes() as f64 / started.elapsed().as_secs_f64())
         };
-        median(&(0..PASSES).map(pass).collect::<Vec<_>>())
+        Ok(median(&(0..PASSES).map(pass).collect::<Result<Vec<_>>>()?))
     }
+}
+
+/// Reads each part on a thread of its own.
+fn read(parts: &[memory::Memory], sum: fn(&[Line]) -> u64) -> Result<()> {
+    black_box(on_threads(parts.iter().map(|part| move || sum(black_box(bytemuck::cast_slice(part))))));
+    Ok(())
 }
 
 /// Does each work on a thread of its own.

@@ -19,10 +19,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::{ModelArgs, print, print_json};
-use crate::engine::request::PREFILL_CHUNK;
 use crate::error::{Error, Result};
 use crate::model::state::State;
-use crate::model::{Model, Step, Wanted, device};
+use crate::model::{Model, Step, Wanted};
 use cases::{Case, Plan};
 use floor::Needs;
 use memory::Memory;
@@ -59,7 +58,7 @@ pub(super) struct BenchArgs {
 pub(super) fn run(args: &BenchArgs, threads: usize) -> Result<ExitCode> {
     let checkpoint = args.model.open()?;
     let plan = Plan::new(&args.prefill, args.decode, &args.at, checkpoint.config().max_seq_len)?;
-    let device = device::choose(args.model.cpu);
+    let device = args.model.device()?;
     let mut subject = Subject::new(&checkpoint, &device, threads);
 
     let started = Instant::now();
@@ -90,7 +89,7 @@ struct Measured {
     cases: Vec<Timed>,
 }
 
-/// How fast the CPU read memory before, between and after the runs.
+/// How fast the device read its memory before, between and after the runs.
 struct Bandwidth {
     buffer_bytes: usize,
     bytes_per_second: Vec<f64>,
@@ -104,15 +103,15 @@ struct Timed {
 
 /// Times every case once in each round, so that a machine that gets slower or faster does so for all of them.
 fn measure(bench: &Bench, cases: &[Case], runs: u32, threads: usize) -> Result<(Bandwidth, Vec<Timed>)> {
-    let memory = Memory::new(threads);
-    let mut bytes_per_second = vec![memory.read_bandwidth()];
+    let memory = Memory::new(bench.model.device(), threads)?;
+    let mut bytes_per_second = vec![memory.read_bandwidth()?];
     let mut cases: Vec<_> = cases.iter().map(|case| Timed { case: *case, seconds: Vec::new() }).collect();
     for run in 1..=runs {
         tracing::info!("run {run} of {runs}");
         for timed in &mut cases {
             timed.seconds.push(bench.time(timed.case)?);
         }
-        bytes_per_second.push(memory.read_bandwidth());
+        bytes_per_second.push(memory.read_bandwidth()?);
     }
     Ok((Bandwidth { buffer_bytes: memory.bytes(), bytes_per_second }, cases))
 }
@@ -169,7 +168,7 @@ impl Bench {
     /// Takes in a prompt up to the logits after it, chunk by chunk as the engine does.
     fn prefill(&self, tokens: &[u32]) -> Result<State> {
         let mut state = self.model.new_state()?;
-        let mut chunks = tokens.chunks(PREFILL_CHUNK).peekable();
+        let mut chunks = tokens.chunks(self.model.prefill_chunk()).peekable();
         while let Some(chunk) = chunks.next() {
             let wanted = if chunks.peek().is_some() { Wanted::None } else { Wanted::Last };
             self.step(&mut state, chunk, wanted)?;

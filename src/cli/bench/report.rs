@@ -11,8 +11,6 @@ use super::{Bandwidth, Measured, Timed};
 use crate::checkpoint::Checkpoint;
 use crate::model::linear::WeightBytes;
 
-const CPU: &str = "cpu";
-
 /// What `--json` prints: names end in their units, which are those of the SI without prefixes.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -83,9 +81,8 @@ struct Decode {
     bytes_per_token: usize,
     /// `bytes_per_token` times `tokens_per_second`.
     bytes_per_second: Spread,
-    /// What `bytes_per_second` is of the read bandwidth, by their medians: 1 is as fast as the memory allows. Null on a
-    /// GPU, whose own memory was not measured.
-    share_of_floor: Option<f64>,
+    /// What `bytes_per_second` is of the read bandwidth, by their medians: 1 is as fast as the memory allows.
+    share_of_floor: f64,
 }
 
 /// What several runs gave.
@@ -107,7 +104,7 @@ impl Subject {
             parameters: checkpoint.size().parameters,
             weight_bytes: 0,
             state_bytes: checkpoint.config().state_bytes(),
-            device: if device.is_cpu() { CPU } else { "gpu" },
+            device: if device.is_cpu() { "cpu" } else { "gpu" },
             threads,
         }
     }
@@ -124,7 +121,7 @@ impl Report {
         let Measured { load_seconds, peak_memory_bytes, bandwidth, cases } = measured;
         let Bandwidth { buffer_bytes, bytes_per_second } = bandwidth;
         let read_bandwidth = ReadBandwidth { buffer_bytes, bytes_per_second: Spread::of(bytes_per_second) };
-        let floor = (subject.device == CPU).then_some(read_bandwidth.bytes_per_second.median);
+        let floor = read_bandwidth.bytes_per_second.median;
         let (mut prefill, mut decode) = (Vec::new(), Vec::new());
         for Timed { case, seconds } in cases {
             match case {
@@ -163,7 +160,7 @@ impl Prefill {
 }
 
 impl Decode {
-    fn new(tokens: usize, position: usize, seconds: Vec<f64>, needs: &Needs, bandwidth: Option<f64>) -> Self {
+    fn new(tokens: usize, position: usize, seconds: Vec<f64>, needs: &Needs, bandwidth: f64) -> Self {
         let seconds = Spread::of(seconds);
         let bytes_per_token = needs.bytes_per_token(position);
         let bytes_per_second = seconds.rate((tokens * bytes_per_token) as f64);
@@ -174,7 +171,7 @@ impl Decode {
             seconds,
             cache_bytes: needs.cache_bytes(position),
             bytes_per_token,
-            share_of_floor: bandwidth.map(|bandwidth| bytes_per_second.median / bandwidth),
+            share_of_floor: bytes_per_second.median / bandwidth,
             bytes_per_second,
         }
     }
@@ -220,9 +217,9 @@ impl fmt::Display for Report {
         }
         for decode in &self.decode {
             let speed = number(decode.bytes_per_second.median / GB);
-            let floor = decode.share_of_floor.map(|share| format!("  {:.0} % of the floor", 100.0 * share));
+            let floor = 100.0 * decode.share_of_floor;
             let tokens = rate(&decode.tokens_per_second, 1.0, "tokens/s");
-            row(f, decode.case(), &format!("{tokens}  {speed} GB/s{}", floor.unwrap_or_default()))?;
+            row(f, decode.case(), &format!("{tokens}  {speed} GB/s  {floor:.0} % of the floor"))?;
         }
         if let Some(FirstToken { prompt_tokens, seconds }) = &self.first_token {
             row(f, format!("first token after {prompt_tokens}"), &format!("{:>8} s", number(seconds.median)))?;

@@ -1,13 +1,16 @@
 // The kernels as functions of the host, by name: what `tests.rs` calls.
 #define EMULATED
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
+using std::isnan;
 using std::max;
 using std::min;
 
 #include "attention.cu"
 #include "mamba2.cu"
+#include "moe.cu"
 #include "products.cu"
 #include "rows.cu"
 
@@ -38,7 +41,8 @@ static const struct {
     KERNEL(swiglu),          KERNEL(add_to_scaled),     KERNEL(rotate),         KERNEL(convolve),
     KERNEL(keep_last),       KERNEL(step),              KERNEL(scan_times),     KERNEL(scan_scores),
     KERNEL(scan_gains),      KERNEL(scan_states),       KERNEL(scan_outputs),   KERNEL(attend),
-    KERNEL(join),            KERNEL(causal_softmax),
+    KERNEL(join),            KERNEL(causal_softmax),    KERNEL(choose),         KERNEL(chosen_row_times_float),
+    KERNEL(chosen_row_times_f16), KERNEL(chosen_row_times_bf16), KERNEL(squared_relu), KERNEL(weigh),
 };
 
 // Whether there is a kernel of this name that takes so many arguments.

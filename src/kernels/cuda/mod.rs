@@ -6,11 +6,14 @@
 //!
 //! Addresses are those of the device's memory: a launch is as safe as they are true.
 
+#[cfg(feature = "cuda")]
+pub mod driver;
+
 use crate::kernels::mamba2::Sizing;
 use crate::kernels::matrix::WeightType;
 
 /// The sources, each with the functions that it exports.
-pub const MODULES: [Module; 4] = [
+pub const MODULES: [Module; 5] = [
     Module {
         name: "products",
         functions: &[
@@ -37,6 +40,17 @@ pub const MODULES: [Module; 4] = [
         ],
     },
     Module { name: "attention", functions: &["attend", "join", "causal_softmax"] },
+    Module {
+        name: "moe",
+        functions: &[
+            "choose",
+            "chosen_row_times_float",
+            "chosen_row_times_f16",
+            "chosen_row_times_bf16",
+            "squared_relu",
+            "weigh",
+        ],
+    },
 ];
 
 /// One source file.
@@ -94,6 +108,7 @@ enum Argument {
     F64(f64),
     Sizes([u32; 5]),
     Strides([u64; 2]),
+    Routing(Routing),
 }
 
 impl Argument {
@@ -105,6 +120,7 @@ impl Argument {
             Self::F64(value) => std::ptr::from_ref(value).cast(),
             Self::Sizes(value) => std::ptr::from_ref(value).cast(),
             Self::Strides(value) => std::ptr::from_ref(value).cast(),
+            Self::Routing(value) => std::ptr::from_ref(value).cast(),
         }
     }
 }
@@ -307,11 +323,7 @@ impl Mamba2 {
 
     /// All that is done, in order.
     pub fn launches(&self, run: Mamba2Run) -> Vec<Launch> {
-        let mut at = run.room;
-        let [sums, gains, scores, deltas, xbc] = self.parts(run.tokens).map(|bytes| {
-            at += bytes as Address;
-            at - bytes as Address
-        });
+        let [sums, gains, scores, deltas, xbc] = places(run.room, self.parts(run.tokens));
         let mut launches = self.convolution(run, xbc);
         match run.tokens {
             1 => launches.push(self.step(run, xbc)),
@@ -367,9 +379,8 @@ impl Mamba2 {
             arguments
         };
         let tiles = |rows: usize, columns: usize| rows.div_ceil(TILE) * columns.div_ceil(TILE);
-        let product = |function, grid, arguments| {
-            Launch::new(function, grid, TILE_BLOCK, TILE_BYTES, with_sizes(arguments))
-        };
+        let product =
+            |function, grid, arguments| Launch::new(function, grid, TILE_BLOCK, TILE_BYTES, with_sizes(arguments));
         let mut times = with_sizes(arguments![self.dt(run), self.dt_bias, self.a, deltas, sums]);
         times.extend(arguments![self.stride(), low, high]);
         let numbers = (self.sizing.inner() * state_size).div_ceil(BLOCK);
@@ -389,8 +400,7 @@ impl Mamba2 {
 
     fn gate(&self, run: Mamba2Run) -> Launch {
         let inner = self.sizing.inner();
-        let arguments =
-            arguments![run.y, run.projected, self.norm, inner, self.stride(), self.eps, self.is_norm_first];
+        let arguments = arguments![run.y, run.projected, self.norm, inner, self.stride(), self.eps, self.is_norm_first];
         let grid = [run.tokens, self.sizing.groups, 1];
         Launch::new("gate", grid, ROW_BLOCK, room_of_a_row(), arguments)
     }
@@ -478,5 +488,127 @@ pub fn causal_softmax(scores: Address, [heads, tokens, keys]: [usize; 3], window
     Launch::new("causal_softmax", [tokens, heads, 1], ROW_BLOCK, room_of_a_row(), arguments)
 }
 
+/// How a router's logits become shares.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Routing {
+    /// How many experts there are.
+    pub experts: u32,
+    /// How many a token visits.
+    pub chosen: u32,
+    /// How many equal groups they are in; 1 where there are none.
+    pub groups: u32,
+    /// How many groups are kept.
+    pub kept: u32,
+    /// A group is as good as the sum of so many of its best experts.
+    pub judged_by: u32,
+    /// Whether scores are a sigmoid each (1), or a softmax over all (0).
+    pub is_sigmoid: u32,
+    /// Whether shares are divided by their sum (1).
+    pub is_normalized: u32,
+    /// What they are multiplied by.
+    pub scale: f32,
+    /// What their sum is at least.
+    pub smallest_sum: f32,
+}
+
+/// A role of the experts of one layer: addresses of their matrices, as many as there are experts.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    /// Where the addresses are.
+    pub at: Address,
+    /// The type of all matrices, as in [`Weights`].
+    pub dtype: WeightType,
+    /// How many outputs each has.
+    pub n_out: usize,
+    /// How many inputs each has.
+    pub n_in: usize,
+}
+
+/// The experts that one token visits.
+#[derive(Clone, Copy, Debug)]
+pub struct Experts {
+    /// How they are chosen.
+    pub routing: Routing,
+    /// What is added to the scores for the choice, `[experts]`.
+    pub correction: Address,
+    /// `silu(gate · factor)` is multiplied with what is `up`; none: `relu(up)²`.
+    pub gate: Option<(Table, f32)>,
+    /// To the inner values.
+    pub up: Table,
+    /// From the inner values.
+    pub down: Table,
+}
+
+impl Experts {
+    /// How many bytes of room [`Experts::launches`] takes.
+    pub fn room(&self) -> usize {
+        self.parts().iter().sum()
+    }
+
+    /// The bytes of what lies in the room: ids, shares, gates, what is up, and answers.
+    fn parts(&self) -> [usize; 5] {
+        let chosen = self.routing.chosen as usize;
+        let inner = chosen * self.up.n_out;
+        [chosen, chosen, inner, inner, chosen * self.down.n_out]
+            .map(|count| count.next_multiple_of(4) * size_of::<f32>())
+    }
+
+    /// From the router's `logits` `[experts]` and `x` `[n_in]` to the weighed answers `y` `[n_out]`.
+    pub fn launches(&self, logits: Address, x: Address, room: Address, y: Address) -> Vec<Launch> {
+        let [ids, shares, gates, ups, answers] = places(room, self.parts());
+        let (chosen, size) = (self.routing.chosen as usize, self.down.n_out);
+        let inner = chosen * self.up.n_out;
+        let mut launches = vec![self.choose(logits, ids, shares), self.up.row_times(ids, chosen, x, 0, ups)];
+        match self.gate {
+            Some((gate, factor)) => {
+                launches.extend([gate.row_times(ids, chosen, x, 0, gates), swiglu(gates, factor, ups, inner)]);
+            }
+            None => {
+                let arguments = arguments![ups, inner as u64];
+                launches.push(Launch::new("squared_relu", [inner.div_ceil(BLOCK), 1, 1], BLOCK, 0, arguments));
+            }
+        }
+        let arguments = arguments![answers, shares, y, chosen, size];
+        launches.extend([
+            self.down.row_times(ids, chosen, ups, self.up.n_out, answers),
+            Launch::new("weigh", [size.div_ceil(BLOCK), 1, 1], BLOCK, 0, arguments),
+        ]);
+        launches
+    }
+
+    fn choose(&self, logits: Address, ids: Address, shares: Address) -> Launch {
+        let mut arguments = arguments![logits, self.correction, ids, shares];
+        arguments.push(Argument::Routing(self.routing));
+        let numbers = 2 * self.routing.experts as usize + self.routing.groups as usize;
+        Launch::new("choose", [1; 3], WARP, numbers * size_of::<f32>(), arguments)
+    }
+}
+
+impl Table {
+    /// A row of `x`, and rows so far apart for each, times the matrices of the chosen experts: `y` `[chosen, n_out]`.
+    fn row_times(&self, ids: Address, chosen: usize, x: Address, x_stride: usize, y: Address) -> Launch {
+        let function = match self.dtype {
+            WeightType::F16 => "chosen_row_times_f16",
+            WeightType::Bf16 => "chosen_row_times_bf16",
+            _ => "chosen_row_times_float",
+        };
+        let blocks = self.n_out.div_ceil(ROWS_OF_A_WARP * BLOCK / WARP);
+        let arguments = arguments![self.at, ids, x, y, self.n_in, self.n_out, x_stride];
+        Launch::new(function, [blocks, chosen, 1], BLOCK, 0, arguments)
+    }
+}
+
+/// Where parts of so many bytes lie, one after the other.
+fn places<const N: usize>(room: Address, bytes: [usize; N]) -> [Address; N] {
+    let mut end = room;
+    bytes.map(|bytes| {
+        end += bytes as Address;
+        end - bytes as Address
+    })
+}
+
+#[cfg(all(test, feature = "cuda-emulator"))]
+pub(crate) mod emulator;
 #[cfg(all(test, feature = "cuda-emulator"))]
 mod tests;

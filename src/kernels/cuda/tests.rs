@@ -1,10 +1,8 @@
 //! The kernels on the emulator, held to those of the CPU or to sums in f64.
 
-use std::ffi::{CString, c_char, c_uint, c_void};
-use std::sync::{Mutex, PoisonError};
-
 use half::{bf16, f16};
 
+use super::emulator::{aligned, at, at_mut, room, run};
 use super::*;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
@@ -12,57 +10,8 @@ use crate::kernels::mamba2::{Convolution, Inputs, discretize, step};
 use crate::kernels::rows::{GatedNorm, gate_row};
 use crate::kernels::{rope, rows};
 
-#[allow(unsafe_code)]
-// SAFETY: `emulate.cpp` defines it so.
-unsafe extern "C" {
-    fn blazr_emulate(
-        name: *const c_char,
-        grid: *const c_uint,
-        block: c_uint,
-        shared: c_uint,
-        arguments: *mut *mut c_void,
-        count: usize,
-    ) -> bool;
-}
-
-/// There is one emulator.
-static EMULATOR: Mutex<()> = Mutex::new(());
-
-fn run(launches: impl IntoIterator<Item = Launch>) {
-    let _alone = EMULATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    for launch in launches {
-        let (name, mut arguments) = (CString::new(launch.function).unwrap(), launch.arguments());
-        let (place, count) = (arguments.as_mut_ptr(), arguments.len());
-        #[allow(unsafe_code)]
-        // SAFETY: the tests give addresses of slices as large as the kernels expect.
-        let is_known =
-            unsafe { blazr_emulate(name.as_ptr(), launch.grid.as_ptr(), launch.block, launch.shared, place, count) };
-        assert!(is_known, "a kernel {} with {count} arguments", launch.function);
-    }
-}
-
-fn at<T>(slice: &[T]) -> Address {
-    slice.as_ptr().addr() as Address
-}
-
-fn at_mut<T>(slice: &mut [T]) -> Address {
-    slice.as_mut_ptr().expose_provenance() as Address
-}
-
-/// Memory that begins at a multiple of 16 bytes, as a device's does.
-fn room(bytes: usize) -> Vec<u128> {
-    vec![u128::MAX; bytes.div_ceil(16)]
-}
-
 fn wave(count: usize, k: f32) -> Vec<f32> {
     (0..count).map(|i| (i as f32 * k).sin()).collect()
-}
-
-/// The same numbers, beginning at a multiple of 16 bytes.
-fn aligned(numbers: &[f32]) -> Vec<u128> {
-    let mut all = room(size_of_val(numbers));
-    bytemuck::cast_slice_mut::<_, f32>(&mut all)[..numbers.len()].copy_from_slice(numbers);
-    all
 }
 
 fn assert_close(got: &[f32], want: &[f32], bound: f32, what: &str) {
@@ -128,9 +77,8 @@ fn a_row_times_columns_is_the_sum_of_products() {
         let want: Vec<f32> = (0..count * n_in)
             .map(|i| {
                 let (which, column) = (i / n_in, i % n_in);
-                let rows = (0..n_out).map(|row| {
-                    f64::from(w[(which * n_out + row) * n_in + column]) * f64::from(x[which * n_out + row])
-                });
+                let rows = (0..n_out)
+                    .map(|row| f64::from(w[(which * n_out + row) * n_in + column]) * f64::from(x[which * n_out + row]));
                 rows.sum::<f64>() as f32
             })
             .collect();
@@ -247,7 +195,8 @@ impl Layer {
         let mut room = room(layer.room(tokens));
         let mut y = vec![f32::NAN; tokens * inner];
         let (conv, ssm) = (at_mut(conv), at_mut(ssm));
-        let run_of = Mamba2Run { tokens, projected: at(projected), conv, ssm, y: at_mut(&mut y), room: at_mut(&mut room) };
+        let run_of =
+            Mamba2Run { tokens, projected: at(projected), conv, ssm, y: at_mut(&mut y), room: at_mut(&mut room) };
         run(layer.launches(run_of));
         y
     }
@@ -266,9 +215,7 @@ fn mamba2_is_the_recurrence_however_a_prompt_is_split() {
         let layer = Layer::new(sizing, kernel, norm);
         let width = sizing.inner() + sizing.conv_dim() + sizing.heads;
         let projected = wave(310 * width, 0.0137);
-        let states = || {
-            (wave(layer.kept() * sizing.conv_dim(), 0.43), wave(sizing.inner() * sizing.state_size, 0.29))
-        };
+        let states = || (wave(layer.kept() * sizing.conv_dim(), 0.43), wave(sizing.inner() * sizing.state_size, 0.29));
         let (mut conv, mut ssm) = states();
         let want = layer.on_the_cpu(&projected, &mut conv, &mut ssm);
         for split in [&[310][..], &[1, 128, 2, 129, 50], &[127, 1, 182]] {
@@ -351,8 +298,10 @@ fn the_list_of_kernels_is_what_the_sources_export() {
         include_str!("rows.cu"),
         include_str!("mamba2.cu"),
         include_str!("attention.cu"),
+        include_str!("moe.cu"),
     ]) {
-        let count = source.matches("extern \"C\" __global__").count() * if module.name == "products" { 3 } else { 1 };
-        assert_eq!(module.functions.len(), count, "{}", module.name);
+        // What is defined by a macro is there for three types.
+        let (all, for_types) = (source.matches("extern \"C\" __global__").count(), source.matches("_##T(").count());
+        assert_eq!(module.functions.len(), all + 2 * for_types, "{}", module.name);
     }
 }

@@ -1,14 +1,11 @@
-//! Attention: fused on the CPU, composed of candle's ops elsewhere.
+//! Attention: fused on the CPU and for one query a head on a GPU, around candle's products for several.
 
 use candle_core::{Device, Tensor};
 
-use super::{Lent, on_cpu};
+use super::{Lent, no_kernels};
 use crate::error::{Error, Result};
 use crate::kernels::attention;
 use crate::kernels::isa::Isa;
-
-/// At most this many attention scores are held at a time: 16 MiB.
-const SCORES: usize = 1 << 22;
 
 /// Which scores attention takes, and how.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +20,16 @@ pub struct Attention {
 /// at the position of the last of the queries `q` [heads, tokens, width]. Head h reads key head `h / (heads / kv_heads)`.
 /// The output is [heads, tokens, value_width].
 pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Tensor> {
-    if on_cpu(q) { attend_fused(q, k, v, how) } else { attend_composed(q, k, v, how) }
+    match q.device() {
+        Device::Cpu => attend_fused(q, k, v, how),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => match (q.dim(1)? == 1).then(|| super::cuda::attend_one(q, k, v, how)).transpose()?.flatten()
+        {
+            Some(y) => Ok(y),
+            None => super::composed::attend(q, k, v, how),
+        },
+        device => Err(no_kernels(device)),
+    }
 }
 
 fn attend_fused(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Tensor> {
@@ -48,7 +54,7 @@ fn attend_fused(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Te
 }
 
 /// The same numbers with those of a row side by side.
-fn with_whole_rows(x: &Tensor) -> Result<Tensor> {
+pub(super) fn with_whole_rows(x: &Tensor) -> Result<Tensor> {
     if x.stride().last() == Some(&1) { Ok(x.clone()) } else { Ok(x.contiguous()?) }
 }
 
@@ -58,54 +64,6 @@ fn vectors<'a>(x: &Tensor, lent: &'a Lent<'_>) -> Result<attention::Heads<'a>> {
         other => return Err(Error::Internal(format!("attention takes three dimensions, found strides {other:?}"))),
     };
     Ok(attention::Heads { data: lent.slice()?, head_stride, stride, width: x.dim(2)? })
-}
-
-/// Where the scores of all heads and queries are too many, key heads are taken one by one and queries in blocks, so that
-/// the scores stay under a fixed size however long the prompt is.
-fn attend_composed(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Tensor> {
-    let (heads, tokens, _) = q.dims3()?;
-    let (kv_heads, visible) = (k.dim(0)?, k.dim(1)?);
-    let (group, start) = (heads / kv_heads, visible - tokens);
-    if heads * tokens * visible <= SCORES {
-        return attend_block(q, k, v, start, how);
-    }
-    let block = (SCORES / (group * visible)).clamp(1, tokens);
-    let by_head = (0..kv_heads).map(|head| {
-        let q = q.narrow(0, head * group, group)?;
-        let (k, v) = (k.narrow(0, head, 1)?, v.narrow(0, head, 1)?);
-        let blocks = (0..tokens).step_by(block).map(|first| {
-            let q = q.narrow(1, first, block.min(tokens - first))?;
-            attend_block(&q, &k, &v, start + first, how)
-        });
-        Ok(Tensor::cat(&blocks.collect::<Result<Vec<_>>>()?, 1)?)
-    });
-    Ok(Tensor::cat(&by_head.collect::<Result<Vec<_>>>()?, 0)?)
-}
-
-/// Attention of queries that stand at the positions from `start` on.
-fn attend_block(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, how: Attention) -> Result<Tensor> {
-    let (heads, tokens, width) = q.dims3()?;
-    let kv_heads = k.dim(0)?;
-    let window = how.window.unwrap_or(usize::MAX);
-    let first = (start + 1).saturating_sub(window); // the first key that any of the queries sees
-    let seen = start + tokens - first;
-    let q = (q.contiguous()?.reshape((kv_heads, heads / kv_heads * tokens, width))? * how.scale)?;
-    let scores = q.matmul(&k.narrow(1, first, seen)?.transpose(1, 2)?)?.reshape((heads, tokens, seen))?;
-    let scores = if tokens == 1 { scores } else { scores.broadcast_add(&mask(tokens, seen, window, q.device())?)? };
-    let weights = candle_nn::ops::softmax_last_dim(&scores)?.reshape((kv_heads, (), seen))?;
-    Ok(weights.matmul(&v.narrow(1, first, seen)?)?.reshape((heads, tokens, ()))?)
-}
-
-/// [tokens, keys], of queries at the last of these keys: zero where the key may be seen, −∞ where it lies in the future
-/// or before the window.
-fn mask(tokens: usize, keys: usize, window: usize, device: &Device) -> Result<Tensor> {
-    let row = |token| {
-        let own = keys - tokens + token;
-        let is_seen = move |key| key <= own && own - key < window;
-        (0..keys).map(move |key| if is_seen(key) { 0.0 } else { f32::NEG_INFINITY })
-    };
-    let mask: Vec<f32> = (0..tokens).flat_map(row).collect();
-    Ok(Tensor::from_vec(mask, (tokens, keys), device)?)
 }
 
 #[cfg(test)]
@@ -136,7 +94,9 @@ mod tests {
             let q = wave((heads, tokens, width), 0.37);
             let (k, v) = (wave((kv_heads, positions, width), 0.23), wave((kv_heads, positions, value_width), 0.71));
             let how = Attention { scale, window };
-            for got in [attend_fused(&q, &k, &v, how).unwrap(), attend_composed(&q, &k, &v, how).unwrap()] {
+            for got in
+                [attend_fused(&q, &k, &v, how).unwrap(), super::super::composed::attend(&q, &k, &v, how).unwrap()]
+            {
                 for (head, token) in [(0, 0), (1, tokens / 2), (2, tokens - 1), (3, tokens - 1)] {
                     let row = |x: &Tensor, head: usize, from, count| {
                         values(&x.get(head).unwrap().narrow(0, from, count).unwrap())

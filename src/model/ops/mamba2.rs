@@ -1,43 +1,112 @@
-//! What Mamba2 does between its two projections, on the CPU: no tensor is made but the last.
+//! What Mamba2 does between its two projections: no tensor is made but the last.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
-use super::{Lent, with_slice_mut};
+use super::{Lent, no_kernels, with_slice_mut};
 use crate::error::Result;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
 use crate::kernels::mamba2::{Convolution, Inputs, Sizing, discretize, scan, step};
 use crate::kernels::pool;
-use crate::kernels::rows::{GatedNorm, each_row, gate_row};
+use crate::kernels::rows::{self, each_row, gate_row};
 
 /// So many Δ are worth a part of a parallel region.
 const LEAST_STEPS: usize = 256;
 
 /// The weights of one layer but for its projections.
-#[derive(Debug)]
-pub struct Mixing {
+#[derive(Clone, Debug)]
+pub struct Constants {
     /// The sizes.
     pub sizing: Sizing,
-    /// `[kernel, conv_dim]`; the last multiplies the current token.
-    pub taps: Vec<f32>,
-    /// `[conv_dim]`.
-    pub conv_bias: Option<Vec<f32>>,
-    /// `[heads]`.
-    pub dt_bias: Vec<f64>,
+    /// [kernel, conv_dim], f32; the last multiplies the current token.
+    pub taps: Tensor,
+    /// `[conv_dim]`, f32.
+    pub conv_bias: Option<Tensor>,
+    /// `[heads]`, f64.
+    pub dt_bias: Tensor,
     /// The bounds that Δ is clipped to.
     pub dt_limit: (f64, f64),
-    /// A, `[heads]`, negative.
-    pub a: Vec<f64>,
-    /// D, `[heads]`.
-    pub d: Vec<f32>,
-    /// The gated norm's weight `[inner]`, its constant, and whether it comes before the gate.
-    pub norm: Option<(Vec<f32>, f32, bool)>,
+    /// A, `[heads]`, f64, negative.
+    pub a: Tensor,
+    /// D, `[heads]`, f32.
+    pub d: Tensor,
+    /// The norm beside the gate, where there is one.
+    pub norm: Option<GatedNorm>,
+}
+
+/// An RMSNorm over each group of the gated output.
+#[derive(Clone, Debug)]
+pub struct GatedNorm {
+    /// `[inner]`, f32.
+    pub weight: Tensor,
+    /// What is added to the mean of the squares.
+    pub eps: f32,
+    /// Whether it comes before the gate.
+    pub is_before_gate: bool,
+}
+
+/// [`Constants`] where the kernels want them.
+#[derive(Debug)]
+pub enum Mixing {
+    /// In memory.
+    Cpu(OnCpu),
+    /// On a GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(super::cuda::Mixing),
 }
 
 impl Mixing {
+    /// Constants that are on `device`, for its kernels.
+    pub fn new(constants: &Constants, device: &Device) -> Result<Self> {
+        match device {
+            Device::Cpu => OnCpu::new(constants).map(Self::Cpu),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => super::cuda::Mixing::new(constants).map(Self::Cuda),
+            _ => Err(no_kernels(device)),
+        }
+    }
+
     /// From z, x, B, C and Δ side by side, `projected` [tokens, inner + conv_dim + heads], to the gated output [tokens,
     /// inner]; advances `conv` [kernel - 1, conv_dim] and `ssm` [heads, head_dim, state_size] in place.
     pub fn run(&self, projected: &Tensor, conv: &Tensor, ssm: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Cpu(mixing) => mixing.run(projected, conv, ssm),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(mixing) => mixing.run(projected, conv, ssm),
+        }
+    }
+}
+
+/// The weights for the CPU's kernels.
+#[derive(Debug)]
+pub struct OnCpu {
+    sizing: Sizing,
+    taps: Vec<f32>,
+    conv_bias: Option<Vec<f32>>,
+    dt_bias: Vec<f64>,
+    dt_limit: (f64, f64),
+    a: Vec<f64>,
+    d: Vec<f32>,
+    /// The norm's weight, its constant, and whether it comes before the gate.
+    norm: Option<(Vec<f32>, f32, bool)>,
+}
+
+impl OnCpu {
+    fn new(constants: &Constants) -> Result<Self> {
+        let norm = |norm: &GatedNorm| candle_core::Result::Ok((norm.weight.to_vec1()?, norm.eps, norm.is_before_gate));
+        Ok(Self {
+            sizing: constants.sizing,
+            taps: constants.taps.flatten_all()?.to_vec1()?,
+            conv_bias: constants.conv_bias.as_ref().map(Tensor::to_vec1).transpose()?,
+            dt_bias: constants.dt_bias.to_vec1()?,
+            dt_limit: constants.dt_limit,
+            a: constants.a.to_vec1()?,
+            d: constants.d.to_vec1()?,
+            norm: constants.norm.as_ref().map(norm).transpose()?,
+        })
+    }
+
+    fn run(&self, projected: &Tensor, conv: &Tensor, ssm: &Tensor) -> Result<Tensor> {
         let (isa, sizing, tokens) = (Isa::best(), self.sizing, projected.dim(0)?);
         let (inner, conv_dim) = (sizing.inner(), sizing.conv_dim());
         let width = inner + conv_dim + sizing.heads;
@@ -56,7 +125,7 @@ impl Mixing {
         let advance = if tokens == 1 { step } else { scan };
         with_slice_mut(ssm, |ssm| advance(isa, sizing, ssm, inputs, &mut y))?;
 
-        let norm = self.norm.as_ref().map(|(weight, eps, is_before_gate)| GatedNorm {
+        let norm = self.norm.as_ref().map(|(weight, eps, is_before_gate)| rows::GatedNorm {
             weight,
             group: inner / sizing.groups,
             eps: *eps,

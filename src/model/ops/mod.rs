@@ -1,7 +1,11 @@
-//! The only bridge from tensors to kernels: on the CPU an op runs our kernel over the tensors' own memory, elsewhere it is
-//! composed of candle's ops. Activations are f32 between ops.
+//! The only bridge from tensors to kernels: an op runs our kernel over the tensors' own memory, or is candle's own on a GPU
+//! where that is as fast. Activations are f32 between ops.
 
 mod attention;
+#[cfg(any(feature = "cuda", test))]
+mod composed;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod mamba2;
 
 use std::cell::Cell;
@@ -11,15 +15,38 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage,
 use half::{bf16, f16};
 
 pub use self::attention::{Attention, causal_attention};
-pub use self::mamba2::Mixing;
+#[cfg(feature = "cuda")]
+pub use self::cuda::Experts;
+pub use self::mamba2::{Constants, GatedNorm, Mixing};
 use super::linear::Weight;
 use super::packing::StoredRows;
 use super::rope::Pairing;
+#[cfg(not(feature = "cuda"))]
+use super::{mlp::Mlp, moe::Routing};
 use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;
 use crate::kernels::matrix::{self, Matrix, Precision, WeightType};
 use crate::kernels::panels::Element;
 use crate::kernels::{matvec, pool, rope, rows};
+
+/// Experts that a token reaches without the CPU: there are none on the CPU.
+#[cfg(not(feature = "cuda"))]
+#[derive(Debug)]
+pub enum Experts {}
+
+#[cfg(not(feature = "cuda"))]
+impl Experts {
+    /// None.
+    #[allow(clippy::unnecessary_wraps)]
+    pub(super) fn new(_: &[Mlp], _: &Routing, _: &[f32], _: &Device) -> Result<Option<Self>> {
+        Ok(None)
+    }
+
+    /// There are none.
+    pub(super) fn forward(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        match *self {}
+    }
+}
 
 /// At most this many weights are widened to f32 at a time when many rows meet 16-bit weights: 4 MiB of scratch.
 const PANEL: usize = 1 << 20;
@@ -33,7 +60,13 @@ pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
             matrix.times(Isa::best(), Lent::of(&x)?.slice()?, precision, &mut y);
             Ok(Tensor::from_vec(y, (x.dim(0)?, matrix.n_out()), x.device())?)
         }
-        Weight::Tensor(w) => linear_composed(x, w),
+        Weight::Tensor(w) => {
+            #[cfg(feature = "cuda")]
+            if let (true, Some(y)) = (x.device().is_cuda(), cuda::linear(x, w, precision)?) {
+                return Ok(y);
+            }
+            linear_composed(x, w)
+        }
     }
 }
 
@@ -96,18 +129,22 @@ pub fn pack(tensor: &Tensor, wanted: Option<WeightType>) -> Result<Matrix> {
 
 /// Per head: `x` [heads, tokens, in] times the transpose of `w` [heads, out, in]: [heads, tokens, out].
 pub fn linear_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    if x.dim(1)? == 1 && on_cpu(x) {
-        return one_row_per_head(x, w, w.dim(1)?, Orientation::AsStored);
+    match (x.dim(1)?, x.device()) {
+        (1, Device::Cpu) => one_row_per_head(x, w, w.dim(1)?, Orientation::AsStored),
+        #[cfg(feature = "cuda")]
+        (1, Device::Cuda(_)) => cuda::row_per_head(x, w),
+        _ => Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?.transpose(1, 2)?)?),
     }
-    Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?.transpose(1, 2)?)?)
 }
 
 /// Per head: `x` [heads, tokens, out] times `w` [heads, out, in] as it is: [heads, tokens, in].
 pub fn linear_transposed_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    if x.dim(1)? == 1 && on_cpu(x) {
-        return one_row_per_head(x, w, w.dim(2)?, Orientation::Transposed);
+    match (x.dim(1)?, x.device()) {
+        (1, Device::Cpu) => one_row_per_head(x, w, w.dim(2)?, Orientation::Transposed),
+        #[cfg(feature = "cuda")]
+        (1, Device::Cuda(_)) => cuda::row_per_head_transposed(x, w),
+        _ => Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?)?),
     }
-    Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?)?)
 }
 
 /// Whether outputs are a matrix's rows or its columns.
@@ -150,42 +187,62 @@ pub fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
 
 /// `x + y · factor`, in the memory of `y`, which nothing else may use.
 pub fn add_scaled(x: &Tensor, y: &Tensor, factor: f64) -> Result<Tensor> {
-    if !on_cpu(x) {
-        return Ok((x + scaled(y, factor)?)?);
+    let factor = factor as f32;
+    match x.device() {
+        Device::Cpu => {
+            let lent = Lent::of(x)?;
+            let x = lent.slice()?;
+            with_slice_mut(y, |y| rows::add_to_scaled(Isa::best(), x, factor, y))?;
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::add_to_scaled(x, factor, y)?,
+        device => return Err(no_kernels(device)),
     }
-    let lent = Lent::of(x)?;
-    let x = lent.slice()?;
-    with_slice_mut(y, |y| rows::add_to_scaled(Isa::best(), x, factor as f32, y))?;
     Ok(y.clone())
 }
 
 /// `silu(gate · factor) · up`, in the memory of `up`, which nothing else may use.
 pub fn swiglu(gate: &Tensor, factor: f64, up: &Tensor) -> Result<Tensor> {
-    if !on_cpu(up) {
-        return Ok((scaled(gate, factor)?.silu()? * up)?);
+    let factor = factor as f32;
+    match up.device() {
+        Device::Cpu => {
+            let lent = Lent::of(gate)?;
+            let gate = lent.slice()?;
+            with_slice_mut(up, |up| rows::swiglu(Isa::best(), gate, factor, up))?;
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::swiglu(gate, factor, up)?,
+        device => return Err(no_kernels(device)),
     }
-    let lent = Lent::of(gate)?;
-    let gate = lent.slice()?;
-    with_slice_mut(up, |up| rows::swiglu(Isa::best(), gate, factor as f32, up))?;
     Ok(up.clone())
 }
 
 /// `x` [.., size] over the root of its mean square in the last dimension, times `weight` `[size]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let x = x.contiguous()?;
-    if !on_cpu(&x) {
-        return Ok(candle_nn::ops::rms_norm(&x, weight, eps)?);
+    match x.device() {
+        Device::Cpu => {
+            let mut y = vec![0.0; x.elem_count()];
+            rows::rms_norm(Isa::best(), Lent::of(&x)?.slice()?, Lent::of(weight)?.slice()?, eps, &mut y);
+            Ok(Tensor::from_vec(y, x.shape(), x.device())?)
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::rms_norm(&x, weight, eps),
+        device => Err(no_kernels(device)),
     }
-    let mut y = vec![0.0; x.elem_count()];
-    rows::rms_norm(Isa::best(), Lent::of(&x)?.slice()?, Lent::of(weight)?.slice()?, eps, &mut y);
-    Ok(Tensor::from_vec(y, x.shape(), x.device())?)
 }
 
 /// Turns the first pairs of each vector of `x` [heads, tokens, width] by `cos` and `sin` [tokens, pairs].
 pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
-    if !on_cpu(x) {
-        return rotate_composed(x, cos, sin, pairing);
+    match x.device() {
+        Device::Cpu => rotate_on_cpu(x, cos, sin, pairing),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::rotate(x, cos, sin, pairing),
+        device => Err(no_kernels(device)),
     }
+}
+
+fn rotate_on_cpu(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
     let (heads, tokens, width) = x.dims3()?;
     let x = x.transpose(0, 1)?.contiguous()?; // [tokens, heads, width]
     let mut y = Lent::of(&x)?.slice::<f32>()?.to_vec();
@@ -200,16 +257,6 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Resul
     Ok(Tensor::from_vec(y, (tokens, heads, width), x.device())?.transpose(0, 1)?)
 }
 
-fn rotate_composed(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
-    let (width, all) = (2 * cos.dim(1)?, x.dim(2)?);
-    let rotate = match pairing {
-        Pairing::Halves => candle_nn::rotary_emb::rope,
-        Pairing::Neighbours => candle_nn::rotary_emb::rope_i,
-    };
-    let turned = rotate(&x.narrow(2, 0, width)?.contiguous()?.unsqueeze(0)?, cos, sin)?.squeeze(0)?;
-    if width == all { Ok(turned) } else { Ok(Tensor::cat(&[&turned, &x.narrow(2, width, all - width)?], 2)?) }
-}
-
 /// Zeros, f32, unless the machine can't have as many.
 pub fn zeros_if_they_fit(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     let shape = shape.into();
@@ -221,8 +268,8 @@ pub fn zeros_if_they_fit(shape: impl Into<Shape>, device: &Device) -> Result<Ten
     Ok(Tensor::zeros(shape, DType::F32, device)?)
 }
 
-pub(super) fn on_cpu(x: &Tensor) -> bool {
-    x.device().is_cpu()
+fn no_kernels(device: &Device) -> Error {
+    Error::Unsupported(format!("this build has no kernels for {device:?}"))
 }
 
 /// The memory of a contiguous tensor on the CPU, locked for reading.

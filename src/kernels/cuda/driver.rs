@@ -1,0 +1,176 @@
+//! Launches on a device, in the order of its one stream.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::CudaDevice;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::cublas::{self, CudaBlas, sys as blas};
+use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DriverError, result};
+
+use super::{Address, Launch, MODULES};
+use crate::error::{Error, Result};
+use crate::kernels::matrix::WeightType;
+
+/// The kernels as the driver has them, one set for each device.
+static LOADED: Mutex<Vec<Arc<Kernels>>> = Mutex::new(Vec::new());
+
+/// All kernels on one device.
+#[derive(Debug)]
+pub struct Kernels {
+    stream: Arc<CudaStream>,
+    blas: Arc<CudaBlas>,
+    functions: HashMap<&'static str, CudaFunction>,
+}
+
+impl Kernels {
+    /// The kernels of a device: the driver compiles them when they are first asked for.
+    ///
+    /// # Errors
+    /// The driver does not take them.
+    pub fn of(device: &CudaDevice) -> Result<Arc<Self>> {
+        let stream = device.cuda_stream();
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernels) = loaded.iter().find(|kernels| Arc::ptr_eq(&kernels.stream, &stream)) {
+            return Ok(Arc::clone(kernels));
+        }
+        let kernels = Arc::new(Self { functions: load(&stream)?, stream, blas: device.cublas_handle() });
+        loaded.push(Arc::clone(&kernels));
+        Ok(kernels)
+    }
+
+    /// Hands launches to the device, which works on them in this order, and after all that it was handed before.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn run(&self, launches: &[Launch]) -> Result<()> {
+        self.stream.context().bind_to_thread().map_err(failed)?;
+        launches.iter().try_for_each(|launch| self.launch(launch))
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        let function = self.functions.get(launch.function);
+        let function = function.ok_or_else(|| Error::Internal(format!("there is no kernel {}", launch.function)))?;
+        let ([x, y, z], mut arguments) = (launch.grid, launch.arguments());
+        #[allow(unsafe_code)]
+        // SAFETY: the emulator's tests hold the arguments to what the kernel takes, and whoever made the launch gave
+        // addresses of tensors that are as large as it says. They outlive the kernel: memory is freed on the same stream.
+        let launched = unsafe {
+            let (function, stream) = (function.cu_function(), self.stream.cu_stream());
+            result::launch_kernel(function, (x, y, z), (launch.block, 1, 1), launch.shared, stream, &mut arguments)
+        };
+        launched.map_err(|error| Error::Internal(format!("kernel {}: {error}", launch.function)))
+    }
+
+    /// `x` `[rows, n_in]` times the transpose of `w` `[n_out, n_in]`, both of this 16-bit type: `y` `[rows, n_out]`, f32.
+    ///
+    /// # Errors
+    /// The library's.
+    pub fn multiply(
+        &self,
+        dtype: WeightType,
+        (x, w, y): (Address, Address, Address),
+        [rows, n_in, n_out]: [usize; 3],
+    ) -> Result<()> {
+        let dtype = match dtype {
+            WeightType::F16 => blas::cudaDataType::CUDA_R_16F,
+            _ => blas::cudaDataType::CUDA_R_16BF,
+        };
+        let [rows, n_in, n_out] = [rows, n_in, n_out].map(|size| i32::try_from(size).unwrap_or(i32::MAX));
+        let (one, zero) = (1.0f32, 0.0f32);
+        self.stream.context().bind_to_thread().map_err(failed)?;
+        #[allow(unsafe_code)]
+        // SAFETY: the addresses are of tensors of these sizes. The library's matrices go column by column: to it, w is
+        // [n_in, n_out], x is [n_in, rows] and y is [n_out, rows].
+        let multiplied = unsafe {
+            cublas::result::gemm_ex(
+                *self.blas.handle(),
+                blas::cublasOperation_t::CUBLAS_OP_T,
+                blas::cublasOperation_t::CUBLAS_OP_N,
+                n_out,
+                rows,
+                n_in,
+                std::ptr::from_ref(&one).cast(),
+                w as *const _,
+                dtype,
+                n_in,
+                x as *const _,
+                dtype,
+                n_in,
+                std::ptr::from_ref(&zero).cast(),
+                y as *mut _,
+                blas::cudaDataType::CUDA_R_32F,
+                n_out,
+                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        };
+        multiplied.map_err(|error| Error::Internal(format!("a product on the device: {error}")))
+    }
+}
+
+fn load(stream: &CudaStream) -> Result<HashMap<&'static str, CudaFunction>> {
+    let mut functions = HashMap::new();
+    for (module, ptx) in MODULES.iter().zip(SOURCES) {
+        let loaded = stream.context().load_module(ptx.into()).map_err(failed)?;
+        for name in module.functions {
+            functions.insert(*name, loaded.load_function(name).map_err(failed)?);
+        }
+    }
+    Ok(functions)
+}
+
+/// What `build.rs` has made of [`MODULES`].
+const SOURCES: [&str; MODULES.len()] = [
+    include_str!(concat!(env!("OUT_DIR"), "/products.ptx")),
+    include_str!(concat!(env!("OUT_DIR"), "/rows.ptx")),
+    include_str!(concat!(env!("OUT_DIR"), "/mamba2.ptx")),
+    include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")),
+    include_str!(concat!(env!("OUT_DIR"), "/moe.ptx")),
+];
+
+/// Memory for so many numbers, with whatever is in it: for what a kernel writes before anybody reads it.
+///
+/// # Errors
+/// The device has no more memory.
+pub fn uninitialized(device: &CudaDevice, count: usize) -> candle_core::Result<CudaSlice<f32>> {
+    #[allow(unsafe_code)]
+    // SAFETY: any bits are a number.
+    unsafe {
+        device.alloc::<f32>(count)
+    }
+}
+
+/// The device of this number, with one stream for all that is done on it, in order, from whichever thread: nothing needs to
+/// be told when something else has finished. Memory that is let go of stays with the process, for the next that asks.
+///
+/// # Errors
+/// There is no such device, or no driver.
+pub fn open(ordinal: usize) -> candle_core::Result<CudaDevice> {
+    let device = CudaDevice::new_with_stream(ordinal)?;
+    let context = Arc::clone(device.cuda_stream().context());
+    context.bind_to_thread().w()?;
+    let mut all = u64::MAX;
+    #[allow(unsafe_code)]
+    // SAFETY: no tensor is there yet, and there is one stream. The attribute is a number of 64 bits.
+    unsafe {
+        device.disable_event_tracking();
+        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
+        let kept = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, kept, (&raw mut all).cast()).w()?;
+    }
+    Ok(device)
+}
+
+/// How many bytes of its memory are free.
+///
+/// # Errors
+/// The driver's.
+pub fn free_bytes(device: &CudaDevice) -> Result<usize> {
+    Ok(device.cuda_stream().context().mem_get_info().map_err(failed)?.0)
+}
+
+fn failed(error: DriverError) -> Error {
+    Error::Internal(format!("CUDA: {error}"))
+}

@@ -1,0 +1,265 @@
+//! Ops on NVIDIA GPUs: our kernels over the tensors' own memory. Nothing waits for the device before its results are asked
+//! for.
+
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use candle_core::cuda_backend::{CudaStorage, CudaStorageSlice};
+use candle_core::op::BackpropOp;
+use candle_core::{CudaDevice, DType, Device, Shape, Storage, Tensor};
+
+use super::mamba2::Constants;
+use super::{Attention, contiguous};
+use crate::error::{Error, Result};
+use crate::kernels::cuda::driver::{Kernels, uninitialized};
+use crate::kernels::cuda::{self, Address, Attend, Heads, Launch, Mamba2, Mamba2Run, Table, Weights};
+use crate::kernels::matrix::{Precision, WeightType};
+use crate::model::linear::Weight;
+use crate::model::mlp::Mlp;
+use crate::model::moe::Routing;
+use crate::model::rope::Pairing;
+
+/// `x` [rows, in] times the transpose of `w` [out, in], f32 [rows, out]; none where candle's product of f32 is meant.
+pub(super) fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Option<Tensor>> {
+    let (rows, (n_out, n_in)) = (x.dim(0)?, w.dims2()?);
+    if rows == 1 {
+        let weights = Weights { at: address(w)?, dtype: weight_type(w), count: 1, n_out, n_in };
+        return with_output(x, (1, n_out), |x, y| vec![weights.row_times(x, 0, y)]).map(Some);
+    }
+    if w.dtype() == DType::F32 || precision == Precision::Exact {
+        return Ok(None);
+    }
+    let (x, y) = (x.to_dtype(w.dtype())?.contiguous()?, empty(x, (rows, n_out))?);
+    let places = (address(&x)?, address(w)?, address(&y)?);
+    kernels(&x)?.multiply(weight_type(w), places, [rows, n_in, n_out])?;
+    Ok(Some(y))
+}
+
+/// Per head, one row `x` [heads, 1, in] times the transpose of `w` [heads, out, in]: [heads, 1, out].
+pub(super) fn row_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (count, n_out, n_in) = w.dims3()?;
+    let weights = Weights { at: address(w)?, dtype: weight_type(w), count, n_out, n_in };
+    with_output(x, (count, 1, n_out), |x, y| vec![weights.row_times(x, 0, y)])
+}
+
+/// Per head, one row `x` [heads, 1, out] times `w` [heads, out, in] as it is: [heads, 1, in].
+pub(super) fn row_per_head_transposed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (count, n_out, n_in) = w.dims3()?;
+    let weights = Weights { at: address(w)?, dtype: weight_type(w), count, n_out, n_in };
+    with_output(x, (count, 1, n_in), |x, y| vec![weights.columns_times(x, y)])
+}
+
+/// As [`super::rms_norm`].
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let (size, weight) = (weight.elem_count(), address(weight)?);
+    let sizes = [x.elem_count() / size.max(1), size];
+    with_output(x, x.shape(), |x, y| vec![cuda::rms_norm(x, weight, y, sizes, eps)])
+}
+
+/// `silu(gate · factor) · up`, in the memory of `up`.
+pub(super) fn swiglu(gate: &Tensor, factor: f32, up: &Tensor) -> Result<()> {
+    run(up, &[cuda::swiglu(address(gate)?, factor, address(up)?, up.elem_count())])
+}
+
+/// `x + y · factor`, in the memory of `y`.
+pub(super) fn add_to_scaled(x: &Tensor, factor: f32, y: &Tensor) -> Result<()> {
+    run(y, &[cuda::add_to_scaled(address(x)?, factor, address(y)?, y.elem_count())])
+}
+
+/// As [`super::rotate`].
+pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
+    let (heads, tokens, width) = x.dims3()?;
+    let y = x.transpose(0, 1)?.force_contiguous()?; // [tokens, heads, width], written in place
+    let (angles, pairs) = ((address(cos)?, address(sin)?), cos.dim(1)?);
+    run(&y, &[cuda::rotate(address(&y)?, [tokens, heads, width], angles, pairs, pairing == Pairing::Neighbours)])?;
+    Ok(y.transpose(0, 1)?)
+}
+
+/// As [`super::causal_attention`] for one query; none where rows are wider than the kernel takes.
+pub(super) fn attend_one(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Option<Tensor>> {
+    let ((heads, _, _), (kv_heads, all, _)) = (q.dims3()?, k.dims3()?);
+    let n_keys = all.min(how.window.unwrap_or(usize::MAX));
+    let (k, v) = (k.narrow(1, all - n_keys, n_keys)?, v.narrow(1, all - n_keys, n_keys)?);
+    let (k, v) = (super::attention::with_whole_rows(&k)?, super::attention::with_whole_rows(&v)?);
+    let attend = Attend { heads, kv_heads, n_keys, k: rows(&k)?, v: rows(&v)?, scale: how.scale as f32 };
+    if !attend.fits() {
+        return Ok(None);
+    }
+    let room = empty(q, attend.room() / size_of::<f32>())?;
+    let room = address(&room)?;
+    with_output(q, (heads, 1, v.dim(2)?), |q, y| attend.launches(q, room, y).into()).map(Some)
+}
+
+fn rows(x: &Tensor) -> Result<Heads> {
+    let (head_stride, stride) = match x.stride() {
+        [head_stride, stride, _] => (*head_stride, *stride),
+        other => return Err(Error::Internal(format!("attention takes three dimensions, found strides {other:?}"))),
+    };
+    Ok(Heads { at: start(x)?, head_stride, stride, width: x.dim(2)? })
+}
+
+/// Softmax over the keys that each token sees, in the memory of `scores` [heads, tokens, keys].
+pub(super) fn causal_softmax(scores: &Tensor, window: usize) -> Result<()> {
+    run(scores, &[cuda::causal_softmax(address(scores)?, scores.dims3()?.into(), window)])
+}
+
+/// What Mamba2 does between its two projections, with its weights on the device.
+#[derive(Debug)]
+pub struct Mixing {
+    layer: Mamba2,
+    /// What the addresses in `layer` are of.
+    _weights: Constants,
+}
+
+impl Mixing {
+    pub(super) fn new(weights: &Constants) -> Result<Self> {
+        let norm = weights.norm.as_ref();
+        let layer = Mamba2 {
+            sizing: weights.sizing,
+            kept: weights.taps.dim(0)? - 1,
+            taps: address(&weights.taps)?,
+            conv_bias: weights.conv_bias.as_ref().map_or(Ok(0), address)?,
+            dt_bias: address(&weights.dt_bias)?,
+            dt_limit: weights.dt_limit,
+            a: address(&weights.a)?,
+            d: address(&weights.d)?,
+            norm: norm.map_or(Ok(0), |norm| address(&norm.weight))?,
+            eps: norm.map_or(0.0, |norm| norm.eps),
+            is_norm_first: norm.is_some_and(|norm| norm.is_before_gate),
+        };
+        Ok(Self { layer, _weights: weights.clone() })
+    }
+
+    /// As [`super::Mixing::run`].
+    pub(super) fn run(&self, projected: &Tensor, conv: &Tensor, ssm: &Tensor) -> Result<Tensor> {
+        let tokens = projected.dim(0)?;
+        let room = empty(projected, self.layer.room(tokens) / size_of::<f32>())?;
+        // A convolution of one token keeps none, which is no memory.
+        let conv = if self.layer.kept > 0 { address(conv)? } else { 0 };
+        let (ssm, room) = (address(ssm)?, address(&room)?);
+        with_output(projected, (tokens, self.layer.sizing.inner()), |projected, y| {
+            self.layer.launches(Mamba2Run { tokens, projected, conv, ssm, y, room })
+        })
+    }
+}
+
+/// The experts of a layer, which one token reaches without the CPU.
+#[derive(Debug)]
+pub struct Experts {
+    launches: cuda::Experts,
+    /// What the addresses in `launches` are of: the tables and the correction.
+    _tensors: Vec<Tensor>,
+}
+
+impl Experts {
+    /// None on the CPU, and where experts have biases.
+    pub(in crate::model) fn new(
+        experts: &[Mlp],
+        routing: &Routing,
+        correction: &[f32],
+        device: &Device,
+    ) -> Result<Option<Self>> {
+        let Some(matrices) = experts.iter().map(Mlp::matrices).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let (true, Some((first_gate, _, _))) = (device.is_cuda(), matrices.first()) else { return Ok(None) };
+        let correction = Tensor::new(correction, device)?;
+        let mut tensors = vec![correction.clone()];
+        let gates: Vec<_> = matrices.iter().filter_map(|(gate, _, _)| gate.map(|(gate, _)| gate)).collect();
+        let gate = match first_gate {
+            Some((_, factor)) => Some((table(&gates, &mut tensors)?, *factor as f32)),
+            None => None,
+        };
+        let up = table(&matrices.iter().map(|(_, up, _)| *up).collect::<Vec<_>>(), &mut tensors)?;
+        let down = table(&matrices.iter().map(|(_, _, down)| *down).collect::<Vec<_>>(), &mut tensors)?;
+        let launches =
+            cuda::Experts { routing: routing.on_gpu(experts.len()), correction: address(&correction)?, gate, up, down };
+        Ok(Some(Self { launches, _tensors: tensors }))
+    }
+
+    /// The weighed answers to one row `x` [1, width], from the router's `logits` [1, experts]: [1, width].
+    pub(in crate::model) fn forward(&self, x: &Tensor, logits: &Tensor) -> Result<Tensor> {
+        let room = empty(x, self.launches.room() / size_of::<f32>())?;
+        let (logits, room) = (address(logits)?, address(&room)?);
+        with_output(x, (1, self.launches.down.n_out), |x, y| self.launches.launches(logits, x, room, y))
+    }
+}
+
+/// A table of the addresses of `weights`, all of one shape and type, which is kept among `tensors`.
+fn table(weights: &[&Weight], tensors: &mut Vec<Tensor>) -> Result<Table> {
+    let no_tensor = || Error::Internal("a GPU's weights are tensors".into());
+    let weight = |weight: &&Weight| match weight {
+        Weight::Tensor(tensor) => Ok(tensor.clone()),
+        Weight::Packed(_) => Err(no_tensor()),
+    };
+    let weights = weights.iter().map(weight).collect::<Result<Vec<_>>>()?;
+    let first = weights.first().ok_or_else(no_tensor)?;
+    let addresses = weights.iter().map(|weight| Ok(address(weight)? as i64)).collect::<Result<Vec<_>>>()?;
+    let at = Tensor::new(addresses, first.device())?;
+    let (n_out, n_in) = first.dims2()?;
+    let table = Table { at: address(&at)?, dtype: weight_type(first), n_out, n_in };
+    tensors.push(at);
+    Ok(table)
+}
+
+/// Runs what `launches` makes of the addresses of `x` and of an output of this shape.
+fn with_output(
+    x: &Tensor,
+    shape: impl Into<Shape>,
+    launches: impl FnOnce(Address, Address) -> Vec<Launch>,
+) -> Result<Tensor> {
+    let (x, y) = (x.contiguous()?, empty(x, shape)?);
+    run(&x, &launches(address(&x)?, address(&y)?))?;
+    Ok(y)
+}
+
+fn run(x: &Tensor, launches: &[Launch]) -> Result<()> {
+    kernels(x)?.run(launches)
+}
+
+fn kernels(x: &Tensor) -> Result<std::sync::Arc<Kernels>> {
+    Kernels::of(device(x)?)
+}
+
+fn device(x: &Tensor) -> Result<&CudaDevice> {
+    Ok(x.device().as_cuda_device()?)
+}
+
+/// Room for an f32 tensor beside `x`, with whatever is in it.
+fn empty(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
+    let (device, shape) = (device(x)?, shape.into());
+    let storage = CudaStorage::wrap_cuda_slice(uninitialized(device, shape.elem_count())?, device.clone());
+    Ok(Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false))
+}
+
+/// Where a contiguous tensor begins.
+fn address(x: &Tensor) -> Result<Address> {
+    contiguous(x.layout())?;
+    start(x)
+}
+
+/// Where a tensor begins: where its rows lie apart, there is more than it between them.
+fn start(x: &Tensor) -> Result<Address> {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        return Err(Error::Internal("a kernel of the device was given a tensor that is not there".into()));
+    };
+    let stream = storage.device.cuda_stream();
+    let at = match &storage.slice {
+        CudaStorageSlice::F32(slice) => begin(slice, &stream),
+        CudaStorageSlice::F64(slice) => begin(slice, &stream),
+        CudaStorageSlice::F16(slice) => begin(slice, &stream),
+        CudaStorageSlice::BF16(slice) => begin(slice, &stream),
+        CudaStorageSlice::I64(slice) => begin(slice, &stream),
+        _ => return Err(Error::Internal(format!("no kernel of the device takes {:?}", x.dtype()))),
+    };
+    Ok(at + (layout.start_offset() * x.dtype().size_in_bytes()) as Address)
+}
+
+fn begin<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> Address {
+    slice.device_ptr(stream).0
+}
+
+fn weight_type(w: &Tensor) -> WeightType {
+    match w.dtype() {
+        DType::F16 => WeightType::F16,
+        DType::BF16 => WeightType::Bf16,
+        _ => WeightType::F32,
+    }
+}
