@@ -8,6 +8,8 @@
 
 #[path = "support/answers.rs"]
 mod answers;
+#[path = "support/devices.rs"]
+mod devices;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -41,18 +43,28 @@ fn checkpoints(variable: &str, usual: &str) -> Vec<PathBuf> {
     folders
 }
 
+/// The CPU, and the GPU where there is one.
+fn devices() -> Vec<Device> {
+    [Device::Cpu].into_iter().chain(devices::gpu()).collect()
+}
+
+fn open(folder: &Path) -> Checkpoint {
+    Checkpoint::open(folder).unwrap_or_else(|error| panic!("{error}"))
+}
+
 #[test]
 fn every_log_probability_and_greedy_continuation_is_the_references() {
     for folder in checkpoints("BLAZR_GOLDEN", "tests/golden") {
-        let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{error}"));
-        let name = checkpoint.id().to_owned();
+        let name = open(&folder).id().to_owned();
         let tolerance = if name.ends_with("f32") { TOLERANCE_F32 } else { TOLERANCE };
-        check(
-            &name,
-            &checkpoint.load(&Device::Cpu, Settings::EXACT).unwrap(),
-            &folder.join("expected.json"),
-            tolerance,
-        );
+        for device in devices() {
+            check(
+                &name,
+                &open(&folder).load(&device, Settings::EXACT).unwrap(),
+                &folder.join("expected.json"),
+                tolerance,
+            );
+        }
     }
 }
 
@@ -62,15 +74,13 @@ fn published_checkpoints_of_every_family_say_what_transformers_does() {
     let mut failed = Vec::new();
     for folder in checkpoints("BLAZR_FAMILIES", "tests/families") {
         let checked = std::panic::catch_unwind(|| {
-            let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{error}"));
+            let checkpoint = open(&folder);
             let (name, family) = (checkpoint.id().to_owned(), checkpoint.family());
             assert_eq!(name.split('-').next(), Some(family));
-            check(
-                &name,
-                &checkpoint.load(&Device::Cpu, Settings::EXACT).unwrap(),
-                &folder.join("expected.json"),
-                TOLERANCE,
-            );
+            for device in devices() {
+                let model = open(&folder).load(&device, Settings::EXACT).unwrap();
+                check(&name, &model, &folder.join("expected.json"), TOLERANCE);
+            }
             family
         });
         match checked {
@@ -84,6 +94,8 @@ fn published_checkpoints_of_every_family_say_what_transformers_does() {
 
 #[test]
 fn the_embedded_model_says_what_it_said_when_it_was_trained() {
-    let model = Checkpoint::embedded(&nano::MODEL).unwrap().load(&Device::Cpu, Settings::EXACT).unwrap();
-    check(nano::ID, &model, &golden().join("nano.json"), TOLERANCE);
+    for device in devices() {
+        let model = Checkpoint::embedded(&nano::MODEL).unwrap().load(&device, Settings::EXACT).unwrap();
+        check(nano::ID, &model, &golden().join("nano.json"), TOLERANCE);
+    }
 }

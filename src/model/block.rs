@@ -35,7 +35,7 @@ enum Mixer {
 #[derive(Debug)]
 enum Ffn {
     Mlp(Mlp),
-    Moe(Moe),
+    Moe(Box<Moe>),
 }
 
 /// What one layer keeps of a sequence.
@@ -227,7 +227,7 @@ impl Ffn {
         Ok(match spec {
             FfnSpec::None => None,
             FfnSpec::Mlp(spec) => Some(Self::Mlp(Mlp::load(&weights.part("mlp"), *spec, hidden_size)?)),
-            FfnSpec::Moe(spec) => Some(Self::Moe(Moe::load(&weights.part("moe"), spec, hidden_size)?)),
+            FfnSpec::Moe(spec) => Some(Self::Moe(Box::new(Moe::load(&weights.part("moe"), spec, hidden_size)?))),
         })
     }
 

@@ -45,6 +45,15 @@ pub struct Mlp {
     down: Linear,
 }
 
+/// The matrices of a layer; the gate's with its multiplier.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Copy)]
+pub(super) struct Matrices<'a> {
+    pub(super) gate: Option<(&'a Weight, f64)>,
+    pub(super) up: &'a Weight,
+    pub(super) down: &'a Weight,
+}
+
 impl Mlp {
     /// Loads `{gate,up,down}_proj`, with biases where they are there.
     pub fn load(weights: &Weights<'_>, spec: MlpSpec, hidden_size: usize) -> Result<Self> {
@@ -59,14 +68,14 @@ impl Mlp {
         })
     }
 
-    /// The gate with its multiplier, what goes up, and what comes down, where none of them has a bias.
+    /// The matrices, where none of them has a bias.
     #[cfg(feature = "cuda")]
-    pub(super) fn matrices(&self) -> Option<(Option<(&Weight, f64)>, &Weight, &Weight)> {
+    pub(super) fn matrices(&self) -> Option<Matrices<'_>> {
         let gate = match &self.gate {
             Some((gate, multiplier)) => Some((gate.only_weight()?, *multiplier)),
             None => None,
         };
-        Some((gate, self.up.only_weight()?, self.down.only_weight()?))
+        Some(Matrices { gate, up: self.up.only_weight()?, down: self.down.only_weight()? })
     }
 
     /// The bytes of the projections.

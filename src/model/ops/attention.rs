@@ -2,6 +2,8 @@
 
 use candle_core::{Device, Tensor};
 
+#[cfg(any(feature = "cuda", test))]
+use super::composed;
 use super::{Lent, no_kernels};
 use crate::error::{Error, Result};
 use crate::kernels::attention;
@@ -23,10 +25,9 @@ pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> R
     match q.device() {
         Device::Cpu => attend_fused(q, k, v, how),
         #[cfg(feature = "cuda")]
-        Device::Cuda(_) => match (q.dim(1)? == 1).then(|| super::cuda::attend_one(q, k, v, how)).transpose()?.flatten()
-        {
+        Device::Cuda(_) => match super::cuda::attend_one(q, k, v, how)? {
             Some(y) => Ok(y),
-            None => super::composed::attend(q, k, v, how),
+            None => composed::attend(q, k, v, how, composed::SCORES),
         },
         device => Err(no_kernels(device)),
     }
@@ -94,9 +95,7 @@ mod tests {
             let q = wave((heads, tokens, width), 0.37);
             let (k, v) = (wave((kv_heads, positions, width), 0.23), wave((kv_heads, positions, value_width), 0.71));
             let how = Attention { scale, window };
-            for got in
-                [attend_fused(&q, &k, &v, how).unwrap(), super::super::composed::attend(&q, &k, &v, how).unwrap()]
-            {
+            for got in [attend_fused(&q, &k, &v, how).unwrap(), composed::attend(&q, &k, &v, how, 1 << 22).unwrap()] {
                 for (head, token) in [(0, 0), (1, tokens / 2), (2, tokens - 1), (3, tokens - 1)] {
                     let row = |x: &Tensor, head: usize, from, count| {
                         values(&x.get(head).unwrap().narrow(0, from, count).unwrap())

@@ -5,19 +5,20 @@ use candle_core::{Device, Tensor};
 use super::Attention;
 use crate::error::Result;
 
-/// At most this many attention scores are held at a time: 16 MiB.
-const SCORES: usize = 1 << 22;
+/// At most this many attention scores are held at a time: 256 MiB.
+#[cfg(feature = "cuda")]
+pub(super) const SCORES: usize = 1 << 26;
 
 /// Where the scores of all heads and queries are too many, key heads are taken one by one and queries in blocks, so that
-/// the scores stay under a fixed size however long the prompt is.
-pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Tensor> {
+/// no more than `most_scores` are held however long the prompt is.
+pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention, most_scores: usize) -> Result<Tensor> {
     let (heads, tokens, _) = q.dims3()?;
     let (kv_heads, visible) = (k.dim(0)?, k.dim(1)?);
     let (group, start) = (heads / kv_heads, visible - tokens);
-    if heads * tokens * visible <= SCORES {
+    if heads * tokens * visible <= most_scores {
         return attend_block(q, k, v, start, how);
     }
-    let block = (SCORES / (group * visible)).clamp(1, tokens);
+    let block = (most_scores / (group * visible)).clamp(1, tokens);
     let by_head = (0..kv_heads).map(|head| {
         let q = q.narrow(0, head * group, group)?;
         let (k, v) = (k.narrow(0, head, 1)?, v.narrow(0, head, 1)?);
@@ -38,9 +39,16 @@ fn attend_block(q: &Tensor, k: &Tensor, v: &Tensor, start: usize, how: Attention
     let first = (start + 1).saturating_sub(window); // the first key that any of the queries sees
     let seen = start + tokens - first;
     let q = (q.contiguous()?.reshape((kv_heads, heads / kv_heads * tokens, width))? * how.scale)?;
-    let scores = q.matmul(&k.narrow(1, first, seen)?.transpose(1, 2)?)?.reshape((heads, tokens, seen))?;
+    let scores = q.matmul(&packed(&k.narrow(1, first, seen)?)?.transpose(1, 2)?)?.reshape((heads, tokens, seen))?;
     let weights = causal_softmax(&scores, window)?.reshape((kv_heads, (), seen))?;
-    Ok(weights.matmul(&v.narrow(1, first, seen)?)?.reshape((heads, tokens, ()))?)
+    Ok(weights.matmul(&packed(&v.narrow(1, first, seen)?)?)?.reshape((heads, tokens, ()))?)
+}
+
+/// The same rows, those of a head one after the other: other products a GPU's library doesn't know.
+fn packed(x: &Tensor) -> Result<Tensor> {
+    let width = x.dim(2)?;
+    let is_packed = matches!(x.stride(), [_, stride, 1] if *stride == width);
+    if is_packed { Ok(x.clone()) } else { Ok(x.contiguous()?) }
 }
 
 /// Softmax of `scores` [heads, tokens, keys], of queries at the last of these keys, over those that each sees.

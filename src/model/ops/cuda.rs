@@ -13,7 +13,7 @@ use crate::kernels::cuda::driver::{Kernels, uninitialized};
 use crate::kernels::cuda::{self, Address, Attend, Heads, Launch, Mamba2, Mamba2Run, Table, Weights};
 use crate::kernels::matrix::{Precision, WeightType};
 use crate::model::linear::Weight;
-use crate::model::mlp::Mlp;
+use crate::model::mlp::{Matrices, Mlp};
 use crate::model::moe::Routing;
 use crate::model::rope::Pairing;
 
@@ -73,14 +73,14 @@ pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -
     Ok(y.transpose(0, 1)?)
 }
 
-/// As [`super::causal_attention`] for one query; none where rows are wider than the kernel takes.
+/// As [`super::causal_attention`] for one query a head; none for several, and where rows are wider than the kernel takes.
 pub(super) fn attend_one(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Option<Tensor>> {
-    let ((heads, _, _), (kv_heads, all, _)) = (q.dims3()?, k.dims3()?);
+    let ((heads, n_queries, _), (kv_heads, all, _)) = (q.dims3()?, k.dims3()?);
     let n_keys = all.min(how.window.unwrap_or(usize::MAX));
     let (k, v) = (k.narrow(1, all - n_keys, n_keys)?, v.narrow(1, all - n_keys, n_keys)?);
     let (k, v) = (super::attention::with_whole_rows(&k)?, super::attention::with_whole_rows(&v)?);
     let attend = Attend { heads, kv_heads, n_keys, k: rows(&k)?, v: rows(&v)?, scale: how.scale as f32 };
-    if !attend.fits() {
+    if n_queries != 1 || !attend.fits() {
         return Ok(None);
     }
     let room = empty(q, attend.room() / size_of::<f32>())?;
@@ -158,16 +158,15 @@ impl Experts {
         device: &Device,
     ) -> Result<Option<Self>> {
         let Some(matrices) = experts.iter().map(Mlp::matrices).collect::<Option<Vec<_>>>() else { return Ok(None) };
-        let (true, Some((first_gate, _, _))) = (device.is_cuda(), matrices.first()) else { return Ok(None) };
+        let (true, Some(first)) = (device.is_cuda(), matrices.first()) else { return Ok(None) };
         let correction = Tensor::new(correction, device)?;
         let mut tensors = vec![correction.clone()];
-        let gates: Vec<_> = matrices.iter().filter_map(|(gate, _, _)| gate.map(|(gate, _)| gate)).collect();
-        let gate = match first_gate {
-            Some((_, factor)) => Some((table(&gates, &mut tensors)?, *factor as f32)),
+        let mut table = |role: &dyn Fn(&Matrices<'_>) -> Option<Tensor>| table(&matrices, role, &mut tensors);
+        let gate = match first.gate {
+            Some((_, factor)) => Some((table(&|expert| tensor(expert.gate?.0))?, factor as f32)),
             None => None,
         };
-        let up = table(&matrices.iter().map(|(_, up, _)| *up).collect::<Vec<_>>(), &mut tensors)?;
-        let down = table(&matrices.iter().map(|(_, _, down)| *down).collect::<Vec<_>>(), &mut tensors)?;
+        let (up, down) = (table(&|expert| tensor(expert.up))?, table(&|expert| tensor(expert.down))?);
         let launches =
             cuda::Experts { routing: routing.on_gpu(experts.len()), correction: address(&correction)?, gate, up, down };
         Ok(Some(Self { launches, _tensors: tensors }))
@@ -181,18 +180,24 @@ impl Experts {
     }
 }
 
-/// A table of the addresses of `weights`, all of one shape and type, which is kept among `tensors`.
-fn table(weights: &[&Weight], tensors: &mut Vec<Tensor>) -> Result<Table> {
-    let no_tensor = || Error::Internal("a GPU's weights are tensors".into());
-    let weight = |weight: &&Weight| match weight {
-        Weight::Tensor(tensor) => Ok(tensor.clone()),
-        Weight::Packed(_) => Err(no_tensor()),
-    };
-    let weights = weights.iter().map(weight).collect::<Result<Vec<_>>>()?;
+fn tensor(weight: &Weight) -> Option<Tensor> {
+    match weight {
+        Weight::Tensor(tensor) => Some(tensor.clone()),
+        Weight::Packed(_) => None,
+    }
+}
+
+/// A table of the addresses of one role's matrices, all of one shape and type, which is kept among `tensors`.
+fn table(
+    experts: &[Matrices<'_>],
+    role: &dyn Fn(&Matrices<'_>) -> Option<Tensor>,
+    tensors: &mut Vec<Tensor>,
+) -> Result<Table> {
+    let no_tensor = || Error::Internal("a GPU's experts have the same matrices, as tensors".into());
+    let weights = experts.iter().map(role).collect::<Option<Vec<_>>>().ok_or_else(no_tensor)?;
     let first = weights.first().ok_or_else(no_tensor)?;
-    let addresses = weights.iter().map(|weight| Ok(address(weight)? as i64)).collect::<Result<Vec<_>>>()?;
-    let at = Tensor::new(addresses, first.device())?;
-    let (n_out, n_in) = first.dims2()?;
+    let addresses = weights.iter().map(|weight| Ok(address(weight)?.cast_signed())).collect::<Result<Vec<_>>>()?;
+    let (at, (n_out, n_in)) = (Tensor::new(addresses, first.device())?, first.dims2()?);
     let table = Table { at: address(&at)?, dtype: weight_type(first), n_out, n_in };
     tensors.push(at);
     Ok(table)
