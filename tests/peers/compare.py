@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""blazr beside llama.cpp, and beside transformers where it is given, on the same random weights and as many threads.
+"""blazr beside llama.cpp and transformers, those that are given, on the same random weights and as many threads.
 
-    compare.py --blazr BLAZR --llama-bench LLAMA_BENCH --models DIR --gguf DIR
-               [--python PYTHON] [--rounds 5] [--threads 2] [--only MODEL:TYPE,...] [--raw FILE]
+    compare.py --blazr BLAZR --models DIR [--llama-bench LLAMA_BENCH --gguf DIR] [--python PYTHON] [--device cpu]
+               [--prefill 512] [--rounds 5] [--threads 2] [--only MODEL:TYPE,...] [--raw FILE]
 
 DIR has what `make_model.py` wrote, and what `to_gguf.py` and `llama-quantize` made of it; what is missing is told with
 the command that makes it. PYTHON is one with torch and transformers. In every round each program is started anew, one
 after the other and in turns first, so that a machine that gets slower does so for all; ratios are of runs side by side.
-Timed are a prompt of 512 tokens and 64 tokens decoded from an empty context. Prints a table in Markdown.
+Timed are a prompt and 64 tokens decoded from an empty context. Prints a table in Markdown. On a GPU:
+
+    compare.py --blazr BLAZR --models DIR --python PYTHON --device cuda:0 --prefill 4096 \
+               --only granite-h-1b:bf16,mamba2-370m:bf16
 """
 
 import argparse
@@ -23,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-PREFILL, DECODE = 512, 64
+DECODE = 64
 
 MODELS = ("granite-h-350m", "mamba2-370m", "llama-350m")
 
@@ -63,15 +66,22 @@ Runs = dict[Pair, dict[str, list[Speed]]]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blazr", required=True)
-    parser.add_argument("--llama-bench", required=True)
     parser.add_argument("--models", required=True, type=Path)
-    parser.add_argument("--gguf", required=True, type=Path)
+    parser.add_argument("--llama-bench")
+    parser.add_argument("--gguf", type=Path)
     parser.add_argument("--python")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--prefill", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", type=pairs, default=[Pair(*pair) for pair in product(MODELS, TYPES)])
     parser.add_argument("--raw", type=Path)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.llama_bench is None) != (args.gguf is None):
+        parser.error("--llama-bench and --gguf belong together")
+    if not args.llama_bench and not args.python:
+        parser.error("expected a peer: --llama-bench with --gguf, or --python")
+    return args
 
 
 def pairs(text: str) -> list[Pair]:
@@ -91,7 +101,7 @@ def missing(args: argparse.Namespace) -> Iterator[str]:
     for model in dict.fromkeys(pair.model for pair in args.only):
         if not (args.models / model / "config.json").exists():
             yield f"python {HERE}/make_model.py {args.models / model} {model}"
-    for pair in args.only:
+    for pair in args.only if args.gguf else []:
         path, unquantized = gguf(args, pair), gguf(args, pair, "bf16")
         if path.exists():
             continue
@@ -112,8 +122,10 @@ def output(command: list) -> str:
 
 
 def run_blazr(args: argparse.Namespace, pair: Pair) -> Speed:
-    flags = ["--runs", 1, "--prefill", PREFILL, "--decode", DECODE, "--at", 0, "--threads", args.threads, "--cpu"]
-    model = ["--model", args.models / pair.model, "--dtype", pair.kind]
+    flags = ["--runs", 1, "--prefill", args.prefill, "--decode", DECODE, "--at", 0, "--threads", args.threads]
+    # On a GPU weights are as they are stored.
+    dtype = ["--dtype", pair.kind] if args.device == "cpu" else []
+    model = ["--model", args.models / pair.model, "--device", args.device, *dtype]
     report = json.loads(output([args.blazr, "bench", "--json", *flags, *model]))
     prefill, decode = report["prefill"][0], report["decode"][0]
     return Speed(
@@ -125,22 +137,24 @@ def run_blazr(args: argparse.Namespace, pair: Pair) -> Speed:
 
 
 def run_llama(args: argparse.Namespace, pair: Pair) -> Speed:
-    flags = ["-o", "json", "-p", PREFILL, "-n", DECODE, "-t", args.threads, "-r", 1]
+    flags = ["-o", "json", "-p", args.prefill, "-n", DECODE, "-t", args.threads, "-r", 1]
     tests = json.loads(output([args.llama_bench, "-m", gguf(args, pair), *flags]))
     speeds = {(test["n_prompt"], test["n_gen"]): test["avg_ts"] for test in tests}
     version = f"llama.cpp {tests[0]['build_commit']}"
-    return Speed(prefill=speeds[PREFILL, 0], decode=speeds[0, DECODE], version=version)
+    return Speed(prefill=speeds[args.prefill, 0], decode=speeds[0, DECODE], version=version)
 
 
 def run_transformers(args: argparse.Namespace, pair: Pair) -> Speed:
-    flags = ["--threads", args.threads, "--prefill", PREFILL, "--decode", DECODE]
+    flags = ["--device", args.device, "--threads", args.threads, "--prefill", args.prefill, "--decode", DECODE]
     script = [args.python, HERE / "transformers_speed.py", args.models / pair.model]
     return Speed(**json.loads(output([*script, *flags])))
 
 
 def programs(args: argparse.Namespace, pair: Pair) -> dict[str, Callable[[argparse.Namespace, Pair], Speed]]:
     """Those that can run this pair."""
-    found = {BLAZR: run_blazr, LLAMA: run_llama}
+    found = {BLAZR: run_blazr}
+    if args.llama_bench:
+        found[LLAMA] = run_llama
     if args.python and pair.kind == "bf16":
         found[TRANSFORMERS] = run_transformers
     return found
@@ -168,9 +182,9 @@ def compared(ours: list[Speed], theirs: list[Speed], what: str, required: float 
     return [f"{median(a):.1f}", f"{median(b):.1f}", ratio, asked]
 
 
-def rows(runs: Runs) -> Iterator[list[str]]:
+def rows(args: argparse.Namespace, runs: Runs) -> Iterator[list[str]]:
     yield ["model", "weights", "peer"] + [
-        f"{what} {cell}" for what in ("decode", "prefill 512") for cell in ("blazr", "peer", "ratio", "required")
+        f"{what} {cell}" for what in ("decode", f"prefill {args.prefill}") for cell in ("blazr", "peer", "ratio", "required")
     ] + ["of the floor"]
     yield ["---"] * 12
     for pair, by_program in runs.items():
@@ -179,8 +193,8 @@ def rows(runs: Runs) -> Iterator[list[str]]:
         floor = f"{100 * median(shares):.0f} %" if shares else ""
         for peer in (LLAMA, TRANSFORMERS):
             if theirs := by_program.get(peer):
-                required = REQUIRED[pair.model][pair.kind] if peer == LLAMA else (None, None)
-                cells = [compared(ours, theirs, what, ratio) for what, ratio in zip(("decode", "prefill"), required)]
+                required = REQUIRED.get(pair.model, {}).get(pair.kind) if peer == LLAMA and args.prefill == 512 else None
+                cells = [compared(ours, theirs, what, ratio) for what, ratio in zip(("decode", "prefill"), required or (None, None))]
                 yield [pair.model, pair.kind, peer, *cells[0], *cells[1], floor]
 
 
@@ -194,7 +208,8 @@ def conditions(args: argparse.Namespace, runs: Runs) -> str:
     speeds = [speed for by_program in runs.values() for speeds in by_program.values() for speed in speeds]
     versions = ", ".join(dict.fromkeys(speed.version for speed in speeds))
     how = f"{args.rounds} rounds, median (smallest to largest); tokens per second; ratios of runs side by side"
-    return f"{cpu()}, {args.threads} threads; {versions}; {how}: `{shlex.join(['compare.py', *sys.argv[1:]])}`"
+    where = cpu() if args.device == "cpu" else f"{args.device}, {cpu()}"
+    return f"{where}, {args.threads} threads; {versions}; {how}: `{shlex.join(['compare.py', *sys.argv[1:]])}`"
 
 
 def main() -> None:
@@ -208,7 +223,7 @@ def main() -> None:
         raw = [{**pair._asdict(), "program": name, "runs": [asdict(speed) for speed in speeds]}
                for pair, by_program in runs.items() for name, speeds in by_program.items()]  # fmt: skip
         args.raw.write_text(json.dumps(raw, indent=2))
-    for row in rows(runs):
+    for row in rows(args, runs):
         print("|", " | ".join(row), "|")
     print(f"\n{conditions(args, runs)}")
 
