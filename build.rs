@@ -23,6 +23,7 @@ fn emulate() {
         .cpp(true)
         .std("c++17")
         .flag_if_supported("-Wno-clobbered")
+        .flag_if_supported("-Wno-unknown-pragmas")
         .opt_level(1)
         .file(Path::new(SOURCES).join("emulate.cpp"))
         .compile("emulate");
@@ -37,7 +38,7 @@ fn compile() {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     for source in ["products", "rows", "mamba2", "attention", "moe"] {
         let (from, to) = (Path::new(SOURCES).join(source).with_extension("cu"), out.join(source).with_extension("ptx"));
-        let arguments = ["--ptx", "-O3", "-std=c++17", "--expt-extended-lambda"];
+        let arguments = ["--ptx", "-O3", "-std=c++17"];
         let mut nvcc = Command::new(nvcc());
         nvcc.args(arguments).arg(format!("-arch=compute_{generation}")).arg("-o").arg(&to).arg(&from);
         let status = nvcc.status();

@@ -5,7 +5,7 @@
 #[path = "support/devices.rs"]
 mod devices;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use blazr::checkpoint::Checkpoint;
 use blazr::kernels::matrix::Precision;
@@ -20,19 +20,23 @@ const TOLERANCE: f32 = 1e-4;
 /// The largest one where activations are rounded to 16 bits.
 const ROUNDED: f32 = 0.1;
 
-const TOKENS: [u32; 12] = [1, 5, 9, 200, 7, 7, 31, 4, 90, 12, 3, 8];
+/// More than a chunk of the scan, a tile of its products, a span of keys and the first room of a cache have.
+const LENGTH: usize = 300;
 
-fn load(preset: &str, device: &Device, settings: Settings) -> Model {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(preset);
-    Checkpoint::open(&folder).unwrap().load(device, settings).unwrap()
+fn load(folder: &Path, device: &Device, settings: Settings) -> Model {
+    Checkpoint::open(folder).unwrap().load(device, settings).unwrap()
 }
 
-fn presets() -> impl Iterator<Item = String> {
-    let folders = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")).unwrap();
-    folders
-        .map(Result::unwrap)
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| entry.file_name().into_string().unwrap())
+fn tokens(model: &Model) -> Vec<u32> {
+    let config = model.config();
+    (0..LENGTH.min(config.max_seq_len) as u32).map(|i| i * i % 211 % config.vocab_size as u32).collect()
+}
+
+/// Checkpoints of the reference, and of every published family.
+fn folders() -> Vec<PathBuf> {
+    let in_folder = |name| std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let entries = ["tests/golden", "tests/families"].into_iter().flat_map(in_folder);
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
 }
 
 fn last_logits(model: &Model, state: &mut State, tokens: &[u32]) -> Vec<f32> {
@@ -40,55 +44,59 @@ fn last_logits(model: &Model, state: &mut State, tokens: &[u32]) -> Vec<f32> {
     logits.first().map(Tensor::flatten_all).unwrap().unwrap().to_vec1().unwrap()
 }
 
-/// The logits after all tokens, taken in as pieces of the given sizes.
-fn in_pieces(model: &Model, sizes: &[usize]) -> Vec<f32> {
-    let (mut state, mut rest, mut last) = (model.new_state().unwrap(), &TOKENS[..], Vec::new());
-    for size in sizes {
-        let (piece, others) = rest.split_at(*size);
-        last = last_logits(model, &mut state, piece);
-        rest = others;
-    }
-    assert!(rest.is_empty());
-    last
+/// The logits after all tokens, of which so many are taken in first, and then the rest.
+fn in_two(model: &Model, tokens: &[u32], first: usize) -> Vec<f32> {
+    let mut state = model.new_state().unwrap();
+    let (first, rest) = tokens.split_at(first);
+    let last = last_logits(model, &mut state, first);
+    if rest.is_empty() { last } else { last_logits(model, &mut state, rest) }
 }
 
-fn assert_close(got: &[f32], want: &[f32], bound: f32, what: &str) {
-    let worst = got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max);
-    assert!(got.len() == want.len() && worst <= bound, "{what}: off by {worst:e}");
+fn assert_close(got: &[f32], want: &[f32], bound: f32, what: &Path) {
+    let differences = got.iter().zip(want).map(|(got, want)| (got - want).abs());
+    // What is no number is not below a bound.
+    let is_close = got.len() == want.len() && differences.clone().all(|difference| difference <= bound);
+    assert!(is_close, "{}: {:?}", what.display(), differences.collect::<Vec<_>>());
 }
 
 #[test]
 fn any_split_of_a_prompt_gives_the_same_answer() {
     let Some(gpu) = devices::gpu() else { return };
-    for preset in presets() {
-        let model = load(&preset, &gpu, Settings::EXACT);
-        let whole = in_pieces(&model, &[12]);
-        for sizes in [&[1; 12][..], &[5, 7], &[1, 10, 1], &[11, 1]] {
-            assert_close(&in_pieces(&model, sizes), &whole, TOLERANCE, &format!("{preset} in {sizes:?}"));
+    for folder in folders() {
+        let model = load(&folder, &gpu, Settings::EXACT);
+        let tokens = tokens(&model);
+        let whole = in_two(&model, &tokens, tokens.len());
+        for first in [1, 63, 127, 128, 129, tokens.len() - 1].into_iter().filter(|first| *first < tokens.len()) {
+            assert_close(&in_two(&model, &tokens, first), &whole, TOLERANCE, &folder);
         }
+        let mut state = model.new_state().unwrap();
+        let one_by_one = tokens.iter().map(|token| last_logits(&model, &mut state, &[*token])).next_back().unwrap();
+        assert_close(&one_by_one, &whole, TOLERANCE, &folder);
     }
 }
 
 #[test]
 fn a_snapshot_continues_as_its_state_does() {
     let Some(gpu) = devices::gpu() else { return };
-    for preset in presets() {
-        let model = load(&preset, &gpu, Settings::EXACT);
-        let mut state = model.new_state().unwrap();
-        last_logits(&model, &mut state, &TOKENS[..5]);
+    for folder in folders() {
+        let model = load(&folder, &gpu, Settings::EXACT);
+        let (mut state, tokens) = (model.new_state().unwrap(), tokens(&model));
+        let (first, rest) = tokens.split_at(tokens.len() / 2);
+        last_logits(&model, &mut state, first);
         let mut copy = state.snapshot().unwrap();
-        let want = last_logits(&model, &mut state, &TOKENS[5..]);
-        assert_eq!(last_logits(&model, &mut copy, &TOKENS[5..]), want, "{preset}");
+        let want = last_logits(&model, &mut state, rest);
+        assert_eq!(last_logits(&model, &mut copy, rest), want, "{}", folder.display());
     }
 }
 
 #[test]
 fn fast_precision_is_near_what_the_cpu_computes_exactly() {
     let Some(gpu) = devices::gpu() else { return };
-    for preset in presets() {
-        let want = in_pieces(&load(&preset, &Device::Cpu, Settings::EXACT), &[12]);
+    for folder in folders() {
+        let cpu = load(&folder, &Device::Cpu, Settings::EXACT);
+        let tokens = tokens(&cpu);
         let fast = Settings { precision: Precision::Fast, ..Settings::EXACT };
-        let got = in_pieces(&load(&preset, &gpu, fast), &[12]);
-        assert_close(&got, &want, ROUNDED, &preset);
+        let got = in_two(&load(&folder, &gpu, fast), &tokens, tokens.len());
+        assert_close(&got, &in_two(&cpu, &tokens, tokens.len()), ROUNDED, &folder);
     }
 }

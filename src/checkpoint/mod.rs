@@ -149,12 +149,13 @@ impl Checkpoint {
         &self.sizes
     }
 
-    /// The bytes that the weights take in the CPU's memory, held as `settings` ask for.
+    /// The bytes that the weights take in the memory of `device`, held as `settings` ask for.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::open`].
-    pub fn bytes_in_memory(&self, settings: Settings) -> Result<usize> {
-        let shapes = self.tensors.shapes();
+    /// Those of [`Checkpoint::open`], or they can't be held so on this device.
+    pub fn bytes_in_memory(&self, settings: Settings, device: &Device) -> Result<usize> {
+        check_dtype(settings, device)?;
+        let shapes = if device.is_cpu() { self.tensors.shapes() } else { self.tensors.shapes_on_gpu() };
         Model::load(&self.config, &Weights::new(&shapes, &Device::Cpu, settings))?;
         Ok(shapes.held())
     }
@@ -176,10 +177,7 @@ impl Checkpoint {
     /// # Errors
     /// Weights can't be had, or not in the type that is asked for on this device, or their files change meanwhile.
     pub fn load_telling(self, device: &Device, settings: Settings, loaded: &dyn Fn(usize)) -> Result<Model> {
-        if let (false, Some(dtype)) = (device.is_cpu(), settings.dtype) {
-            let message = format!("--dtype {} is not there on a GPU yet: leave it out, or add --cpu", dtype.name());
-            return Err(Error::Unsupported(message));
-        }
+        check_dtype(settings, device)?;
         let model = Model::load(&self.config, &Weights::new(&self.tensors.telling(loaded), device, settings))?;
         self.tensors.check_unchanged()?;
         Ok(model)
@@ -267,4 +265,14 @@ fn first_few(names: &[&str]) -> String {
 /// The value in `json`, which was read from `path`.
 fn parse_json<T: DeserializeOwned>(path: &Path, json: &[u8]) -> Result<T> {
     serde_json::from_slice(json).map_err(|error| Error::checkpoint(path, format!("broken JSON: {error}")))
+}
+
+fn check_dtype(settings: Settings, device: &Device) -> Result<()> {
+    match settings.dtype {
+        Some(dtype) if !device.is_cpu() => {
+            let message = format!("--dtype {} is not there on a GPU yet: leave it out, or add --cpu", dtype.name());
+            Err(Error::Unsupported(message))
+        }
+        _ => Ok(()),
+    }
 }

@@ -191,7 +191,12 @@ impl Tensors {
     /// The same tensors by shape alone: a model loaded from it checks every name, shape and type without reading or
     /// holding any weights.
     pub fn shapes(&self) -> Shapes<'_> {
-        Shapes { tensors: self, held: Cell::new(0) }
+        Shapes { tensors: self, are_packed: true, held: Cell::new(0) }
+    }
+
+    /// The same for a GPU, where matrices are tensors.
+    pub fn shapes_on_gpu(&self) -> Shapes<'_> {
+        Shapes { are_packed: false, ..self.shapes() }
     }
 
     /// The same tensors, with `loaded` told the stored bytes of each one that is read.
@@ -386,11 +391,13 @@ impl TensorSource for Telling<'_> {
 #[derive(Debug)]
 pub struct Shapes<'a> {
     tensors: &'a Tensors,
+    /// Whether matrices are packed for the CPU's kernels.
+    are_packed: bool,
     held: Cell<usize>,
 }
 
 impl Shapes<'_> {
-    /// The bytes that all that was asked for takes in the memory of the CPU.
+    /// The bytes that all that was asked for takes in memory.
     pub fn held(&self) -> usize {
         self.held.get()
     }
@@ -403,6 +410,9 @@ impl Shapes<'_> {
 impl TensorSource for Shapes<'_> {
     fn matrix(&self, name: &str, sizes: (usize, usize), wanted: Option<WeightType>) -> Result<Option<Weight>> {
         let (n_out, n_in) = sizes;
+        if !self.are_packed {
+            return Ok(self.tensor(name, &[n_out, n_in], &Device::Cpu)?.map(Weight::Tensor));
+        }
         let Some(found) = self.tensors.find(name, &[n_out, n_in])? else { return Ok(None) };
         let stored = found.entry.tensor.storage.matrix_dtype().map_or(WeightType::F32, |(dtype, _)| dtype);
         self.hold(held_as(stored, wanted, n_in).packed_bytes(n_out, n_in).unwrap_or(usize::MAX));

@@ -17,8 +17,8 @@ use crate::model::device;
 /// What loading, prompts on their way through the model, and the program itself take beside what is planned.
 const WORKING_BYTES: usize = 150_000_000;
 
-/// The same of a GPU's memory, with what its libraries take.
-const WORKING_BYTES_OF_GPU: usize = 500_000_000;
+/// The same of a GPU's memory: attention scores, expanded keys and inner values of 2,048 tokens, and what libraries take.
+const WORKING_BYTES_OF_GPU: usize = 1_500_000_000;
 
 /// Whose word it is on a GPU.
 const OF_GPU: &str = "free on the GPU";
@@ -63,7 +63,7 @@ impl Plan {
             of_gpu.map_or_else(|| Memory::read().available(), |bytes| (bytes, OF_GPU));
         let plan = Self {
             model: checkpoint.id().to_owned(),
-            weight_bytes: checkpoint.bytes_in_memory(args.settings())?,
+            weight_bytes: checkpoint.bytes_in_memory(args.settings(), device)?,
             state_bytes: config.state_bytes(),
             working_bytes: if of_gpu.is_some() { WORKING_BYTES_OF_GPU } else { WORKING_BYTES },
             cache_bytes_at_max_seq_len: config.cache_bytes(config.max_seq_len),
@@ -72,7 +72,9 @@ impl Plan {
             available_bytes,
             available_of,
         };
-        let fits = |tokens| plan.least().saturating_add(config.cache_bytes(tokens)) <= available_bytes;
+        // A cache that grows on a GPU has twice its old room beside it meanwhile.
+        let room = |tokens: usize| if of_gpu.is_some() { tokens.next_power_of_two() / 2 * 3 } else { tokens };
+        let fits = |tokens| plan.least().saturating_add(config.cache_bytes(room(tokens))) <= available_bytes;
         Ok(Self { tokens_that_fit: largest(config.max_seq_len, fits), ..plan })
     }
 
@@ -108,7 +110,10 @@ impl Plan {
         let is_short = self.tokens_that_fit < self.max_seq_len;
         is_short.then(|| {
             let Self { tokens_that_fit, max_seq_len, .. } = self;
-            format!("there is memory for {tokens_that_fit} tokens of the context of {max_seq_len}: a longer text may end blazr")
+            let what = if self.available_of == OF_GPU { "fails" } else { "may end blazr" };
+            format!(
+                "there is memory for {tokens_that_fit} tokens of the context of {max_seq_len}: a longer text {what}"
+            )
         })
     }
 }

@@ -118,7 +118,8 @@ pub fn threads() -> usize {
 
 /// Tells that all of `memory` is about to be read: threads that wait meanwhile fetch what was read after it the last time.
 pub fn reads(memory: &[u8]) {
-    CURRENT.with_borrow(|pool| pool.iter().for_each(|pool| pool.ahead.reads(memory)));
+    let is_waited_for = |pool: &&Arc<Shared>| cfg!(target_arch = "x86_64") && pool.threads > 1;
+    CURRENT.with_borrow(|pool| pool.iter().filter(is_waited_for).for_each(|pool| pool.ahead.reads(memory)));
 }
 
 /// Calls `work` with each number below `parts`, on all threads of the pool that is installed here, and waits.

@@ -80,6 +80,12 @@ impl Cache {
         Ok(Tensor::cat(&[old, new], 1)?)
     }
 
+    /// The bytes of what is kept.
+    pub fn bytes(&self) -> usize {
+        let (heads, width) = (self.rows.dims().first(), self.rows.dims().last());
+        heads.zip(width).map_or(0, |(heads, width)| heads * self.len * width * size_of::<f32>())
+    }
+
     fn rows_in_use(&self) -> Result<Tensor> {
         Ok(self.rows.narrow(1, 0, self.len)?)
     }

@@ -13,7 +13,7 @@ pub enum Place {
     /// The CPU.
     Cpu,
     /// The CUDA device of this number.
-    Cuda(usize),
+    Cuda(u16),
 }
 
 impl FromStr for Place {
@@ -58,21 +58,21 @@ pub fn choose(asked: Option<Place>) -> Result<Device> {
     Ok(Device::Cpu)
 }
 
-fn missing(ordinal: usize, reason: &str) -> Error {
+fn missing(ordinal: u16, reason: &str) -> Error {
     Error::Unsupported(format!(
         "there is no CUDA device {ordinal}: {reason}; leave --device out to run on what there is"
     ))
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: usize) -> Result<Device, String> {
-    let device = crate::kernels::cuda::driver::open(ordinal).map_err(|error| error.to_string())?;
+fn cuda(ordinal: u16) -> Result<Device, String> {
+    let device = crate::kernels::cuda::driver::open(ordinal.into()).map_err(|error| error.to_string())?;
     tracing::info!("Using CUDA device {ordinal}");
     Ok(Device::Cuda(device))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: usize) -> Result<Device, String> {
+fn cuda(_: u16) -> Result<Device, String> {
     Err("this build has no CUDA support, which --features cuda adds".into())
 }
 
@@ -97,7 +97,7 @@ mod tests {
         let named = [("cpu", Place::Cpu), ("cuda", Place::Cuda(0)), ("cuda:3", Place::Cuda(3))];
         assert!(named.iter().all(|(name, place)| name.parse() == Ok(*place)));
         assert!(
-            ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "CUDA"]
+            ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "CUDA", "cuda:4294967296"]
                 .iter()
                 .all(|name| name.parse::<Place>().is_err())
         );

@@ -62,7 +62,13 @@ impl GqaCache {
         Ok(Self { keys: self.keys.snapshot()?, values: self.values.snapshot()? })
     }
 
+    /// The bytes of what is kept.
+    pub fn bytes(&self) -> usize {
+        self.keys.bytes() + self.values.bytes()
+    }
+
     /// What is kept.
+    #[cfg(test)]
     pub fn tensors(&self) -> Vec<Tensor> {
         [self.keys.kept(), self.values.kept()].into_iter().flatten().collect()
     }

@@ -139,6 +139,18 @@ impl Linear {
         ys.try_into().map_err(|_| Error::Internal("as many products as layers were expected".into()))
     }
 
+    /// `silu(gate(x) · factor) · up(x)`.
+    pub fn gated(gate: &Self, factor: f64, up: &Self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let (1, Some(gate), Some(up)) = (x.dim(0)?, gate.only_weight(), up.only_weight())
+            && let Some(y) = ops::gated_row(x, gate, factor, up)?
+        {
+            return Ok(y);
+        }
+        let [gate, up] = Self::forward_all([gate, up], x)?;
+        ops::swiglu(&gate, factor, &up)
+    }
+
     fn forward_as(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
         self.add_bias(ops::linear(x, &self.weight, precision)?)
     }

@@ -110,7 +110,13 @@ impl Mamba2State {
         Ok(Self { conv: self.conv.copy()?, ssm: self.ssm.copy()? })
     }
 
+    /// The bytes of what is kept.
+    pub fn bytes(&self) -> usize {
+        (self.conv.elem_count() + self.ssm.elem_count()) * size_of::<f32>()
+    }
+
     /// All that is kept.
+    #[cfg(test)]
     pub fn tensors(&self) -> Vec<Tensor> {
         vec![self.conv.clone(), self.ssm.clone()]
     }

@@ -63,7 +63,13 @@ impl MlaCache {
         Ok(Self(self.0.snapshot()?))
     }
 
+    /// The bytes of what is kept.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+
     /// What is kept.
+    #[cfg(test)]
     pub fn tensors(&self) -> Vec<Tensor> {
         [self.0.kept()].into_iter().flatten().collect()
     }

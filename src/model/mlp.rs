@@ -6,7 +6,7 @@ use candle_core::Tensor;
 #[cfg(feature = "cuda")]
 use super::linear::Weight;
 use super::linear::{Linear, WeightBytes};
-use super::{ops, weights::Weights};
+use super::weights::Weights;
 use crate::error::Result;
 
 /// The size and kind of a layer.
@@ -87,10 +87,7 @@ impl Mlp {
     /// `x` [tokens, hidden] -> [tokens, hidden].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let inner = match &self.gate {
-            Some((gate, multiplier)) => {
-                let [gate, up] = Linear::forward_all([gate, &self.up], x)?;
-                ops::swiglu(&gate, *multiplier, &up)?
-            }
+            Some((gate, multiplier)) => Linear::gated(gate, *multiplier, &self.up, x)?,
             None => self.up.forward(x)?.relu()?.sqr()?,
         };
         self.down.forward(&inner)

@@ -34,9 +34,9 @@ REST_LOOKS = 100
 PROBE_EVERY_SECONDS = 0.01
 PROBE_TIMEOUT_SECONDS = 5.0
 
-# The allocator keeps some pages or others: at rest, 10,000 hang-ups left from 2 MiB less to 10 MiB more than before, and
-# 30,000 no more than 10,000.
-MOST_GROWTH_KIB = 12 * 1024
+# The allocator keeps some pages or others: at rest, after two hours of mixed load and between, it had 73 to 93 MiB, up and
+# down. 10,000 hang-ups left from 2 MiB less to 10 MiB more than before, and 30,000 no more than 10,000.
+MOST_GROWTH_KIB = 24 * 1024
 
 
 @dataclass(frozen=True)

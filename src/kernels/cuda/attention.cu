@@ -19,8 +19,9 @@ __device__ __forceinline__ void take(Part& part, float (&values)[MOST_OF_A_LANE]
                                      u32 width, u32 lane) {
     float largest = fmaxf(part.largest, score), old = expf(part.largest - largest), own = expf(score - largest);
     part = {largest, part.sum * old + own};
-    for (u32 i = 0, at = lane; i < MOST_OF_A_LANE && at < width; i++, at += WARP)
-        values[i] = values[i] * old + own * value[at];
+#pragma unroll
+    for (u32 i = 0; i < MOST_OF_A_LANE; i++)
+        if (lane + i * WARP < width) values[i] = values[i] * old + own * value[lane + i * WARP];
 }
 
 // One part for each head (grid.x) and span of keys (grid.y): `parts` [heads, spans] and `sums` [heads, spans, value_width].
@@ -36,13 +37,15 @@ extern "C" __global__ void __launch_bounds__(128) attend(const float* __restrict
     v += head / group * values.head_stride;
 
     float query[MOST_OF_A_LANE], own[MOST_OF_A_LANE] = {};
-    for (u32 i = 0, at = lane; i < MOST_OF_A_LANE && at < width; i++, at += WARP) query[i] = q[at] * scale;
+#pragma unroll
+    for (u32 i = 0; i < MOST_OF_A_LANE; i++) query[i] = lane + i * WARP < width ? q[lane + i * WARP] * scale : 0;
     Part part = {-INFINITY, 0};
     for (u32 key = first + warp; key < end; key += warps) {
         const float* row = k + key * keys.stride;
         float score = 0;
-        for (u32 i = 0, at = lane; i < MOST_OF_A_LANE && at < width; i++, at += WARP)
-            score = fmaf(query[i], row[at], score);
+#pragma unroll
+        for (u32 i = 0; i < MOST_OF_A_LANE; i++)
+            if (lane + i * WARP < width) score = fmaf(query[i], row[lane + i * WARP], score);
         take(part, own, warp_sum(score), v + key * values.stride, value_width, lane);
     }
 
@@ -51,7 +54,9 @@ extern "C" __global__ void __launch_bounds__(128) attend(const float* __restrict
         mine[0] = part.largest;
         mine[1] = part.sum;
     }
-    for (u32 i = 0, at = lane; i < MOST_OF_A_LANE && at < value_width; i++, at += WARP) mine[2 + at] = own[i];
+#pragma unroll
+    for (u32 i = 0; i < MOST_OF_A_LANE; i++)
+        if (lane + i * WARP < value_width) mine[2 + lane + i * WARP] = own[i];
     __syncthreads();
     float largest = -INFINITY, sum = 0;
     for (u32 w = 0; w < warps; w++) largest = fmaxf(largest, room[w * (2 + value_width)]);

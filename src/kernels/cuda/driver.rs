@@ -4,14 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::CudaDevice;
-use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublas::{self, CudaBlas, sys as blas};
 use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DriverError, result};
 
 use super::{Address, Launch, MODULES};
 use crate::error::{Error, Result};
-use crate::kernels::matrix::WeightType;
 
 /// The kernels as the driver has them, one set for each device.
 static LOADED: Mutex<Vec<Arc<Kernels>>> = Mutex::new(Vec::new());
@@ -63,20 +61,12 @@ impl Kernels {
         launched.map_err(|error| Error::Internal(format!("kernel {}: {error}", launch.function)))
     }
 
-    /// `x` `[rows, n_in]` times the transpose of `w` `[n_out, n_in]`, both of this 16-bit type: `y` `[rows, n_out]`, f32.
+    /// `x` `[rows, n_in]` times the transpose of `w` `[n_out, n_in]`, both bf16: `y` `[rows, n_out]`, f32.
     ///
     /// # Errors
     /// The library's.
-    pub fn multiply(
-        &self,
-        dtype: WeightType,
-        (x, w, y): (Address, Address, Address),
-        [rows, n_in, n_out]: [usize; 3],
-    ) -> Result<()> {
-        let dtype = match dtype {
-            WeightType::F16 => blas::cudaDataType::CUDA_R_16F,
-            _ => blas::cudaDataType::CUDA_R_16BF,
-        };
+    pub fn multiply_bf16(&self, (x, w, y): (Address, Address, Address), [rows, n_in, n_out]: [usize; 3]) -> Result<()> {
+        let dtype = blas::cudaDataType::CUDA_R_16BF;
         let [rows, n_in, n_out] = [rows, n_in, n_out].map(|size| i32::try_from(size).unwrap_or(i32::MAX));
         let (one, zero) = (1.0f32, 0.0f32);
         self.stream.context().bind_to_thread().map_err(failed)?;
@@ -146,20 +136,23 @@ pub fn uninitialized(device: &CudaDevice, count: usize) -> candle_core::Result<C
 /// be told when something else has finished. Memory that is let go of stays with the process, for the next that asks.
 ///
 /// # Errors
-/// There is no such device, or no driver.
-pub fn open(ordinal: usize) -> candle_core::Result<CudaDevice> {
+/// There is no such device, or no driver, or it doesn't take the kernels: it may be older than they are.
+pub fn open(ordinal: usize) -> Result<CudaDevice> {
     let device = CudaDevice::new_with_stream(ordinal)?;
     let context = Arc::clone(device.cuda_stream().context());
-    context.bind_to_thread().w()?;
+    context.bind_to_thread().map_err(failed)?;
     let mut all = u64::MAX;
     #[allow(unsafe_code)]
     // SAFETY: no tensor is there yet, and there is one stream. The attribute is a number of 64 bits.
     unsafe {
         device.disable_event_tracking();
-        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
-        let kept = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        result::mem_pool::set_attribute(pool, kept, (&raw mut all).cast()).w()?;
+        // Some virtual devices have no such pool.
+        if let Ok(pool) = result::device::get_default_mem_pool(context.cu_device()) {
+            let kept = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, kept, (&raw mut all).cast()).map_err(failed)?;
+        }
     }
+    Kernels::of(&device)?;
     Ok(device)
 }
 

@@ -43,6 +43,8 @@ static const struct {
     KERNEL(scan_gains),      KERNEL(scan_states),       KERNEL(scan_outputs),   KERNEL(attend),
     KERNEL(join),            KERNEL(causal_softmax),    KERNEL(choose),         KERNEL(chosen_row_times_float),
     KERNEL(chosen_row_times_f16), KERNEL(chosen_row_times_bf16), KERNEL(squared_relu), KERNEL(weigh),
+    KERNEL(gated_float), KERNEL(gated_f16), KERNEL(gated_bf16),
+    KERNEL(chosen_gated_float), KERNEL(chosen_gated_f16), KERNEL(chosen_gated_bf16),
 };
 
 // Whether there is a kernel of this name that takes so many arguments.

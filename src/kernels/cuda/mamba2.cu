@@ -66,12 +66,16 @@ extern "C" __global__ void step(float* __restrict__ state, const float* __restri
                                 const double* __restrict__ dt_bias, const double* __restrict__ a,
                                 const float* __restrict__ d, float* __restrict__ y, Sizes sizes, double low,
                                 double high) {
+    DYNAMIC_SHARED(float, times);  // Δ and the decay: arithmetic in f64 is slow on many devices
     u32 head = blockIdx.x, lane = threadIdx.x % WARP, row = (blockIdx.y * blockDim.x + threadIdx.x) / WARP;
+    if (threadIdx.x == 0) {
+        double delta = discretize(dt[head], dt_bias[head], low, high);
+        times[0] = delta;
+        times[1] = exp(delta * a[head]);
+    }
+    __syncthreads();
     if (row >= sizes.head_dim) return;
-    double delta = discretize(dt[head], dt_bias[head], low, high);
-    float decay = exp(delta * a[head]);
-    float x = xbc[head * sizes.head_dim + row];
-    float input = float(delta) * x;
+    float decay = times[1], x = xbc[head * sizes.head_dim + row], input = times[0] * x;
     const float* b = xbc + sizes.inner() + sizes.group(head) * sizes.state_size;
     const float* c = b + sizes.shared();
     state += u64(head * sizes.head_dim + row) * sizes.state_size;

@@ -23,6 +23,9 @@ pub const MODULES: [Module; 5] = [
             "columns_times_float",
             "columns_times_f16",
             "columns_times_bf16",
+            "gated_float",
+            "gated_f16",
+            "gated_bf16",
         ],
     },
     Module { name: "rows", functions: &["rms_norm", "gate", "swiglu", "add_to_scaled", "rotate"] },
@@ -47,6 +50,9 @@ pub const MODULES: [Module; 5] = [
             "chosen_row_times_float",
             "chosen_row_times_f16",
             "chosen_row_times_bf16",
+            "chosen_gated_float",
+            "chosen_gated_f16",
+            "chosen_gated_bf16",
             "squared_relu",
             "weigh",
         ],
@@ -70,7 +76,9 @@ const WARP: usize = 32;
 const BLOCK: usize = 128;
 /// Threads of a block that has a row to itself.
 const ROW_BLOCK: usize = 256;
-/// As in `products.cu`.
+/// Threads of a block that share what a head's step begins with.
+const STEP_BLOCK: usize = 512;
+/// As in `product.cuh`.
 const ROWS_OF_A_WARP: usize = 2;
 /// As in `mamba2.cu`.
 const CHUNK: usize = 128;
@@ -175,6 +183,15 @@ impl Launch {
     }
 }
 
+/// The kernel for weights of this type, of those for f32, f16 and bf16.
+fn typed(dtype: WeightType, [f32, f16, bf16]: [&'static str; 3]) -> &'static str {
+    match dtype {
+        WeightType::F16 => f16,
+        WeightType::Bf16 => bf16,
+        _ => f32,
+    }
+}
+
 /// A matrix of weights, or several of one kind one after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights {
@@ -194,11 +211,7 @@ impl Weights {
     /// `x` `[count, n_in]`, each times the transpose of its matrix, plus `bias` `[n_out]` where there is one: `y`
     /// `[count, n_out]`. x begins at a multiple of 16 bytes.
     pub fn row_times(&self, x: Address, bias: Address, y: Address) -> Launch {
-        let function = match self.dtype {
-            WeightType::F16 => "row_times_f16",
-            WeightType::Bf16 => "row_times_bf16",
-            _ => "row_times_float",
-        };
+        let function = typed(self.dtype, ["row_times_float", "row_times_f16", "row_times_bf16"]);
         let blocks = self.n_out.div_ceil(ROWS_OF_A_WARP * BLOCK / WARP);
         let arguments = arguments![self.at, x, bias, y, self.n_in, self.n_out];
         Launch::new(function, [blocks, self.count, 1], BLOCK, 0, arguments)
@@ -206,14 +219,18 @@ impl Weights {
 
     /// `x` `[count, n_out]`, each times its matrix: `y` `[count, n_in]`.
     pub fn columns_times(&self, x: Address, y: Address) -> Launch {
-        let function = match self.dtype {
-            WeightType::F16 => "columns_times_f16",
-            WeightType::Bf16 => "columns_times_bf16",
-            _ => "columns_times_float",
-        };
+        let function = typed(self.dtype, ["columns_times_float", "columns_times_f16", "columns_times_bf16"]);
         let arguments = arguments![self.at, x, y, self.n_in, self.n_out];
         Launch::new(function, [self.n_in.div_ceil(BLOCK), self.count, 1], BLOCK, 0, arguments)
     }
+}
+
+/// `silu(gate · x · factor) · (up · x)` of a row `x` `[n_in]` and two matrices of one kind: `y` `[n_out]`. As for
+/// [`Weights::row_times`], x begins at a multiple of 16 bytes.
+pub fn gated(gate: &Weights, up: &Weights, factor: f32, x: Address, y: Address) -> Launch {
+    let function = typed(gate.dtype, ["gated_float", "gated_f16", "gated_bf16"]);
+    let arguments = arguments![gate.at, up.at, x, y, gate.n_in, gate.n_out, factor];
+    Launch::new(function, [gate.n_out.div_ceil(BLOCK / WARP), 1, 1], BLOCK, 0, arguments)
 }
 
 /// `y` = `x` over the root of its mean square times `weight` `[size]`, for each of `rows` of `size`.
@@ -248,7 +265,7 @@ pub fn rotate(
     are_neighbours: bool,
 ) -> Launch {
     let arguments = arguments![x, cos, sin, width, pairs, are_neighbours];
-    Launch::new("rotate", [heads, tokens, 1], pairs.clamp(1, BLOCK), 0, arguments)
+    Launch::new("rotate", [tokens, heads, 1], pairs.clamp(1, BLOCK), 0, arguments)
 }
 
 /// What a Mamba2 layer does between its projections: addresses of its tensors.
@@ -366,8 +383,9 @@ impl Mamba2 {
         let (low, high) = self.dt_limit;
         let mut arguments = arguments![run.ssm, xbc, self.dt(run), self.dt_bias, self.a, self.d, run.y];
         arguments.extend([self.sizes(1), low.into(), high.into()]);
-        let blocks = self.sizing.head_dim.div_ceil(BLOCK / WARP);
-        Launch::new("step", [self.sizing.heads, blocks, 1], BLOCK, 0, arguments)
+        let blocks = self.sizing.head_dim.div_ceil(STEP_BLOCK / WARP);
+        let shared = 2 * size_of::<f32>();
+        Launch::new("step", [self.sizing.heads, blocks, 1], STEP_BLOCK, shared, arguments)
     }
 
     fn scan(&self, run: Mamba2Run, xbc: Address, room: Scan) -> [Launch; 5] {
@@ -546,32 +564,32 @@ impl Experts {
         self.parts().iter().sum()
     }
 
-    /// The bytes of what lies in the room: ids, shares, gates, what is up, and answers.
-    fn parts(&self) -> [usize; 5] {
+    /// The bytes of what lies in the room: ids, shares, inner values, and answers.
+    fn parts(&self) -> [usize; 4] {
         let chosen = self.routing.chosen as usize;
-        let inner = chosen * self.up.n_out;
-        [chosen, chosen, inner, inner, chosen * self.down.n_out]
+        [chosen, chosen, chosen * self.up.n_out, chosen * self.down.n_out]
             .map(|count| count.next_multiple_of(4) * size_of::<f32>())
     }
 
     /// From the router's `logits` `[experts]` and `x` `[n_in]` to the weighed answers `y` `[n_out]`.
     pub fn launches(&self, logits: Address, x: Address, room: Address, y: Address) -> Vec<Launch> {
-        let [ids, shares, gates, ups, answers] = places(room, self.parts());
+        let [ids, shares, inner, answers] = places(room, self.parts());
         let (chosen, size) = (self.routing.chosen as usize, self.down.n_out);
-        let inner = chosen * self.up.n_out;
-        let mut launches = vec![self.choose(logits, ids, shares), self.up.row_times(ids, chosen, x, 0, ups)];
+        let mut launches = vec![self.choose(logits, ids, shares)];
         match self.gate {
-            Some((gate, factor)) => {
-                launches.extend([gate.row_times(ids, chosen, x, 0, gates), swiglu(gates, factor, ups, inner)]);
-            }
+            Some((gate, factor)) => launches.push(gate.gated(&self.up, factor, ids, chosen, x, inner)),
             None => {
-                let arguments = arguments![ups, inner as u64];
-                launches.push(Launch::new("squared_relu", [inner.div_ceil(BLOCK), 1, 1], BLOCK, 0, arguments));
+                let count = chosen * self.up.n_out;
+                let arguments = arguments![inner, count as u64];
+                launches.extend([
+                    self.up.row_times(ids, chosen, x, 0, inner),
+                    Launch::new("squared_relu", [count.div_ceil(BLOCK), 1, 1], BLOCK, 0, arguments),
+                ]);
             }
         }
         let arguments = arguments![answers, shares, y, chosen, size];
         launches.extend([
-            self.down.row_times(ids, chosen, ups, self.up.n_out, answers),
+            self.down.row_times(ids, chosen, inner, self.up.n_out, answers),
             Launch::new("weigh", [size.div_ceil(BLOCK), 1, 1], BLOCK, 0, arguments),
         ]);
         launches
@@ -586,16 +604,19 @@ impl Experts {
 }
 
 impl Table {
+    /// As [`gated`] for the chosen experts, `y` `[chosen, n_out]`, where these are the gates.
+    fn gated(&self, up: &Self, factor: f32, ids: Address, chosen: usize, x: Address, y: Address) -> Launch {
+        let names = ["chosen_gated_float", "chosen_gated_f16", "chosen_gated_bf16"];
+        let arguments = arguments![self.at, up.at, ids, x, y, self.n_in, self.n_out, factor];
+        Launch::new(typed(self.dtype, names), [self.n_out.div_ceil(BLOCK / WARP), chosen, 1], BLOCK, 0, arguments)
+    }
+
     /// A row of `x`, and rows so far apart for each, times the matrices of the chosen experts: `y` `[chosen, n_out]`.
     fn row_times(&self, ids: Address, chosen: usize, x: Address, x_stride: usize, y: Address) -> Launch {
-        let function = match self.dtype {
-            WeightType::F16 => "chosen_row_times_f16",
-            WeightType::Bf16 => "chosen_row_times_bf16",
-            _ => "chosen_row_times_float",
-        };
+        let names = ["chosen_row_times_float", "chosen_row_times_f16", "chosen_row_times_bf16"];
         let blocks = self.n_out.div_ceil(ROWS_OF_A_WARP * BLOCK / WARP);
         let arguments = arguments![self.at, ids, x, y, self.n_in, self.n_out, x_stride];
-        Launch::new(function, [blocks, chosen, 1], BLOCK, 0, arguments)
+        Launch::new(typed(self.dtype, names), [blocks, chosen, 1], BLOCK, 0, arguments)
     }
 }
 

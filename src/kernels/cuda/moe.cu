@@ -111,11 +111,25 @@ __device__ __forceinline__ void chosen_row_times(const u64* table, const u32* id
               n_out);
 }
 
+// As `gated`, for each chosen expert (grid.y), of the same x.
+template <typename T>
+__device__ __forceinline__ void chosen_gated(const u64* gates, const u64* ups, const u32* ids, const float* x, float* y,
+                                             u32 n_in, u32 n_out, float factor) {
+    u32 expert = ids[blockIdx.y];
+    gated(reinterpret_cast<const T*>(gates[expert]), reinterpret_cast<const T*>(ups[expert]), x,
+          y + u64(blockIdx.y) * n_out, n_in, n_out, factor);
+}
+
 #define CHOSEN(T)                                                                                               \
     extern "C" __global__ void __launch_bounds__(128) chosen_row_times_##T(                                     \
         const u64* __restrict__ table, const u32* __restrict__ ids, const float* __restrict__ x,                \
         float* __restrict__ y, u32 n_in, u32 n_out, u32 x_stride) {                                             \
         chosen_row_times<T>(table, ids, x, y, n_in, n_out, x_stride);                                           \
+    }                                                                                                           \
+    extern "C" __global__ void __launch_bounds__(128) chosen_gated_##T(                                         \
+        const u64* __restrict__ gates, const u64* __restrict__ ups, const u32* __restrict__ ids,                \
+        const float* __restrict__ x, float* __restrict__ y, u32 n_in, u32 n_out, float factor) {                \
+        chosen_gated<T>(gates, ups, ids, x, y, n_in, n_out, factor);                                            \
     }
 
 CHOSEN(float)

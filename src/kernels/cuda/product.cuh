@@ -33,27 +33,46 @@ __device__ __forceinline__ void add_words(const T* const (&rows)[ROWS], const fl
     }
 }
 
-// y [n_out] = W [n_out, n_in] · x [n_in] + bias, by all warps of grid.x.
+// The products of each row [n_in] with x, in all lanes of a warp.
 template <typename T>
-__device__ __forceinline__ void row_times(const T* w, const float* x, const float* bias, float* y, u32 n_in, u32 n_out) {
-    u32 warp = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;
-    u32 first = warp * ROWS;
-    if (first >= n_out) return;
-
-    // Where there is no second row, the first stands in: all lanes of all warps do the same.
-    const T* rows[ROWS];
-    for (u32 r = 0; r < ROWS; r++) rows[r] = w + u64(min(first + r, n_out - 1)) * n_in;
-    float sums[ROWS] = {};
+__device__ __forceinline__ void products(const T* const (&rows)[ROWS], const float* x, u32 n_in, float (&sums)[ROWS]) {
     // Rows that begin between 16 bytes are read number by number.
-    u32 whole = n_in % TOGETHER<T> == 0 ? n_in : 0;
+    u32 lane = threadIdx.x % WARP, whole = n_in % TOGETHER<T> == 0 ? n_in : 0;
     constexpr u32 stride = WARP * TOGETHER<T>;
     u32 at = lane * TOGETHER<T>;
     for (; at + (AHEAD - 1) * stride < whole; at += AHEAD * stride) add_words<AHEAD>(rows, x, at, sums);
     for (; at < whole; at += stride) add_words<1>(rows, x, at, sums);
     for (u32 i = whole + lane; i < n_in; i += WARP)
         for (u32 r = 0; r < ROWS; r++) sums[r] = fmaf(widen(rows[r][i]), x[i], sums[r]);
-    for (u32 r = 0; r < ROWS; r++) {
-        float sum = warp_sum(sums[r]);
-        if (lane == 0 && first + r < n_out) y[first + r] = sum + (bias ? bias[first + r] : 0);
-    }
+    for (u32 r = 0; r < ROWS; r++) sums[r] = warp_sum(sums[r]);
+}
+
+// The number of a warp among all of grid.x.
+__device__ __forceinline__ u32 own_warp() { return (blockIdx.x * blockDim.x + threadIdx.x) / WARP; }
+
+// y [n_out] = W [n_out, n_in] · x [n_in] + bias, by all warps of grid.x.
+template <typename T>
+__device__ __forceinline__ void row_times(const T* w, const float* x, const float* bias, float* y, u32 n_in, u32 n_out) {
+    u32 first = own_warp() * ROWS;
+    if (first >= n_out) return;
+    // Where there is no second row, the first stands in: all lanes of all warps do the same.
+    const T* rows[ROWS];
+    for (u32 r = 0; r < ROWS; r++) rows[r] = w + u64(min(first + r, n_out - 1)) * n_in;
+    float sums[ROWS] = {};
+    products(rows, x, n_in, sums);
+    for (u32 r = 0; r < ROWS; r++)
+        if (threadIdx.x % WARP == 0 && first + r < n_out) y[first + r] = sums[r] + (bias ? bias[first + r] : 0);
+}
+
+// y [n_out] = silu(gate · x · factor) · (up · x), with both [n_out, n_in]: a warp for each output.
+template <typename T>
+__device__ __forceinline__ void gated(const T* gate, const T* up, const float* x, float* y, u32 n_in, u32 n_out,
+                                      float factor) {
+    static_assert(ROWS == 2, "the gate's and the other");
+    u32 output = own_warp();
+    if (output >= n_out) return;
+    const T* rows[ROWS] = {gate + u64(output) * n_in, up + u64(output) * n_in};
+    float sums[ROWS] = {};
+    products(rows, x, n_in, sums);
+    if (threadIdx.x % WARP == 0) y[output] = silu(sums[0] * factor) * sums[1];
 }

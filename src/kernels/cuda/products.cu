@@ -23,6 +23,10 @@ __device__ __forceinline__ void columns_times(const T* w, const float* x, float*
     extern "C" __global__ void __launch_bounds__(128) columns_times_##T(const T* __restrict__ w,                 \
         const float* __restrict__ x, float* __restrict__ y, u32 n_in, u32 n_out) {                               \
         columns_times(w, x, y, n_in, n_out);                                                                     \
+    }                                                                                                            \
+    extern "C" __global__ void __launch_bounds__(128) gated_##T(const T* __restrict__ w, const T* __restrict__ up, \
+        const float* __restrict__ x, float* __restrict__ y, u32 n_in, u32 n_out, float factor) {                 \
+        gated(w, up, x, y, n_in, n_out, factor);                                                                 \
     }
 
 PRODUCTS(float)

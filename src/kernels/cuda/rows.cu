@@ -48,13 +48,13 @@ extern "C" __global__ void add_to_scaled(const float* __restrict__ x, float* __r
 }
 
 // Turns the first pairs of each vector of x [tokens, heads, width] by `cos` and `sin` [tokens, pairs]: a block for each
-// vector (grid.x: head, grid.y: token), whose pairs are neighbours or lie `pairs` apart.
+// vector (grid.x: token, grid.y: head), whose pairs are neighbours or lie `pairs` apart.
 extern "C" __global__ void rotate(float* __restrict__ x, const float* __restrict__ cos, const float* __restrict__ sin,
                                   u32 width, u32 pairs, u32 are_neighbours) {
-    x += (u64(blockIdx.y) * gridDim.x + blockIdx.x) * width;
+    x += (u64(blockIdx.x) * gridDim.y + blockIdx.y) * width;
     for (u32 pair = threadIdx.x; pair < pairs; pair += blockDim.x) {
         u32 first = are_neighbours ? 2 * pair : pair, second = are_neighbours ? first + 1 : pair + pairs;
-        float c = cos[u64(blockIdx.y) * pairs + pair], s = sin[u64(blockIdx.y) * pairs + pair];
+        float c = cos[u64(blockIdx.x) * pairs + pair], s = sin[u64(blockIdx.x) * pairs + pair];
         float a = x[first], b = x[second];
         x[first] = a * c - b * s;
         x[second] = a * s + b * c;

@@ -65,6 +65,20 @@ fn a_row_times_matrices_is_the_sum_of_products() {
 }
 
 #[test]
+fn a_gated_row_is_what_its_parts_make() {
+    for (dtype, (n_out, n_in)) in STORED.into_iter().flat_map(|dtype| [(5, 7), (21, 1032)].map(|case| (dtype, case))) {
+        let (gates, ups) = (stored(dtype, &wave(n_out * n_in, 0.37)).0, stored(dtype, &wave(n_out * n_in, 0.53)).0);
+        let [gate, up] = [&gates, &ups].map(|memory| Weights { at: at(memory), dtype, count: 1, n_out, n_in });
+        let x = aligned(&wave(n_in, 0.73));
+        let [mut got, mut want, mut gate_of_x] = [(); 3].map(|()| vec![f32::NAN; n_out]);
+        let parts = [gate.row_times(at(&x), 0, at_mut(&mut gate_of_x)), up.row_times(at(&x), 0, at_mut(&mut want))];
+        run(parts.into_iter().chain([gated(&gate, &up, 0.7, at(&x), at_mut(&mut got))]));
+        rows::swiglu(Isa::Scalar, &gate_of_x, 0.7, &mut want);
+        assert_close(&got, &want, 1e-5, &format!("{dtype:?} {n_out} {n_in}"));
+    }
+}
+
+#[test]
 fn a_row_times_columns_is_the_sum_of_products() {
     for (dtype, (count, n_out, n_in)) in
         STORED.into_iter().flat_map(|dtype| [(1, 1, 1), (3, 21, 137)].map(|case| (dtype, case)))
@@ -238,7 +252,7 @@ fn mamba2_is_the_recurrence_however_a_prompt_is_split() {
 #[test]
 fn one_query_attends_by_the_definition() {
     for (heads, kv_heads, n_keys, width, value_width) in
-        [(4, 2, 1, 6, 3), (4, 1, 63, 64, 64), (2, 2, 700, 40, 50), (3, 1, 5000, 576, 512)]
+        [(4, 2, 1, 6, 3), (4, 1, 63, 64, 64), (2, 2, 700, 40, 50), (3, 1, 5000, 576, 512), (1, 1, 70, WIDEST, WIDEST)]
     {
         let stride = width + 3;
         let q = wave(heads * width, 0.37);
@@ -303,5 +317,10 @@ fn the_list_of_kernels_is_what_the_sources_export() {
         // What is defined by a macro is there for three types.
         let (all, for_types) = (source.matches("extern \"C\" __global__").count(), source.matches("_##T(").count());
         assert_eq!(module.functions.len(), all + 2 * for_types, "{}", module.name);
+        for name in module.functions {
+            let family = name.rsplit_once('_').map_or("", |(family, _)| family);
+            let is_there = source.contains(&format!(" {name}(")) || source.contains(&format!(" {family}_##T("));
+            assert!(is_there, "{name} in {}.cu", module.name);
+        }
     }
 }

@@ -21,30 +21,49 @@ use crate::model::rope::Pairing;
 pub(super) fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Option<Tensor>> {
     let (rows, (n_out, n_in)) = (x.dim(0)?, w.dims2()?);
     if rows == 1 {
-        let weights = Weights { at: address(w)?, dtype: weight_type(w), count: 1, n_out, n_in };
+        let weights = one_matrix(w)?;
         return with_output(x, (1, n_out), |x, y| vec![weights.row_times(x, 0, y)]).map(Some);
     }
-    if w.dtype() == DType::F32 || precision == Precision::Exact {
+    // Activations may be larger than f16 has numbers for.
+    if w.dtype() != DType::BF16 || precision == Precision::Exact {
         return Ok(None);
     }
     let (x, y) = (x.to_dtype(w.dtype())?.contiguous()?, empty(x, (rows, n_out))?);
     let places = (address(&x)?, address(w)?, address(&y)?);
-    kernels(&x)?.multiply(weight_type(w), places, [rows, n_in, n_out])?;
+    kernels(&x)?.multiply_bf16(places, [rows, n_in, n_out])?;
     Ok(Some(y))
+}
+
+/// `silu(gate(x) · factor) · up(x)` of one row `x` [1, in]: [1, out]; none where a weight is on the CPU, or they differ.
+pub(in crate::model) fn gated_row(x: &Tensor, gate: &Weight, factor: f64, up: &Weight) -> Result<Option<Tensor>> {
+    let (Weight::Tensor(gate), Weight::Tensor(up)) = (gate, up) else { return Ok(None) };
+    if !x.device().is_cuda() || gate.dtype() != up.dtype() {
+        return Ok(None);
+    }
+    let (gate, up) = (one_matrix(gate)?, one_matrix(up)?);
+    with_output(x, (1, gate.n_out), |x, y| vec![cuda::gated(&gate, &up, factor as f32, x, y)]).map(Some)
+}
+
+fn one_matrix(w: &Tensor) -> Result<Weights> {
+    let (n_out, n_in) = w.dims2()?;
+    Ok(Weights { at: address(w)?, dtype: weight_type(w), count: 1, n_out, n_in })
+}
+
+fn matrix_per_head(w: &Tensor) -> Result<Weights> {
+    let (count, n_out, n_in) = w.dims3()?;
+    Ok(Weights { at: address(w)?, dtype: weight_type(w), count, n_out, n_in })
 }
 
 /// Per head, one row `x` [heads, 1, in] times the transpose of `w` [heads, out, in]: [heads, 1, out].
 pub(super) fn row_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let (count, n_out, n_in) = w.dims3()?;
-    let weights = Weights { at: address(w)?, dtype: weight_type(w), count, n_out, n_in };
-    with_output(x, (count, 1, n_out), |x, y| vec![weights.row_times(x, 0, y)])
+    let weights = matrix_per_head(w)?;
+    with_output(x, (weights.count, 1, weights.n_out), |x, y| vec![weights.row_times(x, 0, y)])
 }
 
 /// Per head, one row `x` [heads, 1, out] times `w` [heads, out, in] as it is: [heads, 1, in].
 pub(super) fn row_per_head_transposed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let (count, n_out, n_in) = w.dims3()?;
-    let weights = Weights { at: address(w)?, dtype: weight_type(w), count, n_out, n_in };
-    with_output(x, (count, 1, n_in), |x, y| vec![weights.columns_times(x, y)])
+    let weights = matrix_per_head(w)?;
+    with_output(x, (weights.count, 1, weights.n_in), |x, y| vec![weights.columns_times(x, y)])
 }
 
 /// As [`super::rms_norm`].
@@ -76,11 +95,14 @@ pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -
 /// As [`super::causal_attention`] for one query a head; none for several, and where rows are wider than the kernel takes.
 pub(super) fn attend_one(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Option<Tensor>> {
     let ((heads, n_queries, _), (kv_heads, all, _)) = (q.dims3()?, k.dims3()?);
+    if n_queries != 1 {
+        return Ok(None);
+    }
     let n_keys = all.min(how.window.unwrap_or(usize::MAX));
     let (k, v) = (k.narrow(1, all - n_keys, n_keys)?, v.narrow(1, all - n_keys, n_keys)?);
     let (k, v) = (super::attention::with_whole_rows(&k)?, super::attention::with_whole_rows(&v)?);
     let attend = Attend { heads, kv_heads, n_keys, k: rows(&k)?, v: rows(&v)?, scale: how.scale as f32 };
-    if n_queries != 1 || !attend.fits() {
+    if !attend.fits() {
         return Ok(None);
     }
     let room = empty(q, attend.room() / size_of::<f32>())?;
@@ -150,7 +172,7 @@ pub struct Experts {
 }
 
 impl Experts {
-    /// None on the CPU, and where experts have biases.
+    /// None on the CPU, and where experts have biases or matrices of several types.
     pub(in crate::model) fn new(
         experts: &[Mlp],
         routing: &Routing,
@@ -158,7 +180,9 @@ impl Experts {
         device: &Device,
     ) -> Result<Option<Self>> {
         let Some(matrices) = experts.iter().map(Mlp::matrices).collect::<Option<Vec<_>>>() else { return Ok(None) };
-        let (true, Some(first)) = (device.is_cuda(), matrices.first()) else { return Ok(None) };
+        let (true, Some(first)) = (device.is_cuda() && are_of_one_type(&matrices), matrices.first()) else {
+            return Ok(None);
+        };
         let correction = Tensor::new(correction, device)?;
         let mut tensors = vec![correction.clone()];
         let mut table = |role: &dyn Fn(&Matrices<'_>) -> Option<Tensor>| table(&matrices, role, &mut tensors);
@@ -185,6 +209,14 @@ fn tensor(weight: &Weight) -> Option<Tensor> {
         Weight::Tensor(tensor) => Some(tensor.clone()),
         Weight::Packed(_) => None,
     }
+}
+
+/// Whether all matrices of these experts are of one type, as kernels take them.
+fn are_of_one_type(experts: &[Matrices<'_>]) -> bool {
+    let weights =
+        experts.iter().flat_map(|expert| [expert.gate.map(|gate| gate.0), Some(expert.up), Some(expert.down)]);
+    let mut types = weights.flatten().map(|weight| tensor(weight).map(|tensor| tensor.dtype()));
+    types.next().is_some_and(|first| first.is_some() && types.all(|dtype| dtype == first))
 }
 
 /// A table of the addresses of one role's matrices, all of one shape and type, which is kept among `tensors`.
