@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::CudaDevice;
 use candle_core::cuda_backend::cudarc::cublas::{self, CudaBlas, sys as blas};
 use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
-use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DriverError, result};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, result,
+};
 
 use super::{Address, Launch, MODULES};
 use crate::error::{Error, Result};
@@ -138,8 +140,8 @@ pub fn uninitialized(device: &CudaDevice, count: usize) -> candle_core::Result<C
 /// # Errors
 /// There is no such device, or no driver, or it doesn't take the kernels: it may be older than they are.
 pub fn open(ordinal: usize) -> Result<CudaDevice> {
+    let context = CudaContext::new(ordinal).map_err(|error| Error::Unsupported(error.to_string()))?;
     let device = CudaDevice::new_with_stream(ordinal)?;
-    let context = Arc::clone(device.cuda_stream().context());
     context.bind_to_thread().map_err(failed)?;
     let mut all = u64::MAX;
     #[allow(unsafe_code)]
