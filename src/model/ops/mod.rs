@@ -16,7 +16,9 @@ use half::{bf16, f16};
 
 pub use self::attention::{Attention, causal_attention};
 #[cfg(feature = "cuda")]
-pub use self::cuda::{Experts, gated_row};
+pub use self::cuda::Experts;
+#[cfg(feature = "cuda")]
+pub(super) use self::cuda::gated_row;
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
 use super::linear::Weight;
 use super::packing::StoredRows;
