@@ -188,7 +188,7 @@ impl Moe {
 
 impl Routing {
     /// The same for the kernels of a GPU.
-    #[cfg(any(feature = "cuda", feature = "cuda-emulator"))]
+    #[cfg(any(feature = "cuda", all(test, feature = "cuda-emulator")))]
     pub(super) fn on_gpu(&self, experts: usize) -> crate::kernels::cuda::Routing {
         let [experts, chosen] = [experts, self.experts_per_tok].map(|count| count as u32);
         let groups = self.groups.unwrap_or(Groups { count: 1, kept: 1, judged_by: 1 });
