@@ -10,31 +10,26 @@ pub const FAR: usize = 16 << 10;
 pub const NEAR: usize = 4 << 10;
 
 /// The bytes that come at once.
-pub const LINE: usize = 64;
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 64;
 
 /// Asks for as many bytes as `here` has, `AHEAD` of it, where memory is read in one long pass.
 #[inline(always)]
 pub fn prefetch<const AHEAD: usize, T>(here: &T) {
-    let ahead = std::ptr::from_ref(here).addr().wrapping_add(AHEAD);
-    for line in (0..size_of::<T>()).step_by(LINE) {
-        prefetch_line(ahead.wrapping_add(line));
-    }
-}
-
-/// Asks for the line at an address, whatever is there.
-#[inline(always)]
-pub fn prefetch_line(address: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        #[allow(unsafe_code)]
-        // SAFETY: a prefetch reads nothing: any address may be given.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(address));
+        let ahead = std::ptr::from_ref(here).cast::<i8>().wrapping_add(AHEAD);
+        for line in (0..size_of::<T>()).step_by(LINE) {
+            #[allow(unsafe_code)]
+            // SAFETY: a prefetch reads nothing: any address may be given.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line));
+            }
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
+    let _ = here;
 }
 
 /// A level of instructions. A kernel for one level may be given any higher one too.

@@ -303,7 +303,6 @@ fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precisio
 fn row_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision, ys: &mut [&mut [f32]]) {
     let has_blocks = matrices.iter().any(|matrix| matches!(matrix.dtype, WeightType::Blocks(_)));
     let quantized = (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x));
-    matrices.iter().for_each(|matrix| pool::reads(&matrix.memory));
     let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max();
     let least = PART.div_ceil(panel.unwrap_or_default().max(1));
     pool::split_rows_of_all(ys, PANEL, least, |which, first, y| {

@@ -1,13 +1,12 @@
 //! The inner loops, over plain slices: safe to call, no tensors.
 //!
 //! In reading order: [`isa`] says what the machine can do and compiles loops for each level of it; [`pool`] shares work
-//! among threads, which fetch what comes next (`ahead`) while they wait; [`matrix`] holds weights in [`memory`], as
+//! among threads; [`matrix`] holds weights in [`memory`], as
 //! [`panels`] or [`blocks`], and multiplies them with activations, many rows of which are laid out by [`left`] for `amx`
 //! or `dot` (AVX-512 BF16), or multiplied in f32 by [`gemm`]; [`matvec`] multiplies one row with a plain matrix;
 //! [`mamba2`], [`attention`], [`rope`] and [`rows`] are what happens between those products, with the functions of
 //! [`math`].
 
-mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 pub mod attention;

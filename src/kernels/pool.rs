@@ -13,8 +13,6 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
-use super::ahead::Ahead;
-
 /// How many times a helper looks for work before it sleeps: some hundred microseconds, more than lies between two regions.
 const PATIENCE: u32 = 20_000;
 
@@ -47,7 +45,6 @@ struct Shared {
     are_asleep: AtomicBool,
     is_over: AtomicBool,
     threads: usize,
-    ahead: Ahead,
 }
 
 /// Alone in its cache lines.
@@ -74,7 +71,6 @@ impl Pool {
             are_asleep: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             threads: threads.max(1),
-            ahead: Ahead::default(),
         });
         let mut pool = Self { shared, helpers: Vec::new() };
         for _ in 1..threads {
@@ -114,12 +110,6 @@ impl Drop for Pool {
 /// How many threads share the regions of this thread.
 pub fn threads() -> usize {
     CURRENT.with_borrow(|pool| pool.as_ref().map_or(1, |pool| pool.threads))
-}
-
-/// Tells that all of `memory` is about to be read: threads that wait meanwhile fetch what was read after it the last time.
-pub fn reads(memory: &[u8]) {
-    let is_waited_for = |pool: &&Arc<Shared>| cfg!(target_arch = "x86_64") && pool.threads > 1;
-    CURRENT.with_borrow(|pool| pool.iter().filter(is_waited_for).for_each(|pool| pool.ahead.reads(memory)));
 }
 
 /// Calls `work` with each number below `parts`, on all threads of the pool that is installed here, and waits.
@@ -331,9 +321,7 @@ impl Shared {
         while self.take_part() {}
         let mut spins = 0;
         while self.done.0.load(Ordering::Acquire) < parts {
-            if !self.ahead.fetch_some() {
-                wait_a_little(&mut spins);
-            }
+            wait_a_little(&mut spins);
         }
         self.is_busy.store(false, Ordering::Release);
         if let Some(panic) = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -360,7 +348,7 @@ impl Shared {
     fn help(&self) {
         let mut spins = 0;
         while !self.is_over.load(Ordering::SeqCst) {
-            if self.take_part() || self.ahead.fetch_some() {
+            if self.take_part() {
                 spins = 0;
             } else if spins < PATIENCE {
                 wait_a_little(&mut spins);
