@@ -36,8 +36,9 @@ fn compile() {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let generation = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".into());
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    for source in ["products", "rows", "mamba2", "attention", "moe"] {
-        let (from, to) = (Path::new(SOURCES).join(source).with_extension("cu"), out.join(source).with_extension("ptx"));
+    let sources = std::fs::read_dir(SOURCES).into_iter().flatten().flatten().map(|entry| entry.path());
+    for from in sources.filter(|path| path.extension().is_some_and(|ending| ending == "cu")) {
+        let to = out.join(from.file_name().unwrap_or_default()).with_extension("ptx");
         let arguments = ["--ptx", "-O3", "-std=c++17"];
         let mut nvcc = Command::new(nvcc());
         nvcc.args(arguments).arg(format!("-arch=compute_{generation}")).arg("-o").arg(&to).arg(&from);

@@ -72,8 +72,10 @@ impl Plan {
             available_bytes,
             available_of,
         };
-        // A cache that grows on a GPU has twice its old room beside it meanwhile.
-        let room = |tokens: usize| if of_gpu.is_some() { tokens.next_power_of_two() / 2 * 3 } else { tokens };
+        // A cache has room for a power of two, and while it grows the half of it besides. On a CPU what is not used is not
+        // there.
+        let whole = |tokens: usize| tokens.checked_next_power_of_two().unwrap_or(usize::MAX);
+        let room = |tokens| if of_gpu.is_some() { (whole(tokens) / 2).saturating_mul(3) } else { tokens };
         let fits = |tokens| plan.least().saturating_add(config.cache_bytes(room(tokens))) <= available_bytes;
         Ok(Self { tokens_that_fit: largest(config.max_seq_len, fits), ..plan })
     }

@@ -82,8 +82,8 @@ impl Cache {
 
     /// The bytes of what is kept.
     pub fn bytes(&self) -> usize {
-        let (heads, width) = (self.rows.dims().first(), self.rows.dims().last());
-        heads.zip(width).map_or(0, |(heads, width)| heads * self.len * width * size_of::<f32>())
+        let capacity = self.rows.dims().get(1).copied().unwrap_or_default();
+        self.rows.elem_count() / capacity.max(1) * self.len * size_of::<f32>()
     }
 
     fn rows_in_use(&self) -> Result<Tensor> {

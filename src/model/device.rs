@@ -1,6 +1,5 @@
 //! Where the model runs.
 
-use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Device;
@@ -28,15 +27,6 @@ impl FromStr for Place {
             _ => None,
         }
         .ok_or_else(|| "expected cpu, cuda or cuda:N".into())
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-        }
     }
 }
 
@@ -101,7 +91,6 @@ mod tests {
                 .iter()
                 .all(|name| name.parse::<Place>().is_err())
         );
-        assert_eq!([Place::Cpu, Place::Cuda(3)].map(|place| place.to_string()), ["cpu", "cuda:3"]);
     }
 
     #[test]

@@ -2,11 +2,14 @@
 
 use half::{bf16, f16};
 
+use super::attention::WIDEST;
 use super::emulator::{aligned, at, at_mut, room, run};
 use super::*;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
+use crate::kernels::mamba2::Sizing;
 use crate::kernels::mamba2::{Convolution, Inputs, discretize, step};
+use crate::kernels::matrix::WeightType;
 use crate::kernels::rows::{GatedNorm, gate_row};
 use crate::kernels::{rope, rows};
 

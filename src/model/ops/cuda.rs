@@ -7,7 +7,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, DType, Device, Shape, Storage, Tensor};
 
 use super::mamba2::Constants;
-use super::{Attention, contiguous};
+use super::{Attention, Orientation, contiguous};
 use crate::error::{Error, Result};
 use crate::kernels::cuda::driver::{Kernels, uninitialized};
 use crate::kernels::cuda::{self, Address, Attend, Heads, Launch, Mamba2, Mamba2Run, Table, Weights};
@@ -49,21 +49,14 @@ fn one_matrix(w: &Tensor) -> Result<Weights> {
     Ok(Weights { at: address(w)?, dtype: weight_type(w), count: 1, n_out, n_in })
 }
 
-fn matrix_per_head(w: &Tensor) -> Result<Weights> {
+/// Per head, one row of `x` times `w` [heads, out, in] in either way.
+pub(super) fn one_row_per_head(x: &Tensor, w: &Tensor, how: Orientation) -> Result<Tensor> {
     let (count, n_out, n_in) = w.dims3()?;
-    Ok(Weights { at: address(w)?, dtype: weight_type(w), count, n_out, n_in })
-}
-
-/// Per head, one row `x` [heads, 1, in] times the transpose of `w` [heads, out, in]: [heads, 1, out].
-pub(super) fn row_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let weights = matrix_per_head(w)?;
-    with_output(x, (weights.count, 1, weights.n_out), |x, y| vec![weights.row_times(x, 0, y)])
-}
-
-/// Per head, one row `x` [heads, 1, out] times `w` [heads, out, in] as it is: [heads, 1, in].
-pub(super) fn row_per_head_transposed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let weights = matrix_per_head(w)?;
-    with_output(x, (weights.count, 1, weights.n_in), |x, y| vec![weights.columns_times(x, y)])
+    let weights = Weights { at: address(w)?, dtype: weight_type(w), count, n_out, n_in };
+    match how {
+        Orientation::AsStored => with_output(x, (count, 1, n_out), |x, y| vec![weights.row_times(x, 0, y)]),
+        Orientation::Transposed => with_output(x, (count, 1, n_in), |x, y| vec![weights.columns_times(x, y)]),
+    }
 }
 
 /// As [`super::rms_norm`].

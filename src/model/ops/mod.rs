@@ -131,22 +131,12 @@ pub fn pack(tensor: &Tensor, wanted: Option<WeightType>) -> Result<Matrix> {
 
 /// Per head: `x` [heads, tokens, in] times the transpose of `w` [heads, out, in]: [heads, tokens, out].
 pub fn linear_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    match (x.dim(1)?, x.device()) {
-        (1, Device::Cpu) => one_row_per_head(x, w, w.dim(1)?, Orientation::AsStored),
-        #[cfg(feature = "cuda")]
-        (1, Device::Cuda(_)) => cuda::row_per_head(x, w),
-        _ => Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?.transpose(1, 2)?)?),
-    }
+    times_per_head(x, w, Orientation::AsStored)
 }
 
 /// Per head: `x` [heads, tokens, out] times `w` [heads, out, in] as it is: [heads, tokens, in].
 pub fn linear_transposed_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    match (x.dim(1)?, x.device()) {
-        (1, Device::Cpu) => one_row_per_head(x, w, w.dim(2)?, Orientation::Transposed),
-        #[cfg(feature = "cuda")]
-        (1, Device::Cuda(_)) => cuda::row_per_head_transposed(x, w),
-        _ => Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?)?),
-    }
+    times_per_head(x, w, Orientation::Transposed)
 }
 
 /// Whether outputs are a matrix's rows or its columns.
@@ -156,7 +146,21 @@ enum Orientation {
     Transposed,
 }
 
-fn one_row_per_head(x: &Tensor, w: &Tensor, width: usize, how: Orientation) -> Result<Tensor> {
+fn times_per_head(x: &Tensor, w: &Tensor, how: Orientation) -> Result<Tensor> {
+    match (x.dim(1)?, x.device(), how) {
+        (1, Device::Cpu, _) => one_row_per_head(x, w, how),
+        #[cfg(feature = "cuda")]
+        (1, Device::Cuda(_), _) => cuda::one_row_per_head(x, w, how),
+        (_, _, Orientation::AsStored) => Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?.transpose(1, 2)?)?),
+        (_, _, Orientation::Transposed) => Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?)?),
+    }
+}
+
+fn one_row_per_head(x: &Tensor, w: &Tensor, how: Orientation) -> Result<Tensor> {
+    let width = match how {
+        Orientation::AsStored => w.dim(1)?,
+        Orientation::Transposed => w.dim(2)?,
+    };
     let (x, w) = (x.contiguous()?, w.contiguous()?);
     let (heads, _, n_in) = x.dims3()?;
     let mut y = vec![0.0; heads * width];

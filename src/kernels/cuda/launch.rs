@@ -1,0 +1,133 @@
+//! A launch as plain data.
+
+use super::moe::Routing;
+use crate::kernels::matrix::WeightType;
+
+/// An address in the device's memory; zero is none.
+pub type Address = u64;
+
+pub(super) const WARP: usize = 32;
+/// Threads of a block where each has one number, or each warp a row.
+pub(super) const BLOCK: usize = 128;
+/// Threads of a block that has a row to itself.
+pub(super) const ROW_BLOCK: usize = 256;
+
+/// A kernel with all that it takes.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The function.
+    pub function: &'static str,
+    /// How many blocks there are, in three directions.
+    pub grid: [u32; 3],
+    /// How many threads a block has.
+    pub block: u32,
+    /// The bytes of memory that a block's threads share.
+    pub shared: u32,
+    arguments: Vec<Argument>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Argument {
+    U32(u32),
+    U64(u64),
+    F32(f32),
+    F64(f64),
+    Sizes([u32; 5]),
+    Strides([u64; 2]),
+    Routing(Routing),
+}
+
+impl Argument {
+    fn address(&self) -> *const std::ffi::c_void {
+        match self {
+            Self::U32(value) => std::ptr::from_ref(value).cast(),
+            Self::U64(value) => std::ptr::from_ref(value).cast(),
+            Self::F32(value) => std::ptr::from_ref(value).cast(),
+            Self::F64(value) => std::ptr::from_ref(value).cast(),
+            Self::Sizes(value) => std::ptr::from_ref(value).cast(),
+            Self::Strides(value) => std::ptr::from_ref(value).cast(),
+            Self::Routing(value) => std::ptr::from_ref(value).cast(),
+        }
+    }
+}
+
+macro_rules! arguments {
+    ($($value:expr),* $(,)?) => { vec![$(crate::kernels::cuda::launch::Argument::from($value)),*] };
+}
+
+pub(super) use arguments;
+
+impl From<usize> for Argument {
+    fn from(value: usize) -> Self {
+        Self::U32(narrow(value))
+    }
+}
+
+impl From<bool> for Argument {
+    fn from(value: bool) -> Self {
+        Self::U32(value.into())
+    }
+}
+
+impl From<Address> for Argument {
+    fn from(value: Address) -> Self {
+        Self::U64(value)
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(value: f32) -> Self {
+        Self::F32(value)
+    }
+}
+
+impl From<f64> for Argument {
+    fn from(value: f64) -> Self {
+        Self::F64(value)
+    }
+}
+
+/// Sizes of tensors that are in memory are far below 2^32; one that were not would do nothing on the largest grid.
+pub(super) fn narrow(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+impl Launch {
+    pub(super) fn new(
+        function: &'static str,
+        grid: [usize; 3],
+        block: usize,
+        shared: usize,
+        arguments: Vec<Argument>,
+    ) -> Self {
+        Self { function, grid: grid.map(narrow), block: narrow(block), shared: narrow(shared), arguments }
+    }
+
+    /// Where each argument lies, as the driver wants it: good as long as this launch.
+    pub fn arguments(&self) -> Vec<*mut std::ffi::c_void> {
+        self.arguments.iter().map(|argument| argument.address().cast_mut()).collect()
+    }
+}
+
+/// The kernel for weights of this type, of those for f32, f16 and bf16.
+pub(super) fn typed(dtype: WeightType, [f32, f16, bf16]: [&'static str; 3]) -> &'static str {
+    match dtype {
+        WeightType::F16 => f16,
+        WeightType::Bf16 => bf16,
+        _ => f32,
+    }
+}
+
+/// A number for each warp of a row's block, in bytes.
+pub(super) fn room_of_a_row() -> usize {
+    ROW_BLOCK / WARP * size_of::<f32>()
+}
+
+/// Where parts of so many bytes lie, one after the other.
+pub(super) fn places<const N: usize>(room: Address, bytes: [usize; N]) -> [Address; N] {
+    let mut end = room;
+    bytes.map(|bytes| {
+        end += bytes as Address;
+        end - bytes as Address
+    })
+}

@@ -1,0 +1,179 @@
+//! Mamba2 between its projections.
+
+use super::launch::{Address, Argument, BLOCK, Launch, ROW_BLOCK, WARP, arguments, narrow, places, room_of_a_row};
+use crate::kernels::mamba2::Sizing;
+
+/// Threads of a block that share what a head's step begins with.
+const STEP_BLOCK: usize = 512;
+/// As in `mamba2.cu`.
+const CHUNK: usize = 128;
+const TILE: usize = 64;
+const TILE_BLOCK: usize = 256;
+const TILE_BYTES: usize = 2 * 16 * TILE * size_of::<f32>();
+/// The largest grid in the second and third direction.
+const MOST_IN_GRID: usize = 65_535;
+
+/// What a Mamba2 layer does between its projections: addresses of its tensors.
+#[derive(Clone, Copy, Debug)]
+pub struct Mamba2 {
+    /// The sizes.
+    pub sizing: Sizing,
+    /// How many tokens the convolution sees besides the current one.
+    pub kept: usize,
+    /// `[kept + 1, conv_dim]`, f32.
+    pub taps: Address,
+    /// `[conv_dim]`, f32, or none.
+    pub conv_bias: Address,
+    /// `[heads]`, f64.
+    pub dt_bias: Address,
+    /// The bounds that Δ is clipped to.
+    pub dt_limit: (f64, f64),
+    /// `[heads]`, f64, negative.
+    pub a: Address,
+    /// `[heads]`, f32.
+    pub d: Address,
+    /// The gated norm's weight `[inner]`, f32, or none.
+    pub norm: Address,
+    /// The norm's constant.
+    pub eps: f32,
+    /// Whether the norm comes before the gate.
+    pub is_norm_first: bool,
+}
+
+/// What one call of [`Mamba2::launches`] reads and writes, all f32 but `sums`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mamba2Run {
+    /// How many tokens there are.
+    pub tokens: usize,
+    /// z, x, B, C and Δ side by side, `[tokens, inner + conv_dim + heads]`.
+    pub projected: Address,
+    /// `[kept, conv_dim]`, moved on.
+    pub conv: Address,
+    /// `[heads, head_dim, state_size]`, moved on.
+    pub ssm: Address,
+    /// The output, `[tokens, inner]`.
+    pub y: Address,
+    /// Room for [`Mamba2::room`].
+    pub room: Address,
+}
+
+impl Mamba2 {
+    /// How many bytes of room a call for so many tokens takes.
+    pub fn room(&self, tokens: usize) -> usize {
+        self.parts(tokens).iter().sum()
+    }
+
+    /// The bytes of what lies in the room: sums of logarithms, gains, scores, Δ, and what is convolved.
+    fn parts(&self, tokens: usize) -> [usize; 5] {
+        let Sizing { heads, state_size, groups, .. } = self.sizing;
+        let convolved = tokens * self.sizing.conv_dim();
+        let [sums, gains, scores, deltas] = match tokens {
+            1 => [0; 4],
+            _ => {
+                let chunks = tokens.div_ceil(CHUNK);
+                [
+                    2 * heads * tokens,
+                    chunks * self.sizing.inner() * state_size,
+                    chunks * groups * CHUNK * CHUNK,
+                    heads * tokens,
+                ]
+            }
+        };
+        // Each begins at a multiple of 16 bytes.
+        [sums, gains, scores, deltas, convolved].map(|count| count.next_multiple_of(4) * size_of::<f32>())
+    }
+
+    /// All that is done, in order.
+    pub fn launches(&self, run: Mamba2Run) -> Vec<Launch> {
+        let [sums, gains, scores, deltas, xbc] = places(run.room, self.parts(run.tokens));
+        let mut launches = self.convolution(run, xbc);
+        match run.tokens {
+            1 => launches.push(self.step(run, xbc)),
+            _ => launches.extend(self.scan(run, xbc, Scan { sums, gains, scores, deltas })),
+        }
+        launches.push(self.gate(run));
+        launches
+    }
+
+    fn stride(&self) -> usize {
+        self.sizing.inner() + self.sizing.conv_dim() + self.sizing.heads
+    }
+
+    /// The address of a column of what was projected.
+    fn column(run: Mamba2Run, column: usize) -> Address {
+        run.projected + (column * size_of::<f32>()) as Address
+    }
+
+    fn sizes(&self, tokens: usize) -> Argument {
+        let Sizing { heads, head_dim, state_size, groups } = self.sizing;
+        Argument::Sizes([tokens, heads, head_dim, state_size, groups].map(narrow))
+    }
+
+    fn convolution(&self, run: Mamba2Run, xbc: Address) -> Vec<Launch> {
+        let (channels, stride) = (self.sizing.conv_dim(), self.stride());
+        let (x, blocks) = (Self::column(run, self.sizing.inner()), channels.div_ceil(BLOCK));
+        let arguments =
+            arguments![x, run.conv, self.taps, self.conv_bias, xbc, run.tokens, channels, stride, self.kept];
+        let convolve = Launch::new("convolve", [blocks, run.tokens.min(MOST_IN_GRID), 1], BLOCK, 0, arguments);
+        let arguments = arguments![x, run.conv, run.tokens, channels, stride, self.kept];
+        let keep = (run.tokens > 1).then(|| Launch::new("keep_last", [blocks, 1, 1], BLOCK, 0, arguments));
+        [Some(convolve), keep].into_iter().flatten().collect()
+    }
+
+    fn dt(&self, run: Mamba2Run) -> Address {
+        Self::column(run, self.sizing.inner() + self.sizing.conv_dim())
+    }
+
+    fn step(&self, run: Mamba2Run, xbc: Address) -> Launch {
+        let (low, high) = self.dt_limit;
+        let mut arguments = arguments![run.ssm, xbc, self.dt(run), self.dt_bias, self.a, self.d, run.y];
+        arguments.extend([self.sizes(1), low.into(), high.into()]);
+        let blocks = self.sizing.head_dim.div_ceil(STEP_BLOCK / WARP);
+        let shared = 2 * size_of::<f32>();
+        Launch::new("step", [self.sizing.heads, blocks, 1], STEP_BLOCK, shared, arguments)
+    }
+
+    fn scan(&self, run: Mamba2Run, xbc: Address, room: Scan) -> [Launch; 5] {
+        let Sizing { heads, head_dim, state_size, groups } = self.sizing;
+        let ((low, high), chunks) = (self.dt_limit, run.tokens.div_ceil(CHUNK));
+        let Scan { sums, gains, scores, deltas } = room;
+        let with_sizes = |mut arguments: Vec<Argument>| {
+            arguments.push(self.sizes(run.tokens));
+            arguments
+        };
+        let tiles = |rows: usize, columns: usize| rows.div_ceil(TILE) * columns.div_ceil(TILE);
+        let product =
+            |function, grid, arguments| Launch::new(function, grid, TILE_BLOCK, TILE_BYTES, with_sizes(arguments));
+        let mut times = with_sizes(arguments![self.dt(run), self.dt_bias, self.a, deltas, sums]);
+        times.extend(arguments![self.stride(), low, high]);
+        let numbers = (self.sizing.inner() * state_size).div_ceil(BLOCK);
+        let states = with_sizes(arguments![run.ssm, gains, sums]);
+        [
+            Launch::new("scan_times", [heads, chunks, 1], CHUNK, CHUNK * size_of::<f64>(), times),
+            product("scan_scores", [tiles(CHUNK, CHUNK), groups, chunks], arguments![xbc, scores]),
+            product("scan_gains", [tiles(head_dim, state_size), heads, chunks], arguments![xbc, deltas, sums, gains]),
+            Launch::new("scan_states", [numbers, 1, 1], BLOCK, 0, states),
+            product(
+                "scan_outputs",
+                [tiles(CHUNK, head_dim), heads, chunks],
+                arguments![xbc, deltas, sums, scores, gains, self.d, run.y],
+            ),
+        ]
+    }
+
+    fn gate(&self, run: Mamba2Run) -> Launch {
+        let inner = self.sizing.inner();
+        let arguments = arguments![run.y, run.projected, self.norm, inner, self.stride(), self.eps, self.is_norm_first];
+        let grid = [run.tokens, self.sizing.groups, 1];
+        Launch::new("gate", grid, ROW_BLOCK, room_of_a_row(), arguments)
+    }
+}
+
+/// Where the parts of a scan's room lie.
+#[derive(Clone, Copy)]
+struct Scan {
+    sums: Address,
+    gains: Address,
+    scores: Address,
+    deltas: Address,
+}
