@@ -90,6 +90,24 @@ fn a_snapshot_continues_as_its_state_does() {
 }
 
 #[test]
+fn a_state_goes_on_where_it_is_copied_to() {
+    let Some(gpu) = devices::gpu() else { return };
+    for folder in folders() {
+        let on_gpu = load(&folder, &gpu, Settings::EXACT);
+        let on_cpu = load(&folder, &Device::Cpu, Settings::EXACT);
+        let tokens = tokens(&on_cpu);
+        let (first, rest) = tokens.split_at(tokens.len() / 2);
+        for (from, to) in [(&on_gpu, &on_cpu), (&on_cpu, &on_gpu)] {
+            let mut state = from.new_state().unwrap();
+            last_logits(from, &mut state, first);
+            let mut copy = state.copy_to(to.device()).unwrap();
+            let want = last_logits(from, &mut state, rest);
+            assert_close(&last_logits(to, &mut copy, rest), &want, TOLERANCE, &folder);
+        }
+    }
+}
+
+#[test]
 fn fast_precision_is_near_what_the_cpu_computes_exactly() {
     let Some(gpu) = devices::gpu() else { return };
     for folder in folders() {

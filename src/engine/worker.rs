@@ -69,6 +69,11 @@ impl Worker<'_> {
             let started = Instant::now();
             let has_worked = self.work(job);
             self.shared.done(has_worked.then(|| started.elapsed()));
+            // A GPU's context that is broken stays so: another process gets another one.
+            if let Err(error) = self.model.device().synchronize() {
+                tracing::error!("the device is lost: {error}");
+                return self.shared.die();
+            }
         }
     }
 

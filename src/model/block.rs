@@ -4,13 +4,14 @@ use candle_core::{Device, Tensor};
 
 use super::config::{FfnSpec, LayerSpec, MixerSpec, ParallelSpec};
 use super::gqa::{Gqa, GqaCache};
+use super::input::{Input, Residual};
 use super::linear::WeightBytes;
 use super::mamba2::{Mamba2, Mamba2State};
 use super::mla::{Mla, MlaCache};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
-use super::ops::{self, scaled};
+use super::ops::scaled;
 use super::rope::{Positions, RopeSpec};
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -110,13 +111,13 @@ impl LayerState {
     }
 
     /// A copy that shares no memory with this one.
-    pub(super) fn snapshot(&self) -> Result<Self> {
+    pub(super) fn copy_to(&self, device: &Device) -> Result<Self> {
         Ok(match self {
             Self::None => Self::None,
-            Self::Mamba2(state) => Self::Mamba2(state.snapshot()?),
-            Self::Mla(cache) => Self::Mla(cache.snapshot()?),
-            Self::Gqa(cache) => Self::Gqa(cache.snapshot()?),
-            Self::Parallel(state, cache) => Self::Parallel(state.snapshot()?, cache.snapshot()?),
+            Self::Mamba2(state) => Self::Mamba2(state.copy_to(device)?),
+            Self::Mla(cache) => Self::Mla(cache.copy_to(device)?),
+            Self::Gqa(cache) => Self::Gqa(cache.copy_to(device)?),
+            Self::Parallel(state, cache) => Self::Parallel(state.copy_to(device)?, cache.copy_to(device)?),
         })
     }
 
@@ -171,12 +172,11 @@ impl Block {
     pub(super) fn forward(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Tensor> {
         let mut x = x.clone();
         if let Some((norm, mixer)) = &self.mixer {
-            let mixed = mixer.forward(&norm.forward(&x)?, positions, state)?;
-            x = ops::add_scaled(&x, &mixed, self.mixer_multiplier)?;
+            let residual = Residual { x: &x, factor: self.mixer_multiplier };
+            x = mixer.forward(&norm.before(&x)?, positions, state, residual)?;
         }
         if let Some((norm, ffn)) = &self.ffn {
-            let inner = ffn.forward(&norm.forward(&x)?)?;
-            x = ops::add_scaled(&x, &inner, self.ffn_multiplier)?;
+            x = ffn.forward(&norm.before(&x)?, Residual { x: &x, factor: self.ffn_multiplier })?;
         }
         Ok(x)
     }
@@ -212,17 +212,24 @@ impl Mixer {
         }
     }
 
-    fn forward(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Tensor> {
+    fn forward(
+        &self,
+        input: &Input<'_>,
+        positions: &Positions,
+        state: &mut LayerState,
+        residual: Residual<'_>,
+    ) -> Result<Tensor> {
         match (self, state) {
-            (Self::Mamba2(mixer), LayerState::Mamba2(state)) => mixer.forward(x, state),
-            (Self::Mla(mixer), LayerState::Mla(cache)) => mixer.forward(x, positions, cache),
-            (Self::Gqa(mixer), LayerState::Gqa(cache)) => mixer.forward(x, positions, cache),
+            (Self::Mamba2(mixer), LayerState::Mamba2(state)) => mixer.forward(input, state, residual),
+            (Self::Mla(mixer), LayerState::Mla(cache)) => mixer.forward(input, positions, cache, residual),
+            (Self::Gqa(mixer), LayerState::Gqa(cache)) => mixer.forward(input, positions, cache, residual),
             (Self::Parallel(mixers, spec), LayerState::Parallel(state, cache)) => {
                 let ((mamba2_in, mamba2_out), (gqa_in, gqa_out)) = (spec.mamba2_multipliers, spec.gqa_multipliers);
-                let (mamba2, gqa) = &**mixers;
-                let of_state = scaled(&mamba2.forward(&scaled(x, mamba2_in)?, state)?, mamba2_out)?;
-                let of_cache = scaled(&gqa.forward(&scaled(x, gqa_in)?, positions, cache)?, gqa_out)?;
-                Ok((of_state + of_cache)?)
+                let ((mamba2, gqa), rows, Residual { x, factor }) = (&**mixers, input.rows()?, residual);
+                let residual = Residual { x, factor: factor * mamba2_out };
+                let x = mamba2.forward(&Input::from(&scaled(&rows, mamba2_in)?), state, residual)?;
+                let residual = Residual { x: &x, factor: factor * gqa_out };
+                gqa.forward(&Input::from(&scaled(&rows, gqa_in)?), positions, cache, residual)
             }
             _ => Err(Error::Internal("a state was given to a model that it was not made for".into())),
         }
@@ -238,10 +245,10 @@ impl Ffn {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, input: &Input<'_>, residual: Residual<'_>) -> Result<Tensor> {
         match self {
-            Self::Mlp(ffn) => ffn.forward(x),
-            Self::Moe(ffn) => ffn.forward(x),
+            Self::Mlp(ffn) => ffn.onto(residual, input),
+            Self::Moe(ffn) => ffn.forward(&input.rows()?, residual),
         }
     }
 }

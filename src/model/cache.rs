@@ -3,6 +3,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use super::ops;
 use crate::error::Result;
 
 /// How many tokens a cache has room for at first.
@@ -91,8 +92,8 @@ impl Cache {
     }
 
     /// A copy that shares no memory with this cache.
-    pub fn snapshot(&self) -> Result<Self> {
-        Ok(Self { rows: self.rows.copy()?, ..*self })
+    pub fn copy_to(&self, device: &Device) -> Result<Self> {
+        Ok(Self { rows: ops::copy_to(&self.rows, device)?, ..*self })
     }
 }
 

@@ -4,6 +4,7 @@
 use candle_core::{Device, Tensor};
 
 use super::cache::Cache;
+use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm::Norm;
 use super::ops::Attention;
@@ -58,8 +59,8 @@ impl GqaCache {
     }
 
     /// A copy that shares no memory with this cache.
-    pub fn snapshot(&self) -> Result<Self> {
-        Ok(Self { keys: self.keys.snapshot()?, values: self.values.snapshot()? })
+    pub fn copy_to(&self, device: &Device) -> Result<Self> {
+        Ok(Self { keys: self.keys.copy_to(device)?, values: self.values.copy_to(device)? })
     }
 
     /// The bytes of what is kept.
@@ -110,17 +111,23 @@ impl Gqa {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].into_iter().map(Linear::bytes).sum()
     }
 
-    /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' keys and values to `cache`.
-    pub fn forward(&self, x: &Tensor, positions: &Positions, cache: &mut GqaCache) -> Result<Tensor> {
+    /// `input` [tokens, hidden] -> [tokens, hidden], added to a residual, and those tokens' keys and values to `cache`.
+    pub fn forward(
+        &self,
+        input: &Input<'_>,
+        positions: &Positions,
+        cache: &mut GqaCache,
+        residual: Residual<'_>,
+    ) -> Result<Tensor> {
         let GqaSpec { num_heads, num_kv_heads, scale, window, .. } = self.spec;
         let rope = self.spec.rope.as_ref().map(|rope| positions.rope(rope)).transpose()?;
-        let [q, k, v] = Linear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let [q, k, v] = Linear::all_of([&self.q_proj, &self.k_proj, &self.v_proj], input)?;
         let q = prepare(&split_heads(&q, num_heads)?, self.q_norm.as_ref(), rope)?;
         let k = prepare(&split_heads(&k, num_kv_heads)?, self.k_norm.as_ref(), rope)?;
         let k = cache.keys.append(&k)?;
         let v = cache.values.append(&split_heads(&v, num_kv_heads)?)?;
         let y = ops::causal_attention(&q, &k, &v, Attention { scale, window })?;
-        self.o_proj.forward(&merge_heads(&y)?)
+        self.o_proj.onto(residual, &Input::from(&merge_heads(&y)?))
     }
 }
 

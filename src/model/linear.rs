@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::input::{Input, Residual};
 use super::{ops, weights::Weights};
 use crate::error::{Error, Result};
 use crate::kernels::matrix::{Matrix, Precision};
@@ -123,36 +124,59 @@ impl Linear {
 
     /// `x` [tokens, in] -> [tokens, out].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_as(x, self.precision)
+        self.of(&x.into())
+    }
+
+    /// The same of what may have a norm before it.
+    pub fn of(&self, input: &Input<'_>) -> Result<Tensor> {
+        self.product(input, self.precision, None)
     }
 
     /// The same, where several rows are multiplied exactly: one row is rounded to 16 bits at most.
-    pub fn forward_exactly(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_as(x, if x.dim(0)? == 1 { self.precision } else { Precision::Exact })
+    pub fn exactly_of(&self, input: &Input<'_>) -> Result<Tensor> {
+        let precision = if input.rows.dim(0)? == 1 { self.precision } else { Precision::Exact };
+        self.product(input, precision, None)
     }
 
-    /// What [`Linear::forward`] of each of `layers` gives for the same `x`.
-    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
-        let precision = layers.first().map_or(Precision::Exact, |layer| layer.precision);
-        let ys = ops::linears(x, &layers.map(|layer| &layer.weight), precision)?;
-        let ys = layers.iter().zip(ys).map(|(layer, y)| layer.add_bias(y)).collect::<Result<Vec<_>>>()?;
+    /// The same, added to a residual.
+    pub fn onto(&self, residual: Residual<'_>, input: &Input<'_>) -> Result<Tensor> {
+        self.product(input, self.precision, Some(residual))
+    }
+
+    /// What [`Linear::of`] of each of `layers` gives for the same input.
+    pub fn all_of<const N: usize>(layers: [&Self; N], input: &Input<'_>) -> Result<[Tensor; N]> {
+        let ys = match layers.iter().map(|layer| layer.weight.packed()).collect::<Option<Vec<_>>>() {
+            Some(matrices) => {
+                let precision = layers.first().map_or(Precision::Exact, |layer| layer.precision);
+                let ys = ops::packed_linears(&input.rows()?, &matrices, precision)?;
+                layers.iter().zip(ys).map(|(layer, y)| layer.add_bias(y)).collect::<Result<Vec<_>>>()?
+            }
+            None => layers.iter().map(|layer| layer.of(input)).collect::<Result<Vec<_>>>()?,
+        };
         ys.try_into().map_err(|_| Error::Internal("as many products as layers were expected".into()))
     }
 
     /// `silu(gate(x) · factor) · up(x)`.
-    pub fn gated(gate: &Self, factor: f64, up: &Self, x: &Tensor) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        if let (1, Some(gate), Some(up)) = (x.dim(0)?, gate.only_weight(), up.only_weight())
-            && let Some(y) = ops::gated_row(x, gate, factor, up)?
+    pub fn gated(gate: &Self, factor: f64, up: &Self, input: &Input<'_>) -> Result<Tensor> {
+        if gate.bias.is_none()
+            && up.bias.is_none()
+            && let Some(y) = ops::gated_row(input, &gate.weight, factor, &up.weight)?
         {
             return Ok(y);
         }
-        let [gate, up] = Self::forward_all([gate, up], x)?;
+        let [gate, up] = Self::all_of([gate, up], input)?;
         ops::swiglu(&gate, factor, &up)
     }
 
-    fn forward_as(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
-        self.add_bias(ops::linear(x, &self.weight, precision)?)
+    fn product(&self, input: &Input<'_>, precision: Precision, residual: Option<Residual<'_>>) -> Result<Tensor> {
+        if let Some(y) = ops::row_times(input, &self.weight, self.bias.as_ref(), residual)? {
+            return Ok(y);
+        }
+        let y = self.add_bias(ops::linear(&input.rows()?, &self.weight, precision)?)?;
+        match residual {
+            Some(residual) => residual.add(&y),
+            None => Ok(y),
+        }
     }
 
     fn add_bias(&self, y: Tensor) -> Result<Tensor> {

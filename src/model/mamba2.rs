@@ -5,6 +5,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm;
 use super::ops::{self, Constants, GatedNorm, Mixing};
@@ -106,8 +107,10 @@ impl Mamba2State {
     }
 
     /// A copy that shares no memory with this state, which is written in place.
-    pub fn snapshot(&self) -> Result<Self> {
-        Ok(Self { conv: self.conv.copy()?, ssm: self.ssm.copy()? })
+    pub fn copy_to(&self, device: &Device) -> Result<Self> {
+        let is_there = self.conv.elem_count() > 0;
+        let conv = if is_there { ops::copy_to(&self.conv, device)? } else { self.conv.clone() };
+        Ok(Self { conv, ssm: ops::copy_to(&self.ssm, device)? })
     }
 
     /// The bytes of what is kept.
@@ -161,16 +164,16 @@ impl Mamba2 {
         self.in_proj.bytes() + self.out_proj.bytes()
     }
 
-    /// `x` [tokens, hidden] -> [tokens, hidden], advancing `state` by those tokens.
-    pub fn forward(&self, x: &Tensor, state: &mut Mamba2State) -> Result<Tensor> {
-        let projected = self.project(x)?;
-        let mixed = self.mixing.run(&projected, &state.conv, &state.ssm)?;
-        self.out_proj.forward(&mixed)
+    /// `input` [tokens, hidden] -> [tokens, hidden], added to a residual, advancing `state` by those tokens.
+    pub fn forward(&self, input: &Input<'_>, state: &mut Mamba2State, residual: Residual<'_>) -> Result<Tensor> {
+        let projected = self.project(input)?;
+        let mixed = self.mixing.run(&projected, &mut state.conv, &state.ssm)?;
+        self.out_proj.onto(residual, &mixed)
     }
 
     /// z, x, B, C and Δ side by side.
-    fn project(&self, x: &Tensor) -> Result<Tensor> {
-        let projected = self.in_proj.forward(x)?;
+    fn project(&self, input: &Input<'_>) -> Result<Tensor> {
+        let projected = self.in_proj.of(input)?;
         match &self.multipliers {
             Some(multipliers) => Ok(projected.broadcast_mul(multipliers)?),
             None => Ok(projected),

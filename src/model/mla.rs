@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 
 use super::cache::Cache;
 use super::gqa::{merge_heads, split_heads};
+use super::input::{Input, Residual};
 use super::linear::{Linear, Weight, WeightBytes};
 use super::norm::Norm;
 use super::ops::Attention;
@@ -59,8 +60,8 @@ impl MlaCache {
     }
 
     /// A copy that shares no memory with this cache.
-    pub fn snapshot(&self) -> Result<Self> {
-        Ok(Self(self.0.snapshot()?))
+    pub fn copy_to(&self, device: &Device) -> Result<Self> {
+        Ok(Self(self.0.copy_to(device)?))
     }
 
     /// The bytes of what is kept.
@@ -122,23 +123,29 @@ impl Mla {
         linears.chain([&self.w_uk, &self.w_uv].map(WeightBytes::of_tensor)).sum()
     }
 
-    /// `x` [tokens, hidden] -> [tokens, hidden], adding those tokens' latents to `cache`.
-    pub fn forward(&self, x: &Tensor, positions: &Positions, cache: &mut MlaCache) -> Result<Tensor> {
+    /// `input` [tokens, hidden] -> [tokens, hidden], added to a residual, and those tokens' latents to `cache`.
+    pub fn forward(
+        &self,
+        input: &Input<'_>,
+        positions: &Positions,
+        cache: &mut MlaCache,
+        residual: Residual<'_>,
+    ) -> Result<Tensor> {
         let rope = positions.rope(&self.spec.rope)?;
-        let [c_kv, k_rope] = Linear::forward_all([&self.w_dkv, &self.w_kr], x)?;
-        let c_kv = normed(c_kv, self.kv_norm.as_ref())?.unsqueeze(0)?; // [1, tokens, kv_latent]
+        let [c_kv, k_rope] = Linear::all_of([&self.w_dkv, &self.w_kr], input)?;
+        let c_kv = before(self.kv_norm.as_ref(), &c_kv)?.rows()?.unsqueeze(0)?; // [1, tokens, kv_latent]
         let k_rope = rope.rotate(&k_rope.unsqueeze(0)?)?; // [1, tokens, d_rope]
         let cache = cache.0.append(&Tensor::cat(&[&c_kv, &k_rope], 2)?)?;
 
         let c_q = match &self.w_dq {
-            Some((w_dq, norm)) => normed(w_dq.forward(x)?, norm.as_ref())?,
-            None => x.clone(),
+            Some((w_dq, norm)) => before(norm.as_ref(), &w_dq.of(input)?)?,
+            None => input.clone(),
         };
-        let q_nope = split_heads(&self.w_uq.forward(&c_q)?, self.spec.num_heads)?;
-        let q_rope = self.w_qr.forward(if self.spec.rope_from_q_latent { &c_q } else { x })?;
+        let q_nope = split_heads(&self.w_uq.of(&c_q)?, self.spec.num_heads)?;
+        let q_rope = self.w_qr.of(if self.spec.rope_from_q_latent { &c_q } else { input })?;
         let q_rope = rope.rotate(&split_heads(&q_rope, self.spec.num_heads)?)?;
         let y = self.attend(&q_nope, &q_rope, &cache)?;
-        self.o_proj.forward(&merge_heads(&y)?)
+        self.o_proj.onto(residual, &Input::from(&merge_heads(&y)?))
     }
 
     /// `q_nope` [heads, tokens, head_dim], `q_rope` [heads, tokens, d_rope] and `cache` [1, positions, kv_latent +
@@ -193,11 +200,9 @@ impl Mla {
     }
 }
 
-fn normed(x: Tensor, norm: Option<&Norm>) -> Result<Tensor> {
-    match norm {
-        Some(norm) => norm.forward(&x),
-        None => Ok(x),
-    }
+/// `x` with the norm that comes before the next product, where there is one.
+fn before<'a>(norm: Option<&'a Norm>, x: &Tensor) -> Result<Input<'a>> {
+    norm.map_or_else(|| Ok(x.into()), |norm| norm.before(x))
 }
 
 #[cfg(test)]

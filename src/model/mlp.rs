@@ -3,6 +3,7 @@
 
 use candle_core::Tensor;
 
+use super::input::{Input, Residual};
 #[cfg(feature = "cuda")]
 use super::linear::Weight;
 use super::linear::{Linear, WeightBytes};
@@ -86,10 +87,18 @@ impl Mlp {
 
     /// `x` [tokens, hidden] -> [tokens, hidden].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let inner = match &self.gate {
-            Some((gate, multiplier)) => Linear::gated(gate, *multiplier, &self.up, x)?,
-            None => self.up.forward(x)?.relu()?.sqr()?,
-        };
-        self.down.forward(&inner)
+        self.down.forward(&self.inner(&x.into())?)
+    }
+
+    /// The same of what may have a norm before it, added to a residual.
+    pub fn onto(&self, residual: Residual<'_>, input: &Input<'_>) -> Result<Tensor> {
+        self.down.onto(residual, &Input::from(&self.inner(input)?))
+    }
+
+    fn inner(&self, input: &Input<'_>) -> Result<Tensor> {
+        match &self.gate {
+            Some((gate, multiplier)) => Linear::gated(gate, *multiplier, &self.up, input),
+            None => Ok(self.up.of(input)?.relu()?.sqr()?),
+        }
     }
 }

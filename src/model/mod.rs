@@ -1,8 +1,8 @@
 //! The model: weights that never change and the forward pass over them.
 //!
 //! In reading order: [`config`] says what a model is made of, [`weights`] how its tensors are asked for, [`block`] how
-//! a layer is put together from [`mamba2`], [`mla`] or [`gqa`] and [`mlp`] or [`moe`], which share [`linear`],
-//! [`norm`], [`rope`] and the attention [`cache`]; [`state`] is what one sequence keeps between calls, [`ops`] the only
+//! a layer is put together from [`mamba2`], [`mla`] or [`gqa`] and [`mlp`] or [`moe`], which share [`input`],
+//! [`linear`], [`norm`], [`rope`] and the attention [`cache`]; [`state`] is what one sequence keeps between calls, [`ops`] the only
 //! bridge from tensors to kernels, and [`device`] chooses where all of it runs.
 //!
 //! Absent on purpose: batches of several sequences in one product. [`Model::forward`] takes several steps so that they
@@ -13,6 +13,7 @@ pub mod cache;
 pub mod config;
 pub mod device;
 pub mod gqa;
+pub mod input;
 pub mod linear;
 pub mod mamba2;
 pub mod mla;
@@ -166,7 +167,7 @@ impl Model {
             Wanted::Last => x.narrow(0, x.dim(0)? - 1, 1)?,
             Wanted::All => x.clone(),
         };
-        scaled(&self.head.forward_exactly(&self.norm.forward(&x)?)?, self.config.logits_multiplier)
+        scaled(&self.head.exactly_of(&self.norm.before(&x)?)?, self.config.logits_multiplier)
     }
 
     fn check(&self, step: &Step<'_>) -> Result<()> {

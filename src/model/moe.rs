@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 
 use candle_core::Tensor;
 
+use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::mlp::{Mlp, MlpSpec};
 use super::ops;
@@ -139,15 +140,15 @@ impl Moe {
         experts.reading(visited) + always
     }
 
-    /// `x` [tokens, hidden] -> [tokens, hidden]. Only the experts that are visited are read.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// `x` [tokens, hidden] -> [tokens, hidden], added to a residual. Only the experts that are visited are read.
+    pub fn forward(&self, x: &Tensor, residual: Residual<'_>) -> Result<Tensor> {
         let logits = self.router.forward(x)?; // [tokens, experts]
         let routed = match &self.latent {
-            Some((to, from)) => from.forward(&self.routed(&to.forward(x)?, &logits)?)?,
-            None => self.routed(x, &logits)?,
+            Some((to, from)) => from.onto(residual, &Input::from(&self.routed(&to.forward(x)?, &logits)?))?,
+            None => residual.add(&self.routed(x, &logits)?)?,
         };
         match &self.shared {
-            Some(shared) => Ok((routed + shared.forward(x)?)?),
+            Some(shared) => shared.onto(Residual { x: &routed, ..residual }, &x.into()),
             None => Ok(routed),
         }
     }

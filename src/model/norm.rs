@@ -3,6 +3,7 @@
 
 use candle_core::{D, Tensor};
 
+use super::input::{Input, RmsNorm};
 use super::{ops, weights::Weights};
 use crate::error::Result;
 
@@ -35,6 +36,14 @@ impl Norm {
         // A variance from sums of x and x² loses all digits where the mean is far from zero: centred first, it doesn't.
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         Ok(self.rms(&centred)?.broadcast_add(bias)?)
+    }
+
+    /// The same for a layer that begins with a product: where that takes a norm along, it is left to it.
+    pub fn before(&self, x: &Tensor) -> Result<Input<'_>> {
+        if self.bias.is_none() && ops::products_take_norms(x)? {
+            return Ok(Input { rows: x.clone(), norm: Some(RmsNorm { weight: &self.weight, eps: self.eps }) });
+        }
+        Ok(Input::from(&self.forward(x)?))
     }
 
     fn rms(&self, x: &Tensor) -> Result<Tensor> {

@@ -11,12 +11,13 @@ use crate::error::Result;
 pub struct State {
     pub(super) layers: Vec<LayerState>,
     pub(super) position: usize,
+    device: Device,
 }
 
 impl State {
     pub(super) fn new(config: &ModelConfig, device: &Device) -> Result<Self> {
         let layers = config.layers.iter().map(|layer| LayerState::new(&layer.mixer, device));
-        Ok(Self { layers: layers.collect::<Result<_>>()?, position: 0 })
+        Ok(Self { layers: layers.collect::<Result<_>>()?, position: 0, device: device.clone() })
     }
 
     /// How many tokens the state has seen.
@@ -31,8 +32,13 @@ impl State {
 
     /// A copy that shares no memory with this state. Continuing from it gives, bit for bit, what this one gives.
     pub fn snapshot(&self) -> Result<Self> {
-        let layers = self.layers.iter().map(LayerState::snapshot);
-        Ok(Self { layers: layers.collect::<Result<_>>()?, position: self.position })
+        self.copy_to(&self.device)
+    }
+
+    /// The same copy on any device, where the same model continues from it.
+    pub fn copy_to(&self, device: &Device) -> Result<Self> {
+        let layers = self.layers.iter().map(|layer| layer.copy_to(device));
+        Ok(Self { layers: layers.collect::<Result<_>>()?, position: self.position, device: device.clone() })
     }
 
     /// Every number of the state, by layer and part.

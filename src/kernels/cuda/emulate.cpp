@@ -39,7 +39,7 @@ static const struct {
     KERNEL(row_times_float), KERNEL(row_times_f16),     KERNEL(row_times_bf16), KERNEL(columns_times_float),
     KERNEL(columns_times_f16), KERNEL(columns_times_bf16), KERNEL(rms_norm),    KERNEL(gate),
     KERNEL(swiglu),          KERNEL(add_to_scaled),     KERNEL(rotate),         KERNEL(convolve),
-    KERNEL(keep_last),       KERNEL(step),              KERNEL(scan_times),     KERNEL(scan_scores),
+    KERNEL(step),              KERNEL(scan_times),     KERNEL(scan_scores),
     KERNEL(scan_gains),      KERNEL(scan_states),       KERNEL(scan_outputs),   KERNEL(attend),
     KERNEL(join),            KERNEL(causal_softmax),    KERNEL(choose),         KERNEL(chosen_row_times_float),
     KERNEL(chosen_row_times_f16), KERNEL(chosen_row_times_bf16), KERNEL(squared_relu), KERNEL(weigh),

@@ -1,6 +1,8 @@
 //! A launch as plain data.
 
+use super::mamba2::Convolution;
 use super::moe::Routing;
+use super::products::{After, Norm};
 use crate::kernels::matrix::WeightType;
 
 /// An address in the device's memory; zero is none.
@@ -35,6 +37,9 @@ pub(super) enum Argument {
     Sizes([u32; 5]),
     Strides([u64; 2]),
     Routing(Routing),
+    Norm(Norm),
+    After(After),
+    Convolution(Convolution),
 }
 
 impl Argument {
@@ -47,6 +52,9 @@ impl Argument {
             Self::Sizes(value) => std::ptr::from_ref(value).cast(),
             Self::Strides(value) => std::ptr::from_ref(value).cast(),
             Self::Routing(value) => std::ptr::from_ref(value).cast(),
+            Self::Norm(value) => std::ptr::from_ref(value).cast(),
+            Self::After(value) => std::ptr::from_ref(value).cast(),
+            Self::Convolution(value) => std::ptr::from_ref(value).cast(),
         }
     }
 }
@@ -84,6 +92,30 @@ impl From<f32> for Argument {
 impl From<f64> for Argument {
     fn from(value: f64) -> Self {
         Self::F64(value)
+    }
+}
+
+impl From<Routing> for Argument {
+    fn from(value: Routing) -> Self {
+        Self::Routing(value)
+    }
+}
+
+impl From<Norm> for Argument {
+    fn from(value: Norm) -> Self {
+        Self::Norm(value)
+    }
+}
+
+impl From<After> for Argument {
+    fn from(value: After) -> Self {
+        Self::After(value)
+    }
+}
+
+impl From<Convolution> for Argument {
+    fn from(value: Convolution) -> Self {
+        Self::Convolution(value)
     }
 }
 

@@ -18,38 +18,37 @@ struct Sizes {
 
 // ---------------------------------------------------------------------------------------------------- convolution
 
-// The state [kept, channels] of one channel moves on by `tokens` rows of x, which are `stride` apart.
-__device__ __forceinline__ void keep(const float* x, float* state, u32 tokens, u32 channels, u32 stride, u32 kept) {
-    for (u32 at = 0; at < kept; at++) {
-        u32 from = tokens + at;  // behind `at`, so that nothing is read that was written
-        state[at * channels] = from < kept ? state[from * channels] : x[u64(from - kept) * stride];
-    }
-}
+// What the causal depthwise convolution takes in: rows of x, `stride` apart, behind a state [kept, channels], by taps
+// [kept + 1, channels].
+struct Convolution {
+    const float *x, *state, *taps, *bias;
+    u32 tokens, channels, stride, kept;
 
-// y [tokens, channels]: the causal depthwise convolution with its SiLU, by taps [kept + 1, channels], of x, whose rows
-// are `stride` apart, behind the state [kept, channels]. A single token moves the state on, too.
-extern "C" __global__ void convolve(const float* __restrict__ x, float* __restrict__ state,
-                                    const float* __restrict__ taps, const float* __restrict__ bias,
-                                    float* __restrict__ y, u32 tokens, u32 channels, u32 stride, u32 kept) {
-    u32 channel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (channel >= channels) return;
-    for (u32 token = blockIdx.y; token < tokens; token += gridDim.y) {
+    __device__ float input(u32 at, u32 channel) const {
+        return at < kept ? state[at * channels + channel] : x[u64(at - kept) * stride + channel];
+    }
+
+    // The output of one channel at one token, with its SiLU.
+    __device__ float at(u32 token, u32 channel) const {
         float sum = bias ? bias[channel] : 0;
-        for (u32 tap = 0; tap <= kept; tap++) {
-            u32 at = token + tap;
-            float own = at < kept ? state[at * channels + channel] : x[u64(at - kept) * stride + channel];
-            sum = fmaf(own, taps[tap * channels + channel], sum);
-        }
-        y[u64(token) * channels + channel] = silu(sum);
+        for (u32 tap = 0; tap <= kept; tap++)
+            sum = fmaf(input(token + tap, channel), taps[tap * channels + channel], sum);
+        return silu(sum);
     }
-    if (tokens == 1) keep(x + channel, state + channel, tokens, channels, stride, kept);
-}
 
-// Moves the state on by several tokens.
-extern "C" __global__ void keep_last(const float* __restrict__ x, float* __restrict__ state, u32 tokens, u32 channels,
-                                     u32 stride, u32 kept) {
+    // The state of one channel after all tokens goes to `next`, which is other memory: others still read this one.
+    __device__ void keep(float* next, u32 channel) const {
+        for (u32 at = 0; at < kept; at++) next[at * channels + channel] = input(tokens + at, channel);
+    }
+};
+
+// y [tokens, channels] and the state that is left.
+extern "C" __global__ void convolve(Convolution convolution, float* __restrict__ next, float* __restrict__ y) {
     u32 channel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (channel < channels) keep(x + channel, state + channel, tokens, channels, stride, kept);
+    if (channel >= convolution.channels) return;
+    for (u32 token = blockIdx.y; token < convolution.tokens; token += gridDim.y)
+        y[u64(token) * convolution.channels + channel] = convolution.at(token, channel);
+    if (blockIdx.y == 0) convolution.keep(next, channel);
 }
 
 // ------------------------------------------------------------------------------------------------------ recurrence
@@ -60,33 +59,44 @@ __device__ __forceinline__ double discretize(float dt, double bias, double low, 
     return fmin(fmax(fmax(sum, 0.0) + log1p(exp(-fabs(sum))), low), high);
 }
 
-// One token: S ← e^(Δ·A) · S + Δ · x ⊗ B, y = S · C + D · x, with S [heads, head_dim, state_size]. A warp for each row
-// of S: grid.x has the heads, grid.y the warps' rows.
-extern "C" __global__ void step(float* __restrict__ state, const float* __restrict__ xbc, const float* __restrict__ dt,
-                                const double* __restrict__ dt_bias, const double* __restrict__ a,
-                                const float* __restrict__ d, float* __restrict__ y, Sizes sizes, double low,
-                                double high) {
-    DYNAMIC_SHARED(float, times);  // Δ and the decay: arithmetic in f64 is slow on many devices
+// One token of z, x, B, C and Δ side by side, `projected`: after the convolution S ← e^(Δ·A) · S + Δ · x ⊗ B and
+// y = S · C + D · x, with S [heads, head_dim, state_size], gated by silu(z) where asked for. A warp for each row of S:
+// grid.x has the heads, grid.y the warps' rows. Every block convolves its B and C itself.
+extern "C" __global__ void __launch_bounds__(512) step(float* __restrict__ state, const float* __restrict__ projected,
+                                                       Convolution convolution, float* __restrict__ next,
+                                                       const double* __restrict__ dt_bias, const double* __restrict__ a,
+                                                       const float* __restrict__ d, float* __restrict__ y, Sizes sizes,
+                                                       u32 is_gated, double low, double high) {
+    DYNAMIC_SHARED(float, b);  // [2, state_size]: B and C; then Δ and the decay, as arithmetic in f64 is slow
+    float *c = b + sizes.state_size, *times = c + sizes.state_size;
     u32 head = blockIdx.x, lane = threadIdx.x % WARP, row = (blockIdx.y * blockDim.x + threadIdx.x) / WARP;
-    if (threadIdx.x == 0) {
-        double delta = discretize(dt[head], dt_bias[head], low, high);
+    u32 own_channel = head * sizes.head_dim + row, group = sizes.group(head);
+    bool is_first_of_group = blockIdx.y == 0 && (head == 0 || sizes.group(head - 1) != group);
+    for (u32 i = threadIdx.x; i < 2 * sizes.state_size; i += blockDim.x) {
+        u32 of_c = i / sizes.state_size;
+        u32 channel = sizes.inner() + of_c * sizes.shared() + group * sizes.state_size + i % sizes.state_size;
+        b[i] = convolution.at(0, channel);
+        if (is_first_of_group) convolution.keep(next, channel);
+    }
+    if (threadIdx.x == blockDim.x - 1) {
+        double delta = discretize(projected[sizes.inner() + sizes.conv_dim() + head], dt_bias[head], low, high);
         times[0] = delta;
         times[1] = exp(delta * a[head]);
     }
     __syncthreads();
     if (row >= sizes.head_dim) return;
-    float decay = times[1], x = xbc[head * sizes.head_dim + row], input = times[0] * x;
-    const float* b = xbc + sizes.inner() + sizes.group(head) * sizes.state_size;
-    const float* c = b + sizes.shared();
-    state += u64(head * sizes.head_dim + row) * sizes.state_size;
+    float x = convolution.at(0, own_channel), decay = times[1], input = times[0] * x;
+    state += u64(own_channel) * sizes.state_size;
     float sum = 0;
     for (u32 i = lane; i < sizes.state_size; i += WARP) {
         float own = fmaf(input, b[i], decay * state[i]);
         state[i] = own;
         sum = fmaf(own, c[i], sum);
     }
-    sum = warp_sum(sum);
-    if (lane == 0) y[head * sizes.head_dim + row] = fmaf(d[head], x, sum);
+    sum = fmaf(d[head], x, warp_sum(sum));
+    if (lane > 0) return;
+    y[own_channel] = is_gated ? sum * silu(projected[own_channel]) : sum;
+    convolution.keep(next, own_channel);
 }
 
 // ----------------------------------------------------------------------------------------------------- several tokens

@@ -40,15 +40,31 @@ pub struct Mamba2 {
     pub is_norm_first: bool,
 }
 
-/// What one call of [`Mamba2::launches`] reads and writes, all f32 but `sums`.
+/// As in `mamba2.cu`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Convolution {
+    x: Address,
+    state: Address,
+    taps: Address,
+    bias: Address,
+    tokens: u32,
+    channels: u32,
+    stride: u32,
+    kept: u32,
+}
+
+/// What one call of [`Mamba2::launches`] reads and writes, all f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Mamba2Run {
     /// How many tokens there are.
     pub tokens: usize,
     /// z, x, B, C and Δ side by side, `[tokens, inner + conv_dim + heads]`.
     pub projected: Address,
-    /// `[kept, conv_dim]`, moved on.
+    /// The convolution's state, `[kept, conv_dim]`.
     pub conv: Address,
+    /// What it is afterwards: other memory.
+    pub next_conv: Address,
     /// `[heads, head_dim, state_size]`, moved on.
     pub ssm: Address,
     /// The output, `[tokens, inner]`.
@@ -63,34 +79,35 @@ impl Mamba2 {
         self.parts(tokens).iter().sum()
     }
 
-    /// The bytes of what lies in the room: sums of logarithms, gains, scores, Δ, and what is convolved.
+    /// The bytes of what lies in the room of several tokens: sums of logarithms, gains, scores, Δ, and what is convolved.
     fn parts(&self, tokens: usize) -> [usize; 5] {
-        let Sizing { heads, state_size, groups, .. } = self.sizing;
-        let convolved = tokens * self.sizing.conv_dim();
-        let [sums, gains, scores, deltas] = match tokens {
-            1 => [0; 4],
-            _ => {
-                let chunks = tokens.div_ceil(CHUNK);
-                [
-                    2 * heads * tokens,
-                    chunks * self.sizing.inner() * state_size,
-                    chunks * groups * CHUNK * CHUNK,
-                    heads * tokens,
-                ]
-            }
-        };
+        if tokens == 1 {
+            return [0; 5];
+        }
+        let (Sizing { heads, state_size, groups, .. }, chunks) = (self.sizing, tokens.div_ceil(CHUNK));
+        let sums = 2 * heads * tokens;
+        let gains = chunks * self.sizing.inner() * state_size;
+        let scores = chunks * groups * CHUNK * CHUNK;
         // Each begins at a multiple of 16 bytes.
-        [sums, gains, scores, deltas, convolved].map(|count| count.next_multiple_of(4) * size_of::<f32>())
+        [sums, gains, scores, heads * tokens, tokens * self.sizing.conv_dim()]
+            .map(|count| count.next_multiple_of(4) * size_of::<f32>())
+    }
+
+    /// Whether the norm of so many tokens is left to the product that follows: it is over all of a gated row then.
+    pub fn leaves_norm(&self, tokens: usize) -> bool {
+        tokens == 1 && self.norm != 0 && !self.is_norm_first && self.sizing.groups == 1
     }
 
     /// All that is done, in order.
     pub fn launches(&self, run: Mamba2Run) -> Vec<Launch> {
-        let [sums, gains, scores, deltas, xbc] = places(run.room, self.parts(run.tokens));
-        let mut launches = self.convolution(run, xbc);
-        match run.tokens {
-            1 => launches.push(self.step(run, xbc)),
-            _ => launches.extend(self.scan(run, xbc, Scan { sums, gains, scores, deltas })),
+        if run.tokens == 1 {
+            let is_gated = self.norm == 0 || self.leaves_norm(1);
+            let gate = (!is_gated).then(|| self.gate(run));
+            return [Some(self.step(run, is_gated)), gate].into_iter().flatten().collect();
         }
+        let [sums, gains, scores, deltas, xbc] = places(run.room, self.parts(run.tokens));
+        let mut launches = vec![self.convolve(run, xbc)];
+        launches.extend(self.scan(run, xbc, Scan { sums, gains, scores, deltas }));
         launches.push(self.gate(run));
         launches
     }
@@ -109,27 +126,32 @@ impl Mamba2 {
         Argument::Sizes([tokens, heads, head_dim, state_size, groups].map(narrow))
     }
 
-    fn convolution(&self, run: Mamba2Run, xbc: Address) -> Vec<Launch> {
-        let (channels, stride) = (self.sizing.conv_dim(), self.stride());
-        let (x, blocks) = (Self::column(run, self.sizing.inner()), channels.div_ceil(BLOCK));
-        let arguments =
-            arguments![x, run.conv, self.taps, self.conv_bias, xbc, run.tokens, channels, stride, self.kept];
-        let convolve = Launch::new("convolve", [blocks, run.tokens.min(MOST_IN_GRID), 1], BLOCK, 0, arguments);
-        let arguments = arguments![x, run.conv, run.tokens, channels, stride, self.kept];
-        let keep = (run.tokens > 1).then(|| Launch::new("keep_last", [blocks, 1, 1], BLOCK, 0, arguments));
-        [Some(convolve), keep].into_iter().flatten().collect()
+    fn convolution(&self, run: Mamba2Run) -> Argument {
+        let (channels, stride) = (narrow(self.sizing.conv_dim()), narrow(self.stride()));
+        let (x, taps, bias) = (Self::column(run, self.sizing.inner()), self.taps, self.conv_bias);
+        let (tokens, kept) = (narrow(run.tokens), narrow(self.kept));
+        Convolution { x, state: run.conv, taps, bias, tokens, channels, stride, kept }.into()
+    }
+
+    fn convolve(&self, run: Mamba2Run, xbc: Address) -> Launch {
+        let blocks = self.sizing.conv_dim().div_ceil(BLOCK);
+        let arguments = vec![self.convolution(run), run.next_conv.into(), xbc.into()];
+        Launch::new("convolve", [blocks, run.tokens.min(MOST_IN_GRID), 1], BLOCK, 0, arguments)
     }
 
     fn dt(&self, run: Mamba2Run) -> Address {
         Self::column(run, self.sizing.inner() + self.sizing.conv_dim())
     }
 
-    fn step(&self, run: Mamba2Run, xbc: Address) -> Launch {
+    fn step(&self, run: Mamba2Run, is_gated: bool) -> Launch {
         let (low, high) = self.dt_limit;
-        let mut arguments = arguments![run.ssm, xbc, self.dt(run), self.dt_bias, self.a, self.d, run.y];
-        arguments.extend([self.sizes(1), low.into(), high.into()]);
+        let mut arguments = arguments![run.ssm, run.projected];
+        arguments.push(self.convolution(run));
+        arguments.extend(arguments![run.next_conv, self.dt_bias, self.a, self.d, run.y]);
+        arguments.push(self.sizes(1));
+        arguments.extend(arguments![is_gated, low, high]);
         let blocks = self.sizing.head_dim.div_ceil(STEP_BLOCK / WARP);
-        let shared = 2 * size_of::<f32>();
+        let shared = (2 * self.sizing.state_size + 2) * size_of::<f32>();
         Launch::new("step", [self.sizing.heads, blocks, 1], STEP_BLOCK, shared, arguments)
     }
 

@@ -24,7 +24,7 @@ pub use self::attention::{Attend, Heads, causal_softmax};
 pub use self::launch::{Address, Launch};
 pub use self::mamba2::{Mamba2, Mamba2Run};
 pub use self::moe::{Experts, Routing, Table};
-pub use self::products::{Weights, gated};
+pub use self::products::{After, Norm, Weights, gated};
 pub use self::rows::{add_to_scaled, rms_norm, rotate, swiglu};
 
 /// The sources, each with the functions that it exports.
@@ -46,16 +46,7 @@ pub const MODULES: [Module; 5] = [
     Module { name: "rows", functions: &["rms_norm", "gate", "swiglu", "add_to_scaled", "rotate"] },
     Module {
         name: "mamba2",
-        functions: &[
-            "convolve",
-            "keep_last",
-            "step",
-            "scan_times",
-            "scan_scores",
-            "scan_gains",
-            "scan_states",
-            "scan_outputs",
-        ],
+        functions: &["convolve", "step", "scan_times", "scan_scores", "scan_gains", "scan_states", "scan_outputs"],
     },
     Module { name: "attention", functions: &["attend", "join", "causal_softmax"] },
     Module {

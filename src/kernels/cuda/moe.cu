@@ -107,8 +107,7 @@ template <typename T>
 __device__ __forceinline__ void chosen_row_times(const u64* table, const u32* ids, const float* x, float* y, u32 n_in,
                                                  u32 n_out, u32 x_stride) {
     const T* w = reinterpret_cast<const T*>(table[ids[blockIdx.y]]);
-    row_times(w, x + u64(blockIdx.y) * x_stride, static_cast<const float*>(nullptr), y + u64(blockIdx.y) * n_out, n_in,
-              n_out);
+    row_times(w, x + u64(blockIdx.y) * x_stride, Norm(), After(), y + u64(blockIdx.y) * n_out, n_in, n_out);
 }
 
 // As `gated`, for each chosen expert (grid.y), of the same x.
@@ -116,7 +115,7 @@ template <typename T>
 __device__ __forceinline__ void chosen_gated(const u64* gates, const u64* ups, const u32* ids, const float* x, float* y,
                                              u32 n_in, u32 n_out, float factor) {
     u32 expert = ids[blockIdx.y];
-    gated(reinterpret_cast<const T*>(gates[expert]), reinterpret_cast<const T*>(ups[expert]), x,
+    gated(reinterpret_cast<const T*>(gates[expert]), reinterpret_cast<const T*>(ups[expert]), x, Norm(),
           y + u64(blockIdx.y) * n_out, n_in, n_out, factor);
 }
 

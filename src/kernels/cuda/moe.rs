@@ -1,6 +1,6 @@
 //! A mixture of experts for one token.
 
-use super::launch::{Address, Argument, BLOCK, Launch, WARP, arguments, places, typed};
+use super::launch::{Address, BLOCK, Launch, WARP, arguments, places, typed};
 use super::products::ROWS_OF_A_WARP;
 use crate::kernels::matrix::WeightType;
 
@@ -94,8 +94,7 @@ impl Experts {
     }
 
     fn choose(&self, logits: Address, ids: Address, shares: Address) -> Launch {
-        let mut arguments = arguments![logits, self.correction, ids, shares];
-        arguments.push(Argument::Routing(self.routing));
+        let arguments = arguments![logits, self.correction, ids, shares, self.routing];
         let numbers = 2 * self.routing.experts as usize + self.routing.groups as usize;
         Launch::new("choose", [1; 3], WARP, numbers * size_of::<f32>(), arguments)
     }

@@ -14,19 +14,19 @@ __device__ __forceinline__ void columns_times(const T* w, const float* x, float*
     y[u64(blockIdx.y) * n_in + column] = sum;
 }
 
-#define PRODUCTS(T)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(128) row_times_##T(const T* __restrict__ w,                     \
-        const float* __restrict__ x, const float* __restrict__ bias, float* __restrict__ y, u32 n_in, u32 n_out) { \
-        u64 at = blockIdx.y;                                                                                     \
-        row_times(w + at * n_in * n_out, x + at * n_in, bias, y + at * n_out, n_in, n_out);                      \
-    }                                                                                                            \
-    extern "C" __global__ void __launch_bounds__(128) columns_times_##T(const T* __restrict__ w,                 \
-        const float* __restrict__ x, float* __restrict__ y, u32 n_in, u32 n_out) {                               \
-        columns_times(w, x, y, n_in, n_out);                                                                     \
-    }                                                                                                            \
+#define PRODUCTS(T)                                                                                                \
+    extern "C" __global__ void __launch_bounds__(128) row_times_##T(const T* __restrict__ w,                       \
+        const float* __restrict__ x, Norm norm, After after, float* __restrict__ y, u32 n_in, u32 n_out) {         \
+        u64 at = blockIdx.y;                                                                                       \
+        row_times(w + at * n_in * n_out, x + at * n_in, norm, after, y + at * n_out, n_in, n_out);                 \
+    }                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(128) columns_times_##T(const T* __restrict__ w,                   \
+        const float* __restrict__ x, float* __restrict__ y, u32 n_in, u32 n_out) {                                 \
+        columns_times(w, x, y, n_in, n_out);                                                                       \
+    }                                                                                                              \
     extern "C" __global__ void __launch_bounds__(128) gated_##T(const T* __restrict__ w, const T* __restrict__ up, \
-        const float* __restrict__ x, float* __restrict__ y, u32 n_in, u32 n_out, float factor) {                 \
-        gated(w, up, x, y, n_in, n_out, factor);                                                                 \
+        const float* __restrict__ x, Norm norm, float* __restrict__ y, u32 n_in, u32 n_out, float factor) {        \
+        gated(w, up, x, norm, y, n_in, n_out, factor);                                                             \
     }
 
 PRODUCTS(float)

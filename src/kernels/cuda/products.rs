@@ -21,13 +21,35 @@ pub struct Weights {
     pub n_in: usize,
 }
 
+/// What a row goes through before a product, as in `product.cuh`: by default nothing.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Norm {
+    /// `[n_in]`, or none; begins at a multiple of 16 bytes.
+    pub weight: Address,
+    /// What is added to the mean of the squares.
+    pub eps: f32,
+}
+
+/// What comes out becomes `residual + (product + bias) · factor`: by default nothing else than what it is.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct After {
+    /// `[n_out]`, or none.
+    pub bias: Address,
+    /// `[n_out]`, or none: then there is no factor.
+    pub residual: Address,
+    /// The factor.
+    pub factor: f32,
+}
+
 impl Weights {
-    /// `x` `[count, n_in]`, each times the transpose of its matrix, plus `bias` `[n_out]` where there is one: `y`
-    /// `[count, n_out]`. x begins at a multiple of 16 bytes.
-    pub fn row_times(&self, x: Address, bias: Address, y: Address) -> Launch {
+    /// `x` `[count, n_in]`, each times the transpose of its matrix: `y` `[count, n_out]`, with what comes before and after,
+    /// which all share. x begins at a multiple of 16 bytes.
+    pub fn row_times(&self, x: Address, norm: Norm, after: After, y: Address) -> Launch {
         let function = typed(self.dtype, ["row_times_float", "row_times_f16", "row_times_bf16"]);
         let blocks = self.n_out.div_ceil(ROWS_OF_A_WARP * BLOCK / WARP);
-        let arguments = arguments![self.at, x, bias, y, self.n_in, self.n_out];
+        let arguments = arguments![self.at, x, norm, after, y, self.n_in, self.n_out];
         Launch::new(function, [blocks, self.count, 1], BLOCK, 0, arguments)
     }
 
@@ -41,8 +63,8 @@ impl Weights {
 
 /// `silu(gate · x · factor) · (up · x)` of a row `x` `[n_in]` and two matrices of one kind: `y` `[n_out]`. As for
 /// [`Weights::row_times`], x begins at a multiple of 16 bytes.
-pub fn gated(gate: &Weights, up: &Weights, factor: f32, x: Address, y: Address) -> Launch {
+pub fn gated(gate: &Weights, up: &Weights, factor: f32, x: Address, norm: Norm, y: Address) -> Launch {
     let function = typed(gate.dtype, ["gated_float", "gated_f16", "gated_bf16"]);
-    let arguments = arguments![gate.at, up.at, x, y, gate.n_in, gate.n_out, factor];
+    let arguments = arguments![gate.at, up.at, x, norm, y, gate.n_in, gate.n_out, factor];
     Launch::new(function, [gate.n_out.div_ceil(BLOCK / WARP), 1, 1], BLOCK, 0, arguments)
 }

@@ -13,6 +13,8 @@ use crate::kernels::matrix::WeightType;
 use crate::kernels::rows::{GatedNorm, gate_row};
 use crate::kernels::{rope, rows};
 
+const EPS: f32 = 1e-5;
+
 fn wave(count: usize, k: f32) -> Vec<f32> {
     (0..count).map(|i| (i as f32 * k).sin()).collect()
 }
@@ -53,7 +55,8 @@ fn a_row_times_matrices_is_the_sum_of_products() {
         let weights = Weights { at: at(&memory), dtype, count, n_out, n_in };
         for bias in (count == 1).then_some(&bias).into_iter().map(Some).chain([None]) {
             let mut y = vec![f32::NAN; count * n_out];
-            run([weights.row_times(at(&aligned(&x)), bias.map_or(0, |bias| at(bias)), at_mut(&mut y))]);
+            let after = After { bias: bias.map_or(0, |bias| at(bias)), ..After::default() };
+            run([weights.row_times(at(&aligned(&x)), Norm::default(), after, at_mut(&mut y))]);
             let want: Vec<f32> = (0..count * n_out)
                 .map(|i| {
                     let (which, output) = (i / n_out, i % n_out);
@@ -74,10 +77,34 @@ fn a_gated_row_is_what_its_parts_make() {
         let [gate, up] = [&gates, &ups].map(|memory| Weights { at: at(memory), dtype, count: 1, n_out, n_in });
         let x = aligned(&wave(n_in, 0.73));
         let [mut got, mut want, mut gate_of_x] = [(); 3].map(|()| vec![f32::NAN; n_out]);
-        let parts = [gate.row_times(at(&x), 0, at_mut(&mut gate_of_x)), up.row_times(at(&x), 0, at_mut(&mut want))];
-        run(parts.into_iter().chain([gated(&gate, &up, 0.7, at(&x), at_mut(&mut got))]));
+        let plainly = |w: &Weights, y: &mut [f32]| w.row_times(at(&x), Norm::default(), After::default(), at_mut(y));
+        run([plainly(&gate, &mut gate_of_x), plainly(&up, &mut want)]);
+        run([gated(&gate, &up, 0.7, at(&x), Norm::default(), at_mut(&mut got))]);
         rows::swiglu(Isa::Scalar, &gate_of_x, 0.7, &mut want);
         assert_close(&got, &want, 1e-5, &format!("{dtype:?} {n_out} {n_in}"));
+    }
+}
+
+#[test]
+fn a_norm_before_a_product_and_a_residual_after_it_are_what_they_are_by_themselves() {
+    for (dtype, (n_out, n_in)) in STORED.into_iter().flat_map(|dtype| [(5, 7), (21, 1032)].map(|case| (dtype, case))) {
+        let [w, up] = [0.37, 0.53].map(|k| stored(dtype, &wave(n_out * n_in, k)).0);
+        let [w, up] = [&w, &up].map(|memory| Weights { at: at(memory), dtype, count: 1, n_out, n_in });
+        let (x, weight) = (aligned(&wave(n_in, 0.73)), aligned(&wave(n_in, 0.19)));
+        let (bias, residual, mut normed) = (wave(n_out, 0.9), wave(n_out, 0.3), aligned(&vec![f32::NAN; n_in]));
+        let norm = Norm { weight: at(&weight), eps: EPS };
+        let after = After { bias: at(&bias), residual: at(&residual), factor: 0.7 };
+        let [mut got, mut want, mut got_gated, mut want_gated] = [(); 4].map(|()| vec![f32::NAN; n_out]);
+        run([
+            rms_norm(at(&x), norm.weight, at_mut(&mut normed), [1, n_in], EPS),
+            w.row_times(at(&normed), Norm::default(), After { bias: at(&bias), ..After::default() }, at_mut(&mut want)),
+            add_to_scaled(at(&residual), 0.7, at_mut(&mut want), n_out),
+            gated(&w, &up, 0.7, at(&normed), Norm::default(), at_mut(&mut want_gated)),
+            w.row_times(at(&x), norm, after, at_mut(&mut got)),
+            gated(&w, &up, 0.7, at(&x), norm, at_mut(&mut got_gated)),
+        ]);
+        assert_close(&got, &want, 1e-5, &format!("{dtype:?} {n_out} {n_in}"));
+        assert_close(&got_gated, &want_gated, 1e-4, &format!("{dtype:?} {n_out} {n_in}, gated"));
     }
 }
 
@@ -152,8 +179,6 @@ struct Layer {
     norm: Option<(Vec<f32>, bool)>,
 }
 
-const EPS: f32 = 1e-5;
-
 impl Layer {
     fn new(sizing: Sizing, kernel: usize, norm: Option<bool>) -> Self {
         let f64s = |numbers: Vec<f32>| numbers.into_iter().map(f64::from).collect();
@@ -210,11 +235,22 @@ impl Layer {
             is_norm_first: self.norm.as_ref().is_some_and(|(_, first)| *first),
         };
         let mut room = room(layer.room(tokens));
-        let mut y = vec![f32::NAN; tokens * inner];
-        let (conv, ssm) = (at_mut(conv), at_mut(ssm));
-        let run_of =
-            Mamba2Run { tokens, projected: at(projected), conv, ssm, y: at_mut(&mut y), room: at_mut(&mut room) };
-        run(layer.launches(run_of));
+        let [mut y, mut normed] = [(); 2].map(|()| vec![f32::NAN; tokens * inner]);
+        let mut next_conv = vec![f32::NAN; conv.len()];
+        run(layer.launches(Mamba2Run {
+            tokens,
+            projected: at(projected),
+            conv: at(conv),
+            next_conv: at_mut(&mut next_conv),
+            ssm: at_mut(ssm),
+            y: at_mut(&mut y),
+            room: at_mut(&mut room),
+        }));
+        conv.copy_from_slice(&next_conv);
+        if layer.leaves_norm(tokens) {
+            run([rms_norm(at(&y), layer.norm, at_mut(&mut normed), [tokens, inner], EPS)]);
+            return normed;
+        }
         y
     }
 }
@@ -225,7 +261,7 @@ fn mamba2_is_the_recurrence_however_a_prompt_is_split() {
         Sizing { heads: 4, head_dim: 8, state_size: 16, groups: 2 },
         Sizing { heads: 2, head_dim: 66, state_size: 70, groups: 1 },
     ];
-    let norms = [None, Some(false), Some(true)];
+    let norms = [Some(false), None, Some(true)];
     for (sizing, (kernel, norm)) in
         sizings.into_iter().flat_map(|sizing| [4, 1, 2].into_iter().zip(norms).map(move |case| (sizing, case)))
     {

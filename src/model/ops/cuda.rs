@@ -10,38 +10,73 @@ use super::mamba2::Constants;
 use super::{Attention, Orientation, contiguous};
 use crate::error::{Error, Result};
 use crate::kernels::cuda::driver::{Kernels, uninitialized};
-use crate::kernels::cuda::{self, Address, Attend, Heads, Launch, Mamba2, Mamba2Run, Table, Weights};
+use crate::kernels::cuda::{self, Address, After, Attend, Heads, Launch, Mamba2, Mamba2Run, Norm, Table, Weights};
 use crate::kernels::matrix::{Precision, WeightType};
+use crate::model::input::{Input, Residual, RmsNorm};
 use crate::model::linear::Weight;
 use crate::model::mlp::{Matrices, Mlp};
 use crate::model::moe::Routing;
 use crate::model::rope::Pairing;
 
-/// `x` [rows, in] times the transpose of `w` [out, in], f32 [rows, out]; none where candle's product of f32 is meant.
-pub(super) fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Option<Tensor>> {
-    let (rows, (n_out, n_in)) = (x.dim(0)?, w.dims2()?);
-    if rows == 1 {
-        let weights = one_matrix(w)?;
-        return with_output(x, (1, n_out), |x, y| vec![weights.row_times(x, 0, y)]).map(Some);
-    }
-    // Activations may be larger than f16 has numbers for.
-    if w.dtype() != DType::BF16 || precision == Precision::Exact {
+/// Whether products of `x` take a norm along: those of one row do.
+pub(in crate::model) fn products_take_norms(x: &Tensor) -> Result<bool> {
+    Ok(x.device().is_cuda() && x.dim(0)? == 1)
+}
+
+/// One row [1, in] times the transpose of `w` [out, in], with a bias and a residual, in one launch: [1, out]. None for
+/// several rows, and where the weight is on the CPU.
+pub(in crate::model) fn row_times(
+    input: &Input<'_>,
+    w: &Weight,
+    bias: Option<&Tensor>,
+    residual: Option<Residual<'_>>,
+) -> Result<Option<Tensor>> {
+    let (Weight::Tensor(w), true) = (w, products_take_norms(&input.rows)?) else { return Ok(None) };
+    let (w, norm) = (one_matrix(w)?, norm(input)?);
+    let after = After {
+        bias: bias.map_or(Ok(0), address)?,
+        residual: residual.map_or(Ok(0), |residual| address(residual.x))?,
+        factor: residual.map_or(1.0, |residual| residual.factor as f32),
+    };
+    with_output(&input.rows, (1, w.n_out), |x, y| vec![w.row_times(x, norm, after, y)]).map(Some)
+}
+
+/// `silu(gate(x) · factor) · up(x)` of one row [1, in] in one launch: [1, out]. None for several rows, and where a weight is
+/// on the CPU or they differ.
+pub(in crate::model) fn gated_row(
+    input: &Input<'_>,
+    gate: &Weight,
+    factor: f64,
+    up: &Weight,
+) -> Result<Option<Tensor>> {
+    let (Weight::Tensor(gate), Weight::Tensor(up)) = (gate, up) else { return Ok(None) };
+    if !products_take_norms(&input.rows)? || gate.dtype() != up.dtype() {
         return Ok(None);
     }
+    let (gate, up, norm) = (one_matrix(gate)?, one_matrix(up)?, norm(input)?);
+    let launch = |x, y| vec![cuda::gated(&gate, &up, factor as f32, x, norm, y)];
+    with_output(&input.rows, (1, gate.n_out), launch).map(Some)
+}
+
+fn norm(input: &Input<'_>) -> Result<Norm> {
+    match input.norm {
+        Some(RmsNorm { weight, eps }) => Ok(Norm { weight: address(weight)?, eps }),
+        None => Ok(Norm::default()),
+    }
+}
+
+/// `x` [rows, in] times the transpose of `w` [out, in], rounded to bf16 and with f32 results [rows, out]; none where
+/// candle's product of f32 is meant.
+pub(super) fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Option<Tensor>> {
+    // Activations may be larger than f16 has numbers for.
+    if !x.device().is_cuda() || w.dtype() != DType::BF16 || precision == Precision::Exact {
+        return Ok(None);
+    }
+    let (rows, (n_out, n_in)) = (x.dim(0)?, w.dims2()?);
     let (x, y) = (x.to_dtype(w.dtype())?.contiguous()?, empty(x, (rows, n_out))?);
     let places = (address(&x)?, address(w)?, address(&y)?);
     kernels(&x)?.multiply_bf16(places, [rows, n_in, n_out])?;
     Ok(Some(y))
-}
-
-/// `silu(gate(x) · factor) · up(x)` of one row `x` [1, in]: [1, out]; none where a weight is on the CPU, or they differ.
-pub(in crate::model) fn gated_row(x: &Tensor, gate: &Weight, factor: f64, up: &Weight) -> Result<Option<Tensor>> {
-    let (Weight::Tensor(gate), Weight::Tensor(up)) = (gate, up) else { return Ok(None) };
-    if !x.device().is_cuda() || gate.dtype() != up.dtype() {
-        return Ok(None);
-    }
-    let (gate, up) = (one_matrix(gate)?, one_matrix(up)?);
-    with_output(x, (1, gate.n_out), |x, y| vec![cuda::gated(&gate, &up, factor as f32, x, y)]).map(Some)
 }
 
 fn one_matrix(w: &Tensor) -> Result<Weights> {
@@ -53,8 +88,9 @@ fn one_matrix(w: &Tensor) -> Result<Weights> {
 pub(super) fn one_row_per_head(x: &Tensor, w: &Tensor, how: Orientation) -> Result<Tensor> {
     let (count, n_out, n_in) = w.dims3()?;
     let weights = Weights { at: address(w)?, dtype: weight_type(w), count, n_out, n_in };
+    let plainly = |x, y| weights.row_times(x, Norm::default(), After::default(), y);
     match how {
-        Orientation::AsStored => with_output(x, (count, 1, n_out), |x, y| vec![weights.row_times(x, 0, y)]),
+        Orientation::AsStored => with_output(x, (count, 1, n_out), |x, y| vec![plainly(x, y)]),
         Orientation::Transposed => with_output(x, (count, 1, n_in), |x, y| vec![weights.columns_times(x, y)]),
     }
 }
@@ -121,7 +157,7 @@ pub(super) fn causal_softmax(scores: &Tensor, window: usize) -> Result<()> {
 pub struct Mixing {
     layer: Mamba2,
     /// What the addresses in `layer` are of.
-    _weights: Constants,
+    weights: Constants,
 }
 
 impl Mixing {
@@ -140,19 +176,24 @@ impl Mixing {
             eps: norm.map_or(0.0, |norm| norm.eps),
             is_norm_first: norm.is_some_and(|norm| norm.is_before_gate),
         };
-        Ok(Self { layer, _weights: weights.clone() })
+        Ok(Self { layer, weights: weights.clone() })
     }
 
     /// As [`super::Mixing::run`].
-    pub(super) fn run(&self, projected: &Tensor, conv: &Tensor, ssm: &Tensor) -> Result<Tensor> {
-        let tokens = projected.dim(0)?;
+    pub(super) fn run(&self, projected: &Tensor, conv: &mut Tensor, ssm: &Tensor) -> Result<Input<'_>> {
+        let (tokens, inner) = (projected.dim(0)?, self.layer.sizing.inner());
         let room = empty(projected, self.layer.room(tokens) / size_of::<f32>())?;
         // A convolution of one token keeps none, which is no memory.
-        let conv = if self.layer.kept > 0 { address(conv)? } else { 0 };
+        let keeps = self.layer.kept > 0;
+        let next = if keeps { empty(projected, conv.shape())? } else { conv.clone() };
+        let [old_conv, next_conv] = if keeps { [address(conv)?, address(&next)?] } else { [0; 2] };
         let (ssm, room) = (address(ssm)?, address(&room)?);
-        with_output(projected, (tokens, self.layer.sizing.inner()), |projected, y| {
-            self.layer.launches(Mamba2Run { tokens, projected, conv, ssm, y, room })
-        })
+        let rows = with_output(projected, (tokens, inner), |projected, y| {
+            self.layer.launches(Mamba2Run { tokens, projected, conv: old_conv, next_conv, ssm, y, room })
+        })?;
+        *conv = next;
+        let norm = self.weights.norm.as_ref().filter(|_| self.layer.leaves_norm(tokens));
+        Ok(Input { rows, norm: norm.map(|norm| RmsNorm { weight: &norm.weight, eps: norm.eps }) })
     }
 }
 

@@ -9,6 +9,7 @@ use crate::kernels::isa::Isa;
 use crate::kernels::mamba2::{Convolution, Inputs, Sizing, discretize, scan, step};
 use crate::kernels::pool;
 use crate::kernels::rows::{self, each_row, gate_row};
+use crate::model::input::Input;
 
 /// So many Δ are worth a part of a parallel region.
 const LEAST_STEPS: usize = 256;
@@ -67,10 +68,10 @@ impl Mixing {
     }
 
     /// From z, x, B, C and Δ side by side, `projected` [tokens, inner + conv_dim + heads], to the gated output [tokens,
-    /// inner]; advances `conv` [kernel - 1, conv_dim] and `ssm` [heads, head_dim, state_size] in place.
-    pub fn run(&self, projected: &Tensor, conv: &Tensor, ssm: &Tensor) -> Result<Tensor> {
+    /// inner]; advances `conv` [kernel - 1, conv_dim] and, in place, `ssm` [heads, head_dim, state_size].
+    pub fn run(&self, projected: &Tensor, conv: &mut Tensor, ssm: &Tensor) -> Result<Input<'_>> {
         match self {
-            Self::Cpu(mixing) => mixing.run(projected, conv, ssm),
+            Self::Cpu(mixing) => Ok(Input::from(&mixing.run(projected, conv, ssm)?)),
             #[cfg(feature = "cuda")]
             Self::Cuda(mixing) => mixing.run(projected, conv, ssm),
         }

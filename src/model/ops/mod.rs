@@ -4,7 +4,7 @@
 mod attention;
 #[cfg(any(feature = "cuda", test))]
 mod composed;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
 mod cuda;
 mod mamba2;
 
@@ -15,40 +15,17 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage,
 use half::{bf16, f16};
 
 pub use self::attention::{Attention, causal_attention};
-#[cfg(feature = "cuda")]
 pub use self::cuda::Experts;
-#[cfg(feature = "cuda")]
-pub(super) use self::cuda::gated_row;
+pub(super) use self::cuda::{gated_row, products_take_norms, row_times};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
 use super::linear::Weight;
 use super::packing::StoredRows;
 use super::rope::Pairing;
-#[cfg(not(feature = "cuda"))]
-use super::{mlp::Mlp, moe::Routing};
 use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;
 use crate::kernels::matrix::{self, Matrix, Precision, WeightType};
 use crate::kernels::panels::Element;
 use crate::kernels::{matvec, pool, rope, rows};
-
-/// Experts that a token reaches without the CPU: there are none on the CPU.
-#[cfg(not(feature = "cuda"))]
-#[derive(Debug)]
-pub enum Experts {}
-
-#[cfg(not(feature = "cuda"))]
-impl Experts {
-    /// None.
-    #[allow(clippy::unnecessary_wraps)]
-    pub(super) fn new(_: &[Mlp], _: &Routing, _: &[f32], _: &Device) -> Result<Option<Self>> {
-        Ok(None)
-    }
-
-    /// There are none.
-    pub(super) fn forward(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
-        match *self {}
-    }
-}
 
 /// At most this many weights are widened to f32 at a time when many rows meet 16-bit weights: 4 MiB of scratch.
 const PANEL: usize = 1 << 20;
@@ -63,26 +40,20 @@ pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
             Ok(Tensor::from_vec(y, (x.dim(0)?, matrix.n_out()), x.device())?)
         }
         Weight::Tensor(w) => {
-            #[cfg(feature = "cuda")]
-            if let (true, Some(y)) = (x.device().is_cuda(), cuda::linear(x, w, precision)?) {
-                return Ok(y);
-            }
-            linear_composed(x, w)
+            let on_gpu = cuda::linear(x, w, precision)?;
+            on_gpu.map_or_else(|| linear_composed(x, w), Ok)
         }
     }
 }
 
-/// [`linear`] with each of `ws`, which one row meets in one parallel region.
-pub fn linears(x: &Tensor, ws: &[&Weight], precision: Precision) -> Result<Vec<Tensor>> {
-    let Some(matrices) = ws.iter().map(|w| w.packed()).collect::<Option<Vec<_>>>() else {
-        return ws.iter().map(|w| linear(x, w, precision)).collect();
-    };
+/// [`linear`] with each of several matrices, which one row meets in one parallel region.
+pub fn packed_linears(x: &Tensor, matrices: &[&Matrix], precision: Precision) -> Result<Vec<Tensor>> {
     let x = x.contiguous()?;
     let rows = x.dim(0)?;
     let mut ys: Vec<_> = matrices.iter().map(|matrix| vec![0.0; rows * matrix.n_out()]).collect();
     let mut outputs: Vec<_> = ys.iter_mut().map(Vec::as_mut_slice).collect();
-    matrix::times_all(&matrices, Isa::best(), Lent::of(&x)?.slice()?, precision, &mut outputs);
-    let shaped = |(y, matrix): (Vec<f32>, &Matrix)| Ok(Tensor::from_vec(y, (rows, matrix.n_out()), x.device())?);
+    matrix::times_all(matrices, Isa::best(), Lent::of(&x)?.slice()?, precision, &mut outputs);
+    let shaped = |(y, matrix): (Vec<f32>, &&Matrix)| Ok(Tensor::from_vec(y, (rows, matrix.n_out()), x.device())?);
     ys.into_iter().zip(matrices).map(shaped).collect()
 }
 
@@ -272,6 +243,11 @@ pub fn zeros_if_they_fit(shape: impl Into<Shape>, device: &Device) -> Result<Ten
         return Err(Error::Unsupported(format!("no memory for {shape:?} numbers of 4 bytes")));
     }
     Ok(Tensor::zeros(shape, DType::F32, device)?)
+}
+
+/// A copy on `device` that shares no memory with `x`.
+pub fn copy_to(x: &Tensor, device: &Device) -> Result<Tensor> {
+    Ok(if x.device().same_device(device) { x.copy()? } else { x.to_device(device)? })
 }
 
 fn no_kernels(device: &Device) -> Error {
