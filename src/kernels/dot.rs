@@ -36,9 +36,12 @@ pub(super) fn add_products(rows: [&[u16]; 2], panels: [&[u16]; 2], sums: &mut Su
 #[allow(unsafe_code)]
 fn some_rows(rows: &[u16], start: usize, panels: [&[u16]; 2], sums: [&mut [f32]; 2]) {
     let mut all = [[_mm512_setzero_ps(); TOGETHER]; 2];
-    let panels = panels[0].chunks_exact(TILE).zip(panels[1].chunks_exact(TILE));
-    for (tile, (first, second)) in rows.chunks_exact(TILE).zip(panels) {
-        add_tile(tile, start, [first, second], &mut all);
+    let panels = panels[0].as_chunks::<TILE>().0.iter().zip(panels[1].as_chunks::<TILE>().0);
+    for (tile, (first, second)) in rows.as_chunks::<TILE>().0.iter().zip(panels) {
+        let (tile, _) = bytemuck::cast_slice::<u16, u32>(tile).as_chunks::<{ COLUMNS / 2 }>();
+        if let Some(own) = tile.get(start..).and_then(<[_]>::first_chunk) {
+            all = add_tile(own, [first, second], all);
+        }
     }
     for (sums, all) in sums.into_iter().zip(all) {
         for (sums, row) in sums.as_chunks_mut::<PANEL>().0.iter_mut().zip(all) {
@@ -48,23 +51,24 @@ fn some_rows(rows: &[u16], start: usize, panels: [&[u16]; 2], sums: [&mut [f32];
     }
 }
 
+/// All lengths are constants, so that the sums stay in registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn add_tile(tile: &[u16], start: usize, panels: [&[u16]; 2], sums: &mut [[__m512; TOGETHER]; 2]) {
-    let (tile, _) = bytemuck::cast_slice::<u16, u32>(tile).as_chunks::<{ COLUMNS / 2 }>();
-    let own = tile.get(start..start + TOGETHER).unwrap_or_default();
-    let pairs = panels[0].as_chunks::<{ 2 * PANEL }>().0.iter().zip(panels[1].as_chunks::<{ 2 * PANEL }>().0);
+fn add_tile(
+    rows: &[[u32; COLUMNS / 2]; TOGETHER],
+    [first, second]: [&[u16; TILE]; 2],
+    [mut of_first, mut of_second]: [[__m512; TOGETHER]; 2],
+) -> [[__m512; TOGETHER]; 2] {
+    let pairs = first.as_chunks::<{ 2 * PANEL }>().0.iter().zip(second.as_chunks::<{ 2 * PANEL }>().0);
     for (pair, (first, second)) in pairs.enumerate() {
         let (first, second) = (load(first), load(second));
-        for (row, x) in own.iter().enumerate() {
-            let x = as_bf16(_mm512_set1_epi32(x.get(pair).copied().unwrap_or_default() as i32));
-            for (sums, weights) in sums.iter_mut().zip([first, second]) {
-                if let Some(sum) = sums.get_mut(row) {
-                    *sum = _mm512_dpbf16_ps(*sum, x, weights);
-                }
-            }
+        for ((row, of_first), of_second) in rows.iter().zip(&mut of_first).zip(&mut of_second) {
+            let x = as_bf16(_mm512_set1_epi32(row.get(pair).copied().unwrap_or_default() as i32));
+            *of_first = _mm512_dpbf16_ps(*of_first, x, first);
+            *of_second = _mm512_dpbf16_ps(*of_second, x, second);
         }
     }
+    [of_first, of_second]
 }
 
 #[inline]
