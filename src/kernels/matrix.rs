@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::mem::MaybeUninit;
 
 use half::{bf16, f16};
 
@@ -171,9 +172,9 @@ impl Matrix {
         }
     }
 
-    /// Each row of `x` `[rows, n_in]` times the transpose of the matrix, `y` `[rows, n_out]`.
-    pub fn times(&self, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
-        times_all(&[self], isa, x, precision, &mut [y]);
+    /// Each row of `x` `[rows, n_in]` times the transpose of the matrix: `[rows, n_out]`.
+    pub fn times(&self, isa: Isa, x: &[f32], precision: Precision) -> Vec<f32> {
+        times_all(&[self], isa, x, precision).pop().unwrap_or_default()
     }
 
     /// How several rows meet this matrix.
@@ -199,7 +200,7 @@ impl Matrix {
     }
 
     /// By integer products of all rows with one panel at a time.
-    fn times_integers(&self, isa: Isa, format: Format, x: &ActivationRows, y: &mut [f32]) {
+    fn times_integers(&self, isa: Isa, format: Format, x: &ActivationRows, y: &mut [MaybeUninit<f32>]) {
         pool::columns(y, self.n_out, PANEL, |at, mut y| {
             let mut sums = vec![[0.0; PANEL]; y.rows()];
             blocks::panel_times_rows(isa, format, self.panels(at, 1), x, &mut sums);
@@ -208,7 +209,7 @@ impl Matrix {
     }
 
     /// By bf16 products of all rows with two panels at a time.
-    fn times_bf16(&self, isa: Isa, left: &Left, y: &mut [f32]) {
+    fn times_bf16(&self, isa: Isa, left: &Left, y: &mut [MaybeUninit<f32>]) {
         pool::columns(y, self.n_out, 2 * PANEL, |at, mut y| {
             let panels = self.panels(2 * at, y.width().div_ceil(PANEL));
             let (first, second) = panels.split_at(self.panel_bytes());
@@ -228,7 +229,7 @@ impl Matrix {
     }
 
     /// By f32 products of all rows with one panel at a time.
-    fn times_widened(&self, isa: Isa, x: &[f32], y: &mut [f32]) {
+    fn times_widened(&self, isa: Isa, x: &[f32], y: &mut [MaybeUninit<f32>]) {
         let n_in = self.n_in;
         pool::columns(y, self.n_out, PANEL, |at, mut y| {
             let mut wide = vec![0.0; n_in.next_multiple_of(left::COLUMNS) * PANEL];
@@ -267,26 +268,26 @@ impl fmt::Debug for Matrix {
     }
 }
 
-/// Each row of `x` `[rows, n_in]` times the transpose of each of the matrices, which have as many inputs: `ys`
+/// Each row of `x` `[rows, n_in]` times the transpose of each of the matrices, which have as many inputs: of each
 /// `[rows, n_out]`. One row meets all of them in one parallel region.
-pub fn times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision, ys: &mut [&mut [f32]]) {
+pub fn times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision) -> Vec<Vec<f32>> {
     let isa = isa.min(Isa::best());
     let n_in = matrices.first().map_or(0, |matrix| matrix.n_in);
     debug_assert!(matrices.iter().all(|matrix| matrix.n_in == n_in), "matrices of as many inputs");
     match x.len() / n_in.max(1) {
-        0 => {}
-        1 => row_times_all(matrices, isa, x, precision, ys),
-        _ => rows_times_all(matrices, isa, x, precision, ys),
+        0 => vec![Vec::new(); matrices.len()],
+        1 => row_times_all(matrices, isa, x, precision),
+        rows => rows_times_all(matrices, isa, x, rows, precision),
     }
 }
 
 /// The products cost more than the weights' way from memory. What the rows become, they become once: at one level and
 /// precision there is one number of terms.
-fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision, ys: &mut [&mut [f32]]) {
+fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], rows: usize, precision: Precision) -> Vec<Vec<f32>> {
     let (mut left, mut quantized) = (None, None);
-    for (matrix, y) in matrices.iter().zip(ys) {
+    let product = |matrix: &&Matrix| {
         let n_in = matrix.n_in;
-        match matrix.way(isa, precision) {
+        written(rows * matrix.n_out, |y| match matrix.way(isa, precision) {
             Way::Bf16 { terms } => {
                 matrix.times_bf16(isa, left.get_or_insert_with(|| Left::new(isa, x, n_in, terms)), y);
             }
@@ -295,21 +296,42 @@ fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precisio
                 matrix.times_integers(isa, format, x, y);
             }
             Way::Widened => matrix.times_widened(isa, x, y),
-        }
+        })
+    };
+    matrices.iter().map(product).collect()
+}
+
+/// What `write` stores in memory for so many numbers, which is zeroed by nobody: for a prompt's products that would take
+/// a tenth of their time. All of [`Matrix`]'s ways store a number for every row and output.
+fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut numbers = Vec::with_capacity(count);
+    let (room, _) = numbers.spare_capacity_mut().split_at_mut(count);
+    if cfg!(debug_assertions) {
+        room.fill(MaybeUninit::new(f32::NAN)); // what is not stored shows in tests
     }
+    write(room);
+    #[allow(unsafe_code)]
+    // SAFETY: there is room for as many, and all were stored.
+    unsafe {
+        numbers.set_len(count);
+    }
+    numbers
 }
 
 /// Every weight is read once, which is what this costs.
-fn row_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision, ys: &mut [&mut [f32]]) {
+fn row_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision) -> Vec<Vec<f32>> {
     let has_blocks = matrices.iter().any(|matrix| matches!(matrix.dtype, WeightType::Blocks(_)));
     let quantized = (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x));
     let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max();
     let least = PART.div_ceil(panel.unwrap_or_default().max(1));
-    pool::split_rows_of_all(ys, PANEL, least, |which, first, y| {
+    let mut ys: Vec<_> = matrices.iter().map(|matrix| vec![0.0; matrix.n_out]).collect();
+    let mut outputs: Vec<_> = ys.iter_mut().map(Vec::as_mut_slice).collect();
+    pool::split_rows_of_all(&mut outputs, PANEL, least, |which, first, y| {
         if let Some(matrix) = matrices.get(which) {
             matrix.some_panels_times(isa, first, x, quantized.as_ref(), y);
         }
     });
+    ys
 }
 
 /// One row times some panels.
@@ -324,7 +346,7 @@ const TILES: usize = 12;
 
 /// All rows times two panels.
 #[cfg(target_arch = "x86_64")]
-fn bf16_product(isa: Isa, left: &Left, panels: [&[u16]; 2], y: &mut Columns<'_, f32>) {
+fn bf16_product(isa: Isa, left: &Left, panels: [&[u16]; 2], y: &mut Columns<'_, MaybeUninit<f32>>) {
     let blocks: Vec<&[u16]> = left.blocks().collect();
     let mut sums = vec![amx::Sums([[0.0; left::ROWS * PANEL]; 4]); blocks.len().div_ceil(2)];
     let tiles = (isa >= Isa::Amx).then(amx::Tiles::new).flatten();
@@ -359,15 +381,17 @@ fn part(numbers: &[u16], start: usize, end: usize) -> &[u16] {
 
 /// No other processor is found to have such products.
 #[cfg(not(target_arch = "x86_64"))]
-fn bf16_product(_: Isa, _: &Left, _: [&[u16]; 2], _: &mut Columns<'_, f32>) {}
+fn bf16_product(_: Isa, _: &Left, _: [&[u16]; 2], y: &mut Columns<'_, MaybeUninit<f32>>) {
+    (0..y.rows()).for_each(|row| y.row(row).fill(MaybeUninit::new(f32::NAN)));
+}
 
 /// Puts rows of 16 sums where they belong, as far as there is such a place.
-fn store(sums: &[[f32; PANEL]], first_row: usize, first_column: usize, y: &mut Columns<'_, f32>) {
+fn store(sums: &[[f32; PANEL]], first_row: usize, first_column: usize, y: &mut Columns<'_, MaybeUninit<f32>>) {
     for (row, sums) in (first_row..y.rows()).zip(sums) {
-        let own = y.row(row).get_mut(first_column..).unwrap_or_default();
+        let (own, sums) = (y.row(row).get_mut(first_column..).unwrap_or_default(), sums.map(MaybeUninit::new));
         match own.first_chunk_mut() {
-            Some(own) => *own = *sums,
-            None => own.iter_mut().zip(sums).for_each(|(y, sum)| *y = *sum),
+            Some(own) => *own = sums,
+            None => own.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum),
         }
     }
 }
@@ -430,8 +454,8 @@ mod tests {
             let want = exact(&matrix, &x);
             for isa in Isa::available() {
                 for precision in [Precision::Exact, Precision::Fast] {
-                    let mut y = vec![f32::NAN; rows * n_out];
-                    matrix.times(isa, &x, precision, &mut y);
+                    let y = matrix.times(isa, &x, precision);
+                    prop_assert_eq!(y.len(), rows * n_out);
                     // f32 sums lose up to a 2^-24 of their magnitude for each term; activations of bf16 a 2^-8.
                     let share = if precision == Precision::Fast { 2f64.powi(-8) } else { n_in as f64 * 2f64.powi(-24) };
                     for (got, (want, magnitude)) in y.iter().zip(&want) {
@@ -449,14 +473,10 @@ mod tests {
         let matrices = matrices.map(|(dtype, n_out)| matrix(dtype, n_out, 37));
         for rows in [1, 3] {
             let x = wave(rows * 37, 0.73);
-            let empty = || matrices.each_ref().map(|matrix| vec![f32::NAN; rows * matrix.n_out()]);
-            let (mut together, mut alone) = (empty(), empty());
-            let mut outputs = together.each_mut().map(|y| &mut y[..]);
-            pool::Pool::new(2).unwrap().install(|| {
-                times_all(&matrices.each_ref(), Isa::best(), &x, Precision::Fast, &mut outputs);
-            });
-            matrices.iter().zip(&mut alone).for_each(|(matrix, y)| matrix.times(Isa::best(), &x, Precision::Fast, y));
-            assert_eq!(together, alone);
+            let together = pool::Pool::new(2)
+                .unwrap()
+                .install(|| times_all(&matrices.each_ref(), Isa::best(), &x, Precision::Fast));
+            assert_eq!(together, matrices.each_ref().map(|matrix| matrix.times(Isa::best(), &x, Precision::Fast)));
         }
     }
 
@@ -472,12 +492,8 @@ mod tests {
                 assert!(matches!(matrix.way(isa, Precision::Fast), Way::Integers(_)));
                 for rows in 2..14 {
                     let x = wave(rows * n_in, 0.73);
-                    let mut together = vec![f32::NAN; rows * n_out];
-                    let mut alone = together.clone();
-                    matrix.times(isa, &x, Precision::Fast, &mut together);
-                    for (x, y) in x.chunks(n_in).zip(alone.chunks_mut(n_out)) {
-                        matrix.times(isa, x, Precision::Fast, y);
-                    }
+                    let together = matrix.times(isa, &x, Precision::Fast);
+                    let alone: Vec<f32> = x.chunks(n_in).flat_map(|x| matrix.times(isa, x, Precision::Fast)).collect();
                     let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
                     assert_eq!(bits(&together), bits(&alone), "{format:?} {isa:?}, {rows} rows");
                 }
@@ -503,12 +519,8 @@ mod tests {
         let matrix = matrix(WeightType::Bf16, 3000, 64);
         let x = wave(5 * 64, 0.7);
         let with = |threads| {
-            let mut y = vec![0.0; 5 * 3000];
-            pool::Pool::new(threads).unwrap().install(|| {
-                matrix.times(Isa::best(), &x, Precision::Fast, &mut y);
-                matrix.times(Isa::best(), &x[..64], Precision::Fast, &mut y[..3000]);
-            });
-            y
+            let times = |x| matrix.times(Isa::best(), x, Precision::Fast);
+            pool::Pool::new(threads).unwrap().install(|| [times(&x), times(&x[..64])])
         };
         assert!(with(1) == with(4));
     }

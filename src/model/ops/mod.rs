@@ -35,8 +35,7 @@ pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
     match w {
         Weight::Packed(matrix) => {
             let x = x.contiguous()?;
-            let mut y = vec![0.0; x.dim(0)? * matrix.n_out()];
-            matrix.times(Isa::best(), Lent::of(&x)?.slice()?, precision, &mut y);
+            let y = matrix.times(Isa::best(), Lent::of(&x)?.slice()?, precision);
             Ok(Tensor::from_vec(y, (x.dim(0)?, matrix.n_out()), x.device())?)
         }
         Weight::Tensor(w) => {
@@ -50,9 +49,7 @@ pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
 pub fn packed_linears(x: &Tensor, matrices: &[&Matrix], precision: Precision) -> Result<Vec<Tensor>> {
     let x = x.contiguous()?;
     let rows = x.dim(0)?;
-    let mut ys: Vec<_> = matrices.iter().map(|matrix| vec![0.0; rows * matrix.n_out()]).collect();
-    let mut outputs: Vec<_> = ys.iter_mut().map(Vec::as_mut_slice).collect();
-    matrix::times_all(matrices, Isa::best(), Lent::of(&x)?.slice()?, precision, &mut outputs);
+    let ys = matrix::times_all(matrices, Isa::best(), Lent::of(&x)?.slice()?, precision);
     let shaped = |(y, matrix): (Vec<f32>, &&Matrix)| Ok(Tensor::from_vec(y, (rows, matrix.n_out()), x.device())?);
     ys.into_iter().zip(matrices).map(shaped).collect()
 }
