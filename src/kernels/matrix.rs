@@ -285,33 +285,39 @@ pub fn times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision
 /// precision there is one number of terms.
 fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], rows: usize, precision: Precision) -> Vec<Vec<f32>> {
     let (mut left, mut quantized) = (None, None);
+    let mut multiply = |matrix: &Matrix, y: &mut [MaybeUninit<f32>]| match matrix.way(isa, precision) {
+        Way::Bf16 { terms } => {
+            matrix.times_bf16(isa, left.get_or_insert_with(|| Left::new(isa, x, matrix.n_in, terms)), y);
+        }
+        Way::Integers(format) => {
+            let x = quantized.get_or_insert_with(|| ActivationRows::quantize(isa, x, matrix.n_in));
+            matrix.times_integers(isa, format, x, y);
+        }
+        Way::Widened => matrix.times_widened(isa, x, y),
+    };
     let product = |matrix: &&Matrix| {
-        let n_in = matrix.n_in;
-        written(rows * matrix.n_out, |y| match matrix.way(isa, precision) {
-            Way::Bf16 { terms } => {
-                matrix.times_bf16(isa, left.get_or_insert_with(|| Left::new(isa, x, n_in, terms)), y);
-            }
-            Way::Integers(format) => {
-                let x = quantized.get_or_insert_with(|| ActivationRows::quantize(isa, x, n_in));
-                matrix.times_integers(isa, format, x, y);
-            }
-            Way::Widened => matrix.times_widened(isa, x, y),
-        })
+        #[allow(unsafe_code)]
+        // SAFETY: each way stores a sum for every row and output.
+        unsafe {
+            written(rows * matrix.n_out, |y| multiply(matrix, y))
+        }
     };
     matrices.iter().map(product).collect()
 }
 
-/// What `write` stores in memory for so many numbers, which is zeroed by nobody: for a prompt's products that would take
-/// a tenth of their time. All of [`Matrix`]'s ways store a number for every row and output.
-fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+/// What `write` stores, in memory that nobody zeroed before: for a prompt's products that took a tenth of their time.
+///
+/// # Safety
+/// `write` stores a number in all of it.
+#[allow(unsafe_code)]
+unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut numbers = Vec::with_capacity(count);
     let (room, _) = numbers.spare_capacity_mut().split_at_mut(count);
     if cfg!(debug_assertions) {
         room.fill(MaybeUninit::new(f32::NAN)); // what is not stored shows in tests
     }
     write(room);
-    #[allow(unsafe_code)]
-    // SAFETY: there is room for as many, and all were stored.
+    // SAFETY: there is room for as many, and the caller promises the rest.
     unsafe {
         numbers.set_len(count);
     }
