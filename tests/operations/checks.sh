@@ -15,6 +15,12 @@ check() {
   fi
 }
 
+# have COMMAND...: all of them are installed. (`command -v` is content with one.)
+have() {
+  local command
+  for command; do command -v "$command" > /dev/null || return 1; done
+}
+
 # is EXPECTED FOUND
 is() { [ "$1" = "$2" ] || { echo "expected: $1, found: $2"; false; }; }
 

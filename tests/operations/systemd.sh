@@ -76,8 +76,7 @@ inside() {
 # --------------------------------------------------------------------------- around it
 
 tools() {
-  local needed=(curl systemd-analyze systemd-nspawn)
-  command -v "${needed[@]}" > /dev/null && return
+  have curl systemd-analyze systemd-nspawn && return
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends curl systemd systemd-container > /dev/null
 }
