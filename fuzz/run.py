@@ -20,9 +20,13 @@ CHECKPOINT = ROOT / "target/tiny"
 MOST_SECONDS_EACH = 25
 MOST_MIB = 4096
 
+# What libFuzzer tells: executions, the occasion, edges, and inputs that it keeps.
+STEP = re.compile(r"#(\d+)\s+([A-Za-z-]+)\s+cov: (\d+) ft: \d+ corp: (\d+)")
+
 REQUESTS = [
     (0, {"prompt": "Once", "max_tokens": 2, "logprobs": 2, "echo": True, "n": 2, "best_of": 2, "stop": ["a", "b"]}),
-    (0, {"prompt": [[1, 2], [3]], "stream": True, "stream_options": {"include_usage": True}, "logit_bias": {"5": -100}}),
+    (0, {"prompt": [[1, 2], [3]], "stream": True, "stream_options": {"include_usage": True},
+         "logit_bias": {"5": -100}}),
     (0, {"prompt": ["a", "b"], "temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "seed": 3,
          "frequency_penalty": 0.5, "presence_penalty": -1, "repetition_penalty": 1.1}),  # fmt: skip
     (1, {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [
@@ -100,12 +104,14 @@ def fuzz(target: str, seconds: int) -> bool:
     with open(log, "wb") as writing:
         ended = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=writing,
                                env=os.environ | {"BLAZR_FUZZ_CHECKPOINT": str(CHECKPOINT)})  # fmt: skip
-    steps = re.findall(r"#(\d+)\s+(INITED|DONE|[A-Za-z-]+)\s+cov: (\d+) ft: (\d+) corp: (\d+)", log.read_text(errors="replace"))
-    inited = next((step for step in steps if step[1] == "INITED"), ("0", "", "0", "0", "0"))
-    executions, _, edges, _, inputs = steps[-1] if steps else inited
-    how = "ok" if ended.returncode == 0 else f"FAILED, see {log}"
-    print(f"{target}: {executions} executions, {inited[2]} edges by the seeds, {edges} in the end, {inputs} inputs: {how}", flush=True)
-    return ended.returncode == 0
+    steps = STEP.findall(log.read_text(errors="replace"))
+    of_seeds = next((edges for _, what, edges, _ in steps if what == "INITED"), "0")
+    executions, _, edges, inputs = steps[-1] if steps else ("0", "", "0", "0")
+    has_held = ended.returncode == 0 and int(executions) > 0
+    how = "ok" if has_held else f"FAILED, see {log}"
+    print(f"{target}: {executions} executions, {of_seeds} edges by the seeds, {edges} in the end, {inputs} inputs: {how}",
+          flush=True)  # fmt: skip
+    return has_held
 
 
 def main() -> None:

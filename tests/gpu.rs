@@ -17,6 +17,9 @@ use candle_core::{Device, Tensor};
 /// The largest difference between ways to the same logits in f32.
 const TOLERANCE: f32 = 1e-4;
 
+/// The same between two devices, which add up in different orders.
+const OF_DEVICES: f32 = 1e-3;
+
 /// The largest one where activations are rounded to 16 bits.
 const ROUNDED: f32 = 0.1;
 
@@ -102,7 +105,7 @@ fn a_state_goes_on_where_it_is_copied_to() {
             last_logits(from, &mut state, first);
             let mut copy = state.copy_to(to.device()).unwrap();
             let want = last_logits(from, &mut state, rest);
-            assert_close(&last_logits(to, &mut copy, rest), &want, TOLERANCE, &folder);
+            assert_close(&last_logits(to, &mut copy, rest), &want, OF_DEVICES, &folder);
         }
     }
 }

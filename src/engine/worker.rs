@@ -68,13 +68,20 @@ impl Worker<'_> {
         while let Some(job) = self.shared.next() {
             let started = Instant::now();
             let has_worked = self.work(job);
+            let lost = self.loss();
             self.shared.done(has_worked.then(|| started.elapsed()));
-            // A GPU's context that is broken stays so: another process gets another one.
-            if let Err(error) = self.model.device().synchronize() {
+            if let Some(error) = lost {
                 tracing::error!("the device is lost: {error}");
                 return self.shared.die();
             }
         }
+    }
+
+    /// Why the device is of no more use: a GPU's context that is broken stays so, and another process gets another one. The
+    /// first answer may be of something that failed before, the second is not.
+    fn loss(&self) -> Option<candle_core::Error> {
+        let device = self.model.device();
+        device.synchronize().or_else(|_| device.synchronize()).err()
     }
 
     /// Whether there was anything to do: not for a job that was given up before.

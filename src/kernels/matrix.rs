@@ -284,6 +284,8 @@ pub fn times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision
 /// The products cost more than the weights' way from memory. What the rows become, they become once: at one level and
 /// precision there is one number of terms.
 fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], rows: usize, precision: Precision) -> Vec<Vec<f32>> {
+    let n_in = x.len() / rows;
+    assert!(matrices.iter().all(|matrix| matrix.n_in == n_in) && x.len() == rows * n_in, "{rows} rows of {n_in}");
     let (mut left, mut quantized) = (None, None);
     let mut multiply = |matrix: &Matrix, y: &mut [MaybeUninit<f32>]| match matrix.way(isa, precision) {
         Way::Bf16 { terms } => {
@@ -297,7 +299,7 @@ fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], rows: usize, precis
     };
     let product = |matrix: &&Matrix| {
         #[allow(unsafe_code)]
-        // SAFETY: each way stores a sum for every row and output.
+        // SAFETY: each way stores a sum for every row and output, as rows are of as many inputs as matrices.
         unsafe {
             written(rows * matrix.n_out, |y| multiply(matrix, y))
         }

@@ -133,12 +133,12 @@ impl Mla {
     ) -> Result<Tensor> {
         let rope = positions.rope(&self.spec.rope)?;
         let [c_kv, k_rope] = Linear::all_of([&self.w_dkv, &self.w_kr], input)?;
-        let c_kv = before(self.kv_norm.as_ref(), &c_kv)?.rows()?.unsqueeze(0)?; // [1, tokens, kv_latent]
+        let c_kv = normed(self.kv_norm.as_ref(), &c_kv)?.rows()?.unsqueeze(0)?; // [1, tokens, kv_latent]
         let k_rope = rope.rotate(&k_rope.unsqueeze(0)?)?; // [1, tokens, d_rope]
         let cache = cache.0.append(&Tensor::cat(&[&c_kv, &k_rope], 2)?)?;
 
         let c_q = match &self.w_dq {
-            Some((w_dq, norm)) => before(norm.as_ref(), &w_dq.of(input)?)?,
+            Some((w_dq, norm)) => normed(norm.as_ref(), &w_dq.of(input)?)?,
             None => input.clone(),
         };
         let q_nope = split_heads(&self.w_uq.of(&c_q)?, self.spec.num_heads)?;
@@ -201,7 +201,7 @@ impl Mla {
 }
 
 /// `x` with the norm that comes before the next product, where there is one.
-fn before<'a>(norm: Option<&'a Norm>, x: &Tensor) -> Result<Input<'a>> {
+fn normed<'a>(norm: Option<&'a Norm>, x: &Tensor) -> Result<Input<'a>> {
     norm.map_or_else(|| Ok(x.into()), |norm| norm.before(x))
 }
 

@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`config`] says what a model is made of, [`weights`] how its tensors are asked for, [`block`] how
 //! a layer is put together from [`mamba2`], [`mla`] or [`gqa`] and [`mlp`] or [`moe`], which share [`input`],
-//! [`linear`], [`norm`], [`rope`] and the attention [`cache`]; [`state`] is what one sequence keeps between calls, [`ops`] the only
-//! bridge from tensors to kernels, and [`device`] chooses where all of it runs.
+//! [`linear`], [`norm`], [`rope`] and the attention [`cache`]; [`state`] is what one sequence keeps between calls, [`ops`]
+//! the only bridge from tensors to kernels, and [`device`] chooses where all of it runs.
 //!
 //! Absent on purpose: batches of several sequences in one product. [`Model::forward`] takes several steps so that they
 //! can come without a change for callers; until then it takes them one after the other.

@@ -135,7 +135,7 @@ impl Mamba2 {
 
     fn convolve(&self, run: Mamba2Run, xbc: Address) -> Launch {
         let blocks = self.sizing.conv_dim().div_ceil(BLOCK);
-        let arguments = vec![self.convolution(run), run.next_conv.into(), xbc.into()];
+        let arguments = arguments![self.convolution(run), run.next_conv, xbc];
         Launch::new("convolve", [blocks, run.tokens.min(MOST_IN_GRID), 1], BLOCK, 0, arguments)
     }
 
@@ -145,11 +145,10 @@ impl Mamba2 {
 
     fn step(&self, run: Mamba2Run, is_gated: bool) -> Launch {
         let (low, high) = self.dt_limit;
-        let mut arguments = arguments![run.ssm, run.projected];
-        arguments.push(self.convolution(run));
-        arguments.extend(arguments![run.next_conv, self.dt_bias, self.a, self.d, run.y]);
-        arguments.push(self.sizes(1));
-        arguments.extend(arguments![is_gated, low, high]);
+        let (convolution, sizes) = (self.convolution(run), self.sizes(1));
+        let arguments = arguments![
+            run.ssm, run.projected, convolution, run.next_conv, self.dt_bias, self.a, self.d, run.y, sizes, is_gated, low, high
+        ];
         let blocks = self.sizing.head_dim.div_ceil(STEP_BLOCK / WARP);
         let shared = (2 * self.sizing.state_size + 2) * size_of::<f32>();
         Launch::new("step", [self.sizing.heads, blocks, 1], STEP_BLOCK, shared, arguments)

@@ -182,12 +182,15 @@ impl Mixing {
     /// As [`super::Mixing::run`].
     pub(super) fn run(&self, projected: &Tensor, conv: &mut Tensor, ssm: &Tensor) -> Result<Input<'_>> {
         let (tokens, inner) = (projected.dim(0)?, self.layer.sizing.inner());
-        let room = empty(projected, self.layer.room(tokens) / size_of::<f32>())?;
-        // A convolution of one token keeps none, which is no memory.
+        // There is no memory of no bytes: one token takes no room, and a convolution of one token keeps none.
+        let room = match self.layer.room(tokens) {
+            0 => None,
+            bytes => Some(empty(projected, bytes / size_of::<f32>())?),
+        };
         let keeps = self.layer.kept > 0;
         let next = if keeps { empty(projected, conv.shape())? } else { conv.clone() };
         let [old_conv, next_conv] = if keeps { [address(conv)?, address(&next)?] } else { [0; 2] };
-        let (ssm, room) = (address(ssm)?, address(&room)?);
+        let (ssm, room) = (address(ssm)?, room.as_ref().map_or(Ok(0), address)?);
         let rows = with_output(projected, (tokens, inner), |projected, y| {
             self.layer.launches(Mamba2Run { tokens, projected, conv: old_conv, next_conv, ssm, y, room })
         })?;
@@ -295,6 +298,9 @@ fn device(x: &Tensor) -> Result<&CudaDevice> {
 /// Room for an f32 tensor beside `x`, with whatever is in it.
 fn empty(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
     let (device, shape) = (device(x)?, shape.into());
+    if shape.elem_count() == 0 {
+        return Err(Error::Internal("there is no memory of no bytes on a device".into()));
+    }
     let storage = CudaStorage::wrap_cuda_slice(uninitialized(device, shape.elem_count())?, device.clone());
     Ok(Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false))
 }

@@ -242,9 +242,16 @@ pub fn zeros_if_they_fit(shape: impl Into<Shape>, device: &Device) -> Result<Ten
     Ok(Tensor::zeros(shape, DType::F32, device)?)
 }
 
-/// A copy on `device` that shares no memory with `x`.
+/// A copy on `device` that shares no memory with `x`. From one device to another, both are waited for: each has an order of
+/// its own.
 pub fn copy_to(x: &Tensor, device: &Device) -> Result<Tensor> {
-    Ok(if x.device().same_device(device) { x.copy()? } else { x.to_device(device)? })
+    if x.device().same_device(device) {
+        return Ok(x.copy()?);
+    }
+    x.device().synchronize()?;
+    let copy = x.to_device(device)?;
+    device.synchronize()?;
+    Ok(copy)
 }
 
 fn no_kernels(device: &Device) -> Error {

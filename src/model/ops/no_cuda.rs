@@ -1,5 +1,5 @@
 //! What a build without GPUs has in place of what is faster there: nothing.
-#![allow(clippy::unnecessary_wraps)]
+#![allow(clippy::unnecessary_wraps, missing_docs)]
 
 use candle_core::{Device, Tensor};
 
@@ -10,17 +10,14 @@ use crate::model::linear::Weight;
 use crate::model::mlp::Mlp;
 use crate::model::moe::Routing;
 
-/// None.
 pub(super) fn linear(_: &Tensor, _: &Tensor, _: Precision) -> Result<Option<Tensor>> {
     Ok(None)
 }
 
-/// No.
 pub(in crate::model) fn products_take_norms(_: &Tensor) -> Result<bool> {
     Ok(false)
 }
 
-/// None.
 pub(in crate::model) fn row_times(
     _: &Input<'_>,
     _: &Weight,
@@ -30,22 +27,18 @@ pub(in crate::model) fn row_times(
     Ok(None)
 }
 
-/// None.
 pub(in crate::model) fn gated_row(_: &Input<'_>, _: &Weight, _: f64, _: &Weight) -> Result<Option<Tensor>> {
     Ok(None)
 }
 
-/// There are none.
 #[derive(Debug)]
 pub enum Experts {}
 
 impl Experts {
-    /// None.
     pub(in crate::model) fn new(_: &[Mlp], _: &Routing, _: &[f32], _: &Device) -> Result<Option<Self>> {
         Ok(None)
     }
 
-    /// There are none.
     pub(in crate::model) fn forward(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
         match *self {}
     }
