@@ -16,9 +16,9 @@ use half::{bf16, f16};
 
 pub use self::attention::{Attention, causal_attention};
 #[cfg(feature = "cuda")]
-pub use self::cuda::Experts;
-#[cfg(feature = "cuda")]
 pub(super) use self::cuda::gated_row;
+#[cfg(feature = "cuda")]
+pub use self::cuda::{Experts, shortlist};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
 use super::linear::Weight;
 use super::packing::StoredRows;
@@ -29,6 +29,8 @@ use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;
 use crate::kernels::matrix::{self, Matrix, Precision, WeightType};
 use crate::kernels::panels::Element;
+#[cfg(not(feature = "cuda"))]
+use crate::kernels::shortlist::{Need, Shortlist};
 use crate::kernels::{matvec, pool, rope, rows};
 
 /// Experts that a token reaches without the CPU: there are none on the CPU.
@@ -48,6 +50,13 @@ impl Experts {
     pub(super) fn forward(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
         match *self {}
     }
+}
+
+/// What `need` asks for of logits that lie on a GPU: none lie there.
+#[cfg(not(feature = "cuda"))]
+#[allow(clippy::unnecessary_wraps)]
+pub fn shortlist(_: &Tensor, _: Need) -> Result<Option<Shortlist>> {
+    Ok(None)
 }
 
 /// At most this many weights are widened to f32 at a time when many rows meet 16-bit weights: 4 MiB of scratch.
