@@ -11,7 +11,8 @@ use blazr::checkpoint::Checkpoint;
 use blazr::kernels::matrix::Precision;
 use blazr::model::state::State;
 use blazr::model::weights::Settings;
-use blazr::model::{Model, Step, Wanted};
+use blazr::model::{Model, Step, Wanted, ops};
+use blazr::sampling::{Params, Sampler};
 use candle_core::{Device, Tensor};
 
 /// The largest difference between ways to the same logits in f32.
@@ -119,5 +120,28 @@ fn fast_precision_is_near_what_the_cpu_computes_exactly() {
         let fast = Settings { precision: Precision::Fast, ..Settings::EXACT };
         let got = in_two(&load(&folder, &gpu, fast), &tokens, tokens.len());
         assert_close(&got, &in_two(&cpu, &tokens, tokens.len()), ROUNDED, &folder);
+    }
+}
+
+#[test]
+fn a_shortlist_gives_the_tokens_that_all_logits_give() {
+    let Some(gpu) = devices::gpu() else { return };
+    let plain = Params { temperature: 1.0, top_k: 0, top_p: 1.0, ..Params::default() };
+    for (count, params) in [300, 5000, 100_352, 256_000].into_iter().flat_map(|count| {
+        let min_p = Params { min_p: 0.95, ..plain.clone() };
+        [Params { temperature: 0.0, ..plain.clone() }, Params::default(), min_p].map(|params| (count, params))
+    }) {
+        let hash = |i: u32| i.wrapping_mul(i).wrapping_mul(2_654_435_761) >> 8;
+        let mut logits: Vec<f32> = (1..=count).map(|i| hash(i) as f32 / (1 << 24) as f32 * 24.0).collect();
+        (logits[7], logits[8]) = (f32::NAN, f32::NEG_INFINITY);
+        let sampler = |seed| Sampler::new(&Params { seed: Some(seed), ..params.clone() }, logits.len(), &[]).unwrap();
+        let on_gpu = Tensor::new(logits.as_slice(), &gpu).unwrap();
+        let shortlist = ops::shortlist(&on_gpu, sampler(0).need().unwrap()).unwrap().unwrap();
+        for seed in 0..50 {
+            let (all, best) = (sampler(seed).next(&logits).unwrap(), sampler(seed).next(&shortlist).unwrap());
+            assert_eq!(best.token, all.token, "{count}, {params:?}, seed {seed}");
+            assert!((best.logprob - all.logprob).abs() < 1e-5, "{count}, {params:?}: {best:?} for {all:?}");
+        }
+        assert!(shortlist.has_nan);
     }
 }

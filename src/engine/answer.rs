@@ -1,12 +1,15 @@
 //! One answer to a prompt, token by token.
 
+use candle_core::Tensor;
+
 use super::event::{Event, FinishReason, Usage};
 use super::request::GenerateRequest;
 use super::transcript::Transcript;
 use crate::error::{Error, Result};
+use crate::kernels::shortlist::{Need, Shortlist};
 use crate::model::state::State;
-use crate::model::{Model, Step, Wanted};
-use crate::sampling::{Ranked, Sampled, Sampler, rank};
+use crate::model::{Model, Step, Wanted, ops};
+use crate::sampling::{Ranked, Sampled, Sampler, Scores, rank};
 use crate::text::Tokenizer;
 
 /// An answer that is being generated.
@@ -56,11 +59,14 @@ impl<'a> Answer<'a> {
         if let Some(reason) = self.finish {
             return Ok(self.done(reason));
         }
-        let logits = match self.logits.take() {
-            Some(logits) => logits,
-            None => self.decode()?,
-        };
-        self.sample(&logits)
+        if let Some(logits) = self.logits.take() {
+            return self.sample(Scores::All(&logits));
+        }
+        let logits = self.decode()?;
+        match self.shortlist(&logits)? {
+            Some(shortlist) => self.sample(Scores::Best(&shortlist)),
+            None => self.sample(Scores::All(&logits.to_vec1::<f32>()?)),
+        }
     }
 
     /// Bytes that the state has in use.
@@ -73,14 +79,31 @@ impl<'a> Answer<'a> {
         self.done(FinishReason::Cancelled)
     }
 
-    fn decode(&mut self) -> Result<Vec<f32>> {
+    /// The logits after the last token, where they lie. [vocab]
+    fn decode(&mut self) -> Result<Tensor> {
         let step = Step { tokens: &[self.last], state: &mut self.state, wanted: Wanted::Last };
         let logits = self.model.forward(&mut [step])?;
         let no_logits = || Error::Internal("a forward pass gave no logits".into());
-        Ok(logits.first().ok_or_else(no_logits)?.flatten_all()?.to_vec1()?)
+        Ok(logits.first().ok_or_else(no_logits)?.flatten_all()?)
     }
 
-    fn sample(&mut self, logits: &[f32]) -> Result<Event> {
+    /// What suffices of logits that lie on a GPU; none where all must be copied.
+    fn shortlist(&self, logits: &Tensor) -> Result<Option<Shortlist>> {
+        let Some(need) = self.sampler.need().filter(|_| !self.is_too_early()) else { return Ok(None) };
+        ops::shortlist(logits, Need { best: need.best.max(self.n_top()), ..need })
+    }
+
+    /// How many of the most probable tokens are told beside each one.
+    fn n_top(&self) -> usize {
+        self.request.top_logprobs.unwrap_or(0)
+    }
+
+    /// Whether the text can't end yet.
+    fn is_too_early(&self) -> bool {
+        self.generated < self.request.min_tokens
+    }
+
+    fn sample(&mut self, logits: Scores<'_>) -> Result<Event> {
         let (token, ranked) = self.choose(logits)?;
         self.last = token;
         self.generated += 1;
@@ -102,13 +125,11 @@ impl<'a> Answer<'a> {
     }
 
     /// Draws the next token.
-    fn choose(&mut self, logits: &[f32]) -> Result<(u32, Ranked)> {
-        let n_top = self.request.top_logprobs.unwrap_or(0);
-        let is_too_early = self.generated < self.request.min_tokens;
-        let Sampled { token, logprob } = if is_too_early {
-            self.sampler.next(&without(logits, self.end_of_text))?
-        } else {
-            self.sampler.next(logits)?
+    fn choose(&mut self, logits: Scores<'_>) -> Result<(u32, Ranked)> {
+        let (n_top, is_too_early) = (self.n_top(), self.is_too_early());
+        let Sampled { token, logprob } = match logits {
+            Scores::All(all) if is_too_early => self.sampler.next(&without(all, self.end_of_text))?,
+            _ => self.sampler.next(logits)?,
         };
         if !is_too_early && n_top == 0 {
             return Ok((token, Ranked { logprob, top: Vec::new() }));

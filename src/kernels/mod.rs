@@ -4,7 +4,7 @@
 //! among threads; [`matrix`] holds weights in [`memory`], as [`panels`] or [`blocks`], and multiplies them with
 //! activations, many rows of which are laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or multiplied in f32 by
 //! [`gemm`]; [`matvec`] multiplies one row with a plain matrix; [`mamba2`], [`attention`], [`rope`] and [`rows`] are what
-//! happens between those products, with the functions of [`math`]. `cuda` has all of it that GPUs do.
+//! happens between those products, with the functions of [`math`]. `cuda` has all of it that GPUs do; of their logits a [`shortlist`] comes back.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -26,6 +26,7 @@ pub mod panels;
 pub mod pool;
 pub mod rope;
 pub mod rows;
+pub mod shortlist;
 
 /// Below this many multiply-adds a loop stays on the calling thread: handing work over costs microseconds.
 const PARALLEL_WORK: usize = 1 << 16;

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use super::scores::Scores;
 use super::softmax::{BLOCK, Softmax};
 
 /// A token that can still be drawn.
@@ -23,7 +24,7 @@ impl Candidate {
 pub(super) struct Candidates {
     /// Whether `top_k` is on.
     pub(super) limited: bool,
-    limit: usize,
+    pub(super) limit: usize,
     pub(super) list: Vec<Candidate>,
 }
 
@@ -37,23 +38,37 @@ impl Candidates {
     /// Takes the `limit` best of the scores above `floor`. The list grows to twice the limit before the worse half is
     /// dropped and the floor rises to what is left: soon whole blocks are passed over with one comparison per logit,
     /// and even rising scores cost linear time.
-    pub(super) fn gather(&mut self, scores: &[f32], mut floor: f32) {
+    pub(super) fn gather(&mut self, scores: Scores<'_>, floor: f32) {
         self.list.clear();
-        for (block, start) in scores.chunks(BLOCK).zip((0u32..).step_by(BLOCK)) {
-            // No early exit: without one the comparisons are vectorized.
-            if !block.iter().fold(false, |above, &score| above | (score > floor)) {
-                continue;
-            }
-            for (&score, token) in block.iter().zip(start..) {
-                if score > floor {
-                    self.list.push(Candidate { token, score });
-                    if self.list.len() >= 2 * self.limit {
-                        floor = self.keep_best();
-                    }
-                }
+        match scores {
+            Scores::All(scores) => self.take_blocks(scores, floor),
+            Scores::Best(shortlist) => {
+                self.take(shortlist.best.iter().map(|&(token, score)| Candidate { token, score }), floor);
             }
         }
         self.keep_best();
+    }
+
+    fn take_blocks(&mut self, scores: &[f32], mut floor: f32) {
+        for (block, start) in scores.chunks(BLOCK).zip((0u32..).step_by(BLOCK)) {
+            // No early exit: without one the comparisons are vectorized.
+            if block.iter().fold(false, |above, &score| above | (score > floor)) {
+                floor = self.take(block.iter().zip(start..).map(|(&score, token)| Candidate { token, score }), floor);
+            }
+        }
+    }
+
+    /// Adds those above `floor`, in the order of their ids, and returns the floor for later ones.
+    fn take(&mut self, candidates: impl Iterator<Item = Candidate>, mut floor: f32) -> f32 {
+        for candidate in candidates {
+            if candidate.score > floor {
+                self.list.push(candidate);
+                if self.list.len() >= 2 * self.limit {
+                    floor = self.keep_best();
+                }
+            }
+        }
+        floor
     }
 
     /// Drops all but the `limit` best, and returns the worst score that was kept: a later score has a higher id, so it

@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`Params`] is what a request may ask for and [`Params::validate`] its ranges; [`Sampler`] exists
 //! only for valid parameters, and [`Sampler::next`] takes the logits of one position and returns the [`Sampled`] token.
-//! Under it, `adjustment` is bias and penalties, `candidates` the filters and the draw, `softmax` the arithmetic.
+//! Logits are [`Scores`]: all of them or, from a GPU, those that [`Sampler::need`] asks for. Under it, `adjustment` is bias
+//! and penalties, `candidates` the filters and the draw, `softmax` the arithmetic.
 //!
 //! # The steps, in their order
 //!
@@ -37,8 +38,10 @@ mod candidates;
 mod params;
 mod ranking;
 mod sampler;
+mod scores;
 mod softmax;
 
 pub use params::Params;
 pub use ranking::{Ranked, rank};
 pub use sampler::{Sampled, Sampler};
+pub use scores::Scores;

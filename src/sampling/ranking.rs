@@ -1,7 +1,8 @@
 //! A token beside the most probable ones, as the model sees them.
 
 use super::candidates::Candidates;
-use super::softmax::{Softmax, maximum};
+use super::scores::Scores;
+use super::softmax::Softmax;
 
 /// A token and the most probable ones in its place, each with its natural log-probability in the softmax of the logits,
 /// at least −9999.
@@ -14,14 +15,17 @@ pub struct Ranked {
 }
 
 /// Sets `token` beside the `n_top` most probable ones, of equals those with lower ids. Without any, `top` is empty.
-pub fn rank(logits: &[f32], token: u32, n_top: usize) -> Ranked {
-    let softmax = Softmax::new(maximum(logits), 1.0, 0.0);
-    let total = softmax.total(logits);
+///
+/// A shortlist must have those, and `token`.
+pub fn rank<'a>(logits: impl Into<Scores<'a>>, token: u32, n_top: usize) -> Ranked {
+    let logits = logits.into();
+    let softmax = Softmax::new(logits.max(), 1.0, 0.0);
+    let total = softmax.normalizer(logits);
     let logprob_of = |score: f32| softmax.logprob_of(score, total);
-    let logprob = logits.get(token as usize).map_or(logprob_of(f32::NAN), |score| logprob_of(*score));
+    let logprob = logprob_of(logits.of(token));
     let mut top: Vec<(u32, f32)> = Vec::new();
     if n_top > 0 {
-        let mut candidates = Candidates::new(n_top, logits.len());
+        let mut candidates = Candidates::new(n_top, logits.vocab_size());
         candidates.gather(logits, f32::NEG_INFINITY);
         candidates.sort();
         top = candidates.list.iter().map(|best| (best.token, logprob_of(best.score))).collect();

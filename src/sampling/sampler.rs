@@ -13,8 +13,10 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::Params;
 use super::adjustment::Adjustment;
 use super::candidates::Candidates;
+use super::scores::Scores;
 use super::softmax::{Softmax, maximum};
 use crate::error::{Error, Result};
+use crate::kernels::shortlist::Need;
 
 /// The token that was chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,38 +62,57 @@ impl Sampler {
         })
     }
 
-    /// Chooses the token that follows, given its `logits` \[vocab_size\], and counts it as generated.
+    /// Which logits suffice for the next token; none where it takes all of them, as penalties, bias and draws from the
+    /// whole vocabulary do.
+    pub fn need(&self) -> Option<Need> {
+        if self.adjustment.is_some() { None } else { self.choice.need() }
+    }
+
+    /// Chooses the token that follows, given its logits, and counts it as generated: the same one from a shortlist as from
+    /// all logits.
     ///
     /// Every call takes one random number, whatever the filters leave; a greedy one takes none.
     ///
     /// # Errors
     ///
-    /// [`Error::Internal`] if there are more or fewer logits than tokens in the vocabulary.
-    pub fn next(&mut self, logits: &[f32]) -> Result<Sampled> {
-        if logits.len() != self.vocab_size {
-            let message = format!("{} logits for a vocabulary of {} tokens", logits.len(), self.vocab_size);
-            return Err(Error::Internal(message));
-        }
+    /// [`Error::Internal`] if there are more or fewer logits than tokens in the vocabulary, or a shortlist lacks some.
+    pub fn next<'a>(&mut self, logits: impl Into<Scores<'a>>) -> Result<Sampled> {
+        let logits = logits.into();
+        self.check(logits)?;
         self.warn_of_nan(logits);
-        let model = Softmax::new(maximum(logits), 1.0, 0.0);
+        let model = Softmax::new(logits.max(), 1.0, 0.0);
         let token = self.choose(logits, model.max);
         Ok(Sampled { token, logprob: model.logprob(logits, token) })
     }
 
+    fn check(&self, logits: Scores<'_>) -> Result<()> {
+        if logits.vocab_size() != self.vocab_size {
+            let message = format!("{} logits for a vocabulary of {} tokens", logits.vocab_size(), self.vocab_size);
+            return Err(Error::Internal(message));
+        }
+        let Scores::Best(shortlist) = logits else { return Ok(()) };
+        if self.need().is_none_or(|need| !shortlist.need.covers(&need)) {
+            let message = format!("a shortlist for {:?} where {:?} is needed", shortlist.need, self.need());
+            return Err(Error::Internal(message));
+        }
+        Ok(())
+    }
+
     /// A broken model shows in the log once per request, not once per token.
-    fn warn_of_nan(&mut self, logits: &[f32]) {
-        // No early exit: without one the pass is vectorized.
-        if !self.warned_of_nan && logits.iter().fold(false, |found, logit| found | logit.is_nan()) {
+    fn warn_of_nan(&mut self, logits: Scores<'_>) {
+        if !self.warned_of_nan && logits.has_nan() {
             self.warned_of_nan = true;
             tracing::warn!("the model's logits contain NaN: those tokens are treated as impossible");
         }
     }
 
     /// Takes `max` of the logits, known already, to spare a pass where they are used as they are.
-    fn choose(&mut self, logits: &[f32], max: f32) -> u32 {
-        let Some(adjustment) = &mut self.adjustment else { return self.choice.pick(logits, max) };
-        let scores = adjustment.apply(logits);
-        let token = self.choice.pick(scores, maximum(scores));
+    fn choose(&mut self, logits: Scores<'_>, max: f32) -> u32 {
+        let (Some(adjustment), Scores::All(all)) = (&mut self.adjustment, logits) else {
+            return self.choice.pick(logits, max);
+        };
+        let scores = adjustment.apply(all);
+        let token = self.choice.pick(scores.into(), maximum(scores));
         adjustment.record(token, 1);
         token
     }
@@ -119,8 +140,20 @@ impl Choice {
         }
     }
 
+    /// Which scores suffice; none where it takes all of them.
+    fn need(&self) -> Option<Need> {
+        if self.temperature == 0.0 {
+            return Some(Need { best: 1, within: 0.0 });
+        }
+        if self.candidates.limited {
+            return Some(Need { best: self.candidates.limit, within: 0.0 });
+        }
+        let within = Softmax::new(0.0, self.temperature, 0.0).below_max(f64::from(self.min_p));
+        (self.min_p > 0.0).then_some(Need { best: 1, within })
+    }
+
     /// Takes the maximum of the scores beside them.
-    fn pick(&mut self, scores: &[f32], max: f32) -> u32 {
+    fn pick(&mut self, scores: Scores<'_>, max: f32) -> u32 {
         if self.temperature == 0.0 {
             return first(scores, max);
         }
@@ -131,7 +164,7 @@ impl Choice {
 
     /// Leaves in `candidates` the tokens that can be drawn, in an order that depends on nothing but scores and ids:
     /// after a selection it would be that of the standard library's algorithm, which may change.
-    fn filter(&mut self, scores: &[f32], softmax: &Softmax) {
+    fn filter(&mut self, scores: Scores<'_>, softmax: &Softmax) {
         if self.candidates.limited {
             self.candidates.gather(scores, softmax.floor);
             self.candidates.sort();
@@ -146,9 +179,9 @@ impl Choice {
     }
 
     /// `min_p` and `top_p` of the whole vocabulary.
-    fn filter_nucleus(&mut self, scores: &[f32], softmax: &Softmax) {
+    fn filter_nucleus(&mut self, scores: Scores<'_>, softmax: &Softmax) {
         let total = softmax.total(scores);
-        self.candidates.gather(scores, softmax.nucleus_floor((1.0 - self.top_p) * total, scores.len()));
+        self.candidates.gather(scores, softmax.nucleus_floor((1.0 - self.top_p) * total, scores.n_here()));
         if let Some(worst) = self.candidates.worst_of_nucleus(softmax, self.top_p * total) {
             self.candidates.gather(scores, worst.score.next_down());
             self.candidates.list.retain(|candidate| candidate.order(&worst).is_le());
@@ -157,9 +190,8 @@ impl Choice {
 }
 
 /// The lowest token id with the score `max`; 0 where none is possible.
-fn first(scores: &[f32], max: f32) -> u32 {
-    let possible = max > f32::NEG_INFINITY;
-    scores.iter().position(|&score| possible && score == max).unwrap_or(0) as u32
+fn first(scores: Scores<'_>, max: f32) -> u32 {
+    if max > f32::NEG_INFINITY { scores.first(max).unwrap_or(0) } else { 0 }
 }
 
 /// Uniform above 0 and at most 1: the 53 bits that an f64 holds. Written out, as a seed promises the bits that are taken.
@@ -178,8 +210,11 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use proptest::prelude::*;
+    use proptest::sample::Index;
 
     use super::*;
+    use crate::kernels::shortlist::Shortlist;
+    use crate::sampling::rank;
     use crate::sampling::softmax::BLOCK;
 
     const INF: f32 = f32::INFINITY;
@@ -210,8 +245,8 @@ mod tests {
     /// The probability of each token by the sampler's own steps.
     fn distribution(sampler: &mut Sampler, logits: &[f32]) -> Vec<f64> {
         let mut probabilities = vec![0.0; logits.len()];
-        let scores = sampler.adjustment.as_mut().map_or(logits, |adjustment| adjustment.apply(logits));
-        let max = maximum(scores);
+        let scores = sampler.adjustment.as_mut().map_or(logits, |adjustment| adjustment.apply(logits)).into();
+        let max = Scores::max(scores);
         let choice = &mut sampler.choice;
         if choice.temperature == 0.0 {
             probabilities[choice.pick(scores, max) as usize] = 1.0;
@@ -335,6 +370,23 @@ mod tests {
         })
     }
 
+    /// A shortlist that has so many logits more than must be.
+    fn shortlist(logits: &[f32], need: Need, more: usize) -> Shortlist {
+        let max = maximum(logits);
+        let mut best: Vec<_> = (0..).zip(logits.iter().copied()).filter(|(_, logit)| *logit > -INF).collect();
+        best.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let nth = |n: usize| best.get(n).map_or(-INF, |(_, logit)| *logit);
+        let floor = nth(need.best - 1).min((f64::from(max) - need.within) as f32);
+        let floor = nth(best.iter().filter(|(_, logit)| *logit >= floor).count() + more).min(floor);
+        best.retain(|(_, logit)| *logit >= floor);
+        best.sort_by_key(|(token, _)| *token);
+        let total = best.iter().map(|(_, logit)| (f64::from(*logit) - f64::from(max)).exp()).sum::<f64>();
+        let under = logits.iter().filter(|logit| **logit < floor);
+        let total = total + under.map(|logit| (f64::from(*logit) - f64::from(max)).exp()).sum::<f64>();
+        let has_nan = logits.iter().any(|logit| logit.is_nan());
+        Shortlist { need, n_logits: logits.len(), has_nan, max, total, best }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -352,6 +404,31 @@ mod tests {
                 let logprob = naive_logprob(&logits, sampled.token);
                 prop_assert!((f64::from(sampled.logprob) - logprob).abs() < 1e-5, "{} for {}", sampled.logprob, logprob);
                 output.push(sampled.token);
+            }
+        }
+
+        #[test]
+        fn a_shortlist_gives_the_tokens_that_all_logits_give(
+            (params, _, mut logits) in any_case(), others in prop::collection::vec(any::<Index>(), 0..4),
+            (n_top, more) in (0..21usize, 0..9usize),
+        ) {
+            for (other, at) in [f32::NAN, -INF, -INF].into_iter().zip(&others) {
+                *at.get_mut(&mut logits) = other;
+            }
+            let neutral = Params { temperature: params.temperature, ..plain() };
+            let params = Params { top_k: params.top_k, top_p: params.top_p, min_p: params.min_p, seed: params.seed, ..neutral };
+            let (mut from_all, mut from_best) = (sampler(&params, logits.len()), sampler(&params, logits.len()));
+            let Some(need) = from_all.need() else { return Ok(()) };
+            let shortlist = shortlist(&logits, Need { best: need.best.max(n_top), ..need }, more);
+            for _ in 0..5 {
+                let (all, best) = (from_all.next(&logits).unwrap(), from_best.next(&shortlist).unwrap());
+                prop_assert_eq!(best.token, all.token);
+                prop_assert!((best.logprob - all.logprob).abs() < 1e-5, "{} for {}", best.logprob, all.logprob);
+                let (all, best) = (rank(&logits, all.token, n_top), rank(&shortlist, all.token, n_top));
+                prop_assert_eq!(best.top.len(), all.top.len());
+                for (best, all) in best.top.iter().zip(&all.top) {
+                    prop_assert!(best.0 == all.0 && (best.1 - all.1).abs() < 1e-5, "{:?} for {:?}", best, all);
+                }
             }
         }
     }
@@ -620,6 +697,22 @@ mod tests {
     fn logits_of_another_size_than_the_vocabulary_are_an_internal_error() {
         let message = sampler(&plain(), 3).next(&[0.0; 2]).unwrap_err().to_string();
         assert_eq!(message, "internal error: 2 logits for a vocabulary of 3 tokens");
+    }
+
+    #[test]
+    fn a_shortlist_that_lacks_logits_is_an_internal_error() {
+        let logits = scattered(10, 1.0);
+        let refused = |params: &Params, best| {
+            let shortlist = shortlist(&logits, Need { best, within: 0.0 }, 0);
+            sampler(params, logits.len()).next(&shortlist).is_err()
+        };
+        let top_3 = Params { top_k: 3, ..plain() };
+        assert_eq!([2, 3, 4].map(|best| refused(&top_3, best)), [true, false, false]);
+        assert!(refused(&Params { min_p: 0.1, ..plain() }, 3));
+        // From the whole vocabulary, and with penalties.
+        for params in [plain(), Params { top_p: 0.9, ..plain() }, Params { presence_penalty: 1.0, ..top_3 }] {
+            assert!(sampler(&params, logits.len()).need().is_none() && refused(&params, 10));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Exponentials and their sums, vectorized.
 
 use super::candidates::Candidate;
+use super::scores::Scores;
 
 /// The least log-probability reported: [OpenAI's](https://platform.openai.com/docs/api-reference/chat/object) value for
 /// "very unlikely". JSON has no −∞.
@@ -32,7 +33,12 @@ impl Softmax {
 
     /// The score whose weight is `weight`.
     fn score_of(&self, weight: f64) -> f32 {
-        (f64::from(self.max) + weight.ln() / f64::from(self.per_temperature)) as f32
+        (f64::from(self.max) - self.below_max(weight)) as f32
+    }
+
+    /// How far below the largest score that is.
+    pub(super) fn below_max(&self, weight: f64) -> f64 {
+        -weight.ln() / f64::from(self.per_temperature)
     }
 
     pub(super) fn weight(&self, score: f32) -> f32 {
@@ -41,9 +47,22 @@ impl Softmax {
         if score > self.floor { exp(shifted) } else { 0.0 }
     }
 
-    /// The sum of all weights.
-    pub(super) fn total(&self, scores: &[f32]) -> f64 {
-        scores.chunks(BLOCK).map(|block| self.mass(block.iter().copied())).sum()
+    /// The sum of the weights of the scores that are here.
+    pub(super) fn total(&self, scores: Scores<'_>) -> f64 {
+        match scores {
+            Scores::All(scores) => scores.chunks(BLOCK).map(|block| self.mass(block.iter().copied())).sum(),
+            Scores::Best(shortlist) => {
+                shortlist.best.chunks(BLOCK).map(|block| self.mass(block.iter().map(|(_, score)| *score))).sum()
+            }
+        }
+    }
+
+    /// The sum of the weights of all tokens, whose scores these are at temperature 1.
+    pub(super) fn normalizer(&self, scores: Scores<'_>) -> f64 {
+        match scores {
+            Scores::All(_) => self.total(scores),
+            Scores::Best(shortlist) => shortlist.total,
+        }
     }
 
     /// The sum of the candidates' weights.
@@ -98,9 +117,8 @@ impl Softmax {
     }
 
     /// The log-probability of `token`, whose scores these are at temperature 1.
-    pub(super) fn logprob(&self, scores: &[f32], token: u32) -> f32 {
-        let score = scores.get(token as usize).copied();
-        score.map_or(LOGPROB_FLOOR as f32, |score| self.logprob_of(score, self.total(scores)))
+    pub(super) fn logprob(&self, scores: Scores<'_>, token: u32) -> f32 {
+        self.logprob_of(scores.of(token), self.normalizer(scores))
     }
 
     /// The log-probability of a token with this score, where the weights of all sum up to `total`.

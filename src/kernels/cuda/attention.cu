@@ -99,10 +99,7 @@ extern "C" __global__ void causal_softmax(float* __restrict__ scores, u32 tokens
     scores += (u64(blockIdx.y) * tokens + token) * keys;
     float largest = -INFINITY;
     for (u32 key = first + threadIdx.x; key <= own; key += blockDim.x) largest = fmaxf(largest, scores[key]);
-    largest = warp_max(largest);
-    if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = largest;
-    __syncthreads();
-    for (u32 warp = 0; warp < blockDim.x / WARP; warp++) largest = fmaxf(largest, room[warp]);
+    largest = block_max(largest, room);
     float sum = 0;
     for (u32 key = first + threadIdx.x; key <= own; key += blockDim.x) sum += scores[key] = expf(scores[key] - largest);
     sum = block_sum(sum, room);

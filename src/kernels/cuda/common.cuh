@@ -40,12 +40,22 @@ __device__ __forceinline__ float warp_max(float value) {
 }
 
 // Of what the threads of a block of whole warps have, in all of them. `room` has a number for each warp.
-__device__ __forceinline__ float block_sum(float value, float* room) {
+template <typename T>
+__device__ __forceinline__ T block_sum(T value, T* room) {
     value = warp_sum(value);
     __syncthreads();
     if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
     __syncthreads();
-    float sum = 0;
+    T sum = 0;
     for (u32 warp = 0; warp < blockDim.x / WARP; warp++) sum += room[warp];
     return sum;
+}
+
+__device__ __forceinline__ float block_max(float value, float* room) {
+    value = warp_max(value);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
+    __syncthreads();
+    for (u32 warp = 0; warp < blockDim.x / WARP; warp++) value = fmaxf(value, room[warp]);
+    return value;
 }

@@ -13,6 +13,7 @@ using std::min;
 #include "moe.cu"
 #include "products.cu"
 #include "rows.cu"
+#include "sampling.cu"
 
 template <auto kernel>
 struct Call;
@@ -45,6 +46,7 @@ static const struct {
     KERNEL(chosen_row_times_f16), KERNEL(chosen_row_times_bf16), KERNEL(squared_relu), KERNEL(weigh),
     KERNEL(gated_float), KERNEL(gated_f16), KERNEL(gated_bf16),
     KERNEL(chosen_gated_float), KERNEL(chosen_gated_f16), KERNEL(chosen_gated_bf16),
+    KERNEL(survey),          KERNEL(set_floor),         KERNEL(list_best),
 };
 
 // Whether there is a kernel of this name that takes so many arguments.

@@ -143,6 +143,13 @@ T __shfl_xor_sync(unsigned, T value, unsigned mask) {
     return other;
 }
 
+// Threads run one after the other.
+inline unsigned atomicAdd(unsigned* number, unsigned more) {
+    unsigned before = *number;
+    *number += more;
+    return before;
+}
+
 inline float __uint_as_float(unsigned bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);

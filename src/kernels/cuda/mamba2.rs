@@ -147,7 +147,18 @@ impl Mamba2 {
         let (low, high) = self.dt_limit;
         let (convolution, sizes) = (self.convolution(run), self.sizes(1));
         let arguments = arguments![
-            run.ssm, run.projected, convolution, run.next_conv, self.dt_bias, self.a, self.d, run.y, sizes, is_gated, low, high
+            run.ssm,
+            run.projected,
+            convolution,
+            run.next_conv,
+            self.dt_bias,
+            self.a,
+            self.d,
+            run.y,
+            sizes,
+            is_gated,
+            low,
+            high
         ];
         let blocks = self.sizing.head_dim.div_ceil(STEP_BLOCK / WARP);
         let shared = (2 * self.sizing.state_size + 2) * size_of::<f32>();

@@ -17,6 +17,7 @@ mod mamba2;
 mod moe;
 mod products;
 mod rows;
+mod sampling;
 #[cfg(all(test, feature = "cuda-emulator"))]
 mod tests;
 
@@ -26,9 +27,10 @@ pub use self::mamba2::{Mamba2, Mamba2Run};
 pub use self::moe::{Experts, Routing, Table};
 pub use self::products::{After, Norm, Weights, gated};
 pub use self::rows::{add_to_scaled, rms_norm, rotate, swiglu};
+pub use self::sampling::Best;
 
 /// The sources, each with the functions that it exports.
-pub const MODULES: [Module; 5] = [
+pub const MODULES: [Module; 6] = [
     Module {
         name: "products",
         functions: &[
@@ -63,6 +65,7 @@ pub const MODULES: [Module; 5] = [
             "weigh",
         ],
     },
+    Module { name: "sampling", functions: &["survey", "set_floor", "list_best"] },
 ];
 
 /// One source file.

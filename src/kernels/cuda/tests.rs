@@ -352,6 +352,7 @@ fn the_list_of_kernels_is_what_the_sources_export() {
         include_str!("mamba2.cu"),
         include_str!("attention.cu"),
         include_str!("moe.cu"),
+        include_str!("sampling.cu"),
     ]) {
         // What is defined by a macro is there for three types.
         let (all, for_types) = (source.matches("extern \"C\" __global__").count(), source.matches("_##T(").count());

@@ -10,8 +10,11 @@ use super::mamba2::Constants;
 use super::{Attention, Orientation, contiguous};
 use crate::error::{Error, Result};
 use crate::kernels::cuda::driver::{Kernels, uninitialized};
-use crate::kernels::cuda::{self, Address, After, Attend, Heads, Launch, Mamba2, Mamba2Run, Norm, Table, Weights};
+use crate::kernels::cuda::{
+    self, Address, After, Attend, Best, Heads, Launch, Mamba2, Mamba2Run, Norm, Table, Weights,
+};
 use crate::kernels::matrix::{Precision, WeightType};
+use crate::kernels::shortlist::{Need, Shortlist};
 use crate::model::input::{Input, Residual, RmsNorm};
 use crate::model::linear::Weight;
 use crate::model::mlp::{Matrices, Mlp};
@@ -150,6 +153,21 @@ fn rows(x: &Tensor) -> Result<Heads> {
 /// Softmax over the keys that each token sees, in the memory of `scores` [heads, tokens, keys].
 pub(super) fn causal_softmax(scores: &Tensor, window: usize) -> Result<()> {
     run(scores, &[cuda::causal_softmax(address(scores)?, scores.dims3()?.into(), window)])
+}
+
+/// What `need` asks for of `logits` `[vocab]`; none where they lie on the CPU, and where that would be too many.
+///
+/// # Errors
+/// The device's.
+pub fn shortlist(logits: &Tensor, need: Need) -> Result<Option<Shortlist>> {
+    let best = Best { n_logits: logits.elem_count(), need };
+    if !logits.device().is_cuda() || !best.fits() {
+        return Ok(None);
+    }
+    let room = empty(logits, best.room() / size_of::<f32>())?;
+    let room = address(&room)?;
+    let answer = with_output(logits, Best::ANSWER, |logits, answer| best.launches(logits, room, answer).into())?;
+    Ok(best.read(&answer.to_vec1()?))
 }
 
 /// What Mamba2 does between its two projections, with its weights on the device.

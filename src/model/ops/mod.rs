@@ -15,7 +15,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage,
 use half::{bf16, f16};
 
 pub use self::attention::{Attention, causal_attention};
-pub use self::cuda::Experts;
+pub use self::cuda::{Experts, shortlist};
 pub(super) use self::cuda::{gated_row, products_take_norms, row_times};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
 use super::linear::Weight;

@@ -5,10 +5,15 @@ use candle_core::{Device, Tensor};
 
 use crate::error::Result;
 use crate::kernels::matrix::Precision;
+use crate::kernels::shortlist::{Need, Shortlist};
 use crate::model::input::{Input, Residual};
 use crate::model::linear::Weight;
 use crate::model::mlp::Mlp;
 use crate::model::moe::Routing;
+
+pub fn shortlist(_: &Tensor, _: Need) -> Result<Option<Shortlist>> {
+    Ok(None)
+}
 
 pub(super) fn linear(_: &Tensor, _: &Tensor, _: Precision) -> Result<Option<Tensor>> {
     Ok(None)
