@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How far log-probabilities of the reference's presets are from float64: blazr's, and transformers' in bfloat16.
 
-    presets.py --logprobs LOGPROBS [--prompts 8] [--tokens 256]
+    presets.py --logprobs LOGPROBS [--prompts 64] [--tokens 256]
 
 LOGPROBS is `target/release/examples/logprobs`. The checkpoints are tests/golden/*-bf16; each reads random tokens, and
 the float64 is that of tests/reference/hybrid_reference.py. transformers has whole models for plain attention (Llama),
@@ -243,7 +243,7 @@ def of_whole(cfg: dict, w: dict[str, Tensor], prompts: list[list[int]], dtype: t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--logprobs", type=Path, required=True)
-    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=256)
     args = parser.parse_args()
     print("| preset (bf16) | blazr exact | blazr fast | transformers in bf16 | its layers in bf16 |")
