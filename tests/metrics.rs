@@ -59,6 +59,8 @@ async fn every_metric_is_there_before_the_first_request_and_counters_are_the_sum
     let used = |key: &str| answers.iter().map(|answer| answer["usage"][key].as_f64().unwrap()).sum::<f64>();
     server.get("/v1/models/some/raw/path").send().await.unwrap();
     server.get("/no/such/route").send().await.unwrap();
+    // A request is over a moment after its last event.
+    wait_for(&server, "blazr_request_time_seconds_count", answers.len() as f64).await;
     let text = server.metrics().await;
     assert_eq!(sum(&text, "blazr_prompt_tokens_total"), used("prompt_tokens"));
     assert_eq!(sum(&text, "blazr_generation_tokens_total"), used("completion_tokens"));
