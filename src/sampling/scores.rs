@@ -6,7 +6,7 @@ use crate::kernels::shortlist::Shortlist;
 /// Logits of one position, or what bias and penalties made of them.
 #[derive(Clone, Copy, Debug)]
 pub enum Scores<'a> {
-    /// That of every token. [vocab_size]
+    /// That of every token, `[vocab_size]`.
     All(&'a [f32]),
     /// Those that [`super::Sampler::need`] asks for.
     Best(&'a Shortlist),
