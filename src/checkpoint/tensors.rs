@@ -298,8 +298,11 @@ impl<'a> Found<'a> {
         if from == 0 && to == block {
             return Cow::Borrowed(rows(self.first, self.blocks * block));
         }
+        if self.blocks == 1 {
+            return Cow::Borrowed(rows(self.first + from, to - from));
+        }
         let starts = (0..self.blocks).map(|at| self.first + at * block + from);
-        Cow::Owned(starts.flat_map(|start| rows(start, to - from)).copied().collect())
+        Cow::Owned(starts.map(|start| rows(start, to - from)).collect::<Vec<_>>().concat())
     }
 
     /// A tensor that is the same but for its values.

@@ -28,10 +28,33 @@ pub struct Launch {
     arguments: Vec<Argument>,
 }
 
-#[derive(Clone, Debug)]
-pub(super) enum Argument {
+/// What kernels take, as it lies in memory.
+macro_rules! kinds {
+    ($($kind:ident($type:ty)),* $(,)?) => {
+        #[derive(Clone, Debug)]
+        pub(super) enum Argument {
+            $($kind($type)),*
+        }
+
+        impl Argument {
+            fn address(&self) -> *const std::ffi::c_void {
+                match self {
+                    $(Self::$kind(value) => std::ptr::from_ref(value).cast()),*
+                }
+            }
+        }
+
+        $(impl From<$type> for Argument {
+            fn from(value: $type) -> Self {
+                Self::$kind(value)
+            }
+        })*
+    };
+}
+
+kinds! {
     U32(u32),
-    U64(u64),
+    U64(Address),
     F32(f32),
     F64(f64),
     Sizes([u32; 5]),
@@ -40,23 +63,6 @@ pub(super) enum Argument {
     Norm(Norm),
     After(After),
     Convolution(Convolution),
-}
-
-impl Argument {
-    fn address(&self) -> *const std::ffi::c_void {
-        match self {
-            Self::U32(value) => std::ptr::from_ref(value).cast(),
-            Self::U64(value) => std::ptr::from_ref(value).cast(),
-            Self::F32(value) => std::ptr::from_ref(value).cast(),
-            Self::F64(value) => std::ptr::from_ref(value).cast(),
-            Self::Sizes(value) => std::ptr::from_ref(value).cast(),
-            Self::Strides(value) => std::ptr::from_ref(value).cast(),
-            Self::Routing(value) => std::ptr::from_ref(value).cast(),
-            Self::Norm(value) => std::ptr::from_ref(value).cast(),
-            Self::After(value) => std::ptr::from_ref(value).cast(),
-            Self::Convolution(value) => std::ptr::from_ref(value).cast(),
-        }
-    }
 }
 
 macro_rules! arguments {
@@ -74,48 +80,6 @@ impl From<usize> for Argument {
 impl From<bool> for Argument {
     fn from(value: bool) -> Self {
         Self::U32(value.into())
-    }
-}
-
-impl From<Address> for Argument {
-    fn from(value: Address) -> Self {
-        Self::U64(value)
-    }
-}
-
-impl From<f32> for Argument {
-    fn from(value: f32) -> Self {
-        Self::F32(value)
-    }
-}
-
-impl From<f64> for Argument {
-    fn from(value: f64) -> Self {
-        Self::F64(value)
-    }
-}
-
-impl From<Routing> for Argument {
-    fn from(value: Routing) -> Self {
-        Self::Routing(value)
-    }
-}
-
-impl From<Norm> for Argument {
-    fn from(value: Norm) -> Self {
-        Self::Norm(value)
-    }
-}
-
-impl From<After> for Argument {
-    fn from(value: After) -> Self {
-        Self::After(value)
-    }
-}
-
-impl From<Convolution> for Argument {
-    fn from(value: Convolution) -> Self {
-        Self::Convolution(value)
     }
 }
 
