@@ -79,7 +79,7 @@ metrics! {
     HTTP_REQUESTS, Kind::Counter, Label::Open, "blazr_http_requests_total", "Answers by route, method and status; status 499 where the client had gone before there was one.";
     FINISHED, Kind::Counter, Label::Known("finish_reason", &["stop", "length"]), "blazr_finished_total", "Generations that ended, by finish_reason.";
     CANCELLED, Kind::Counter, Label::Known("phase", &["queued", "prefill", "decode"]), "blazr_cancelled_total", "Requests whose client went away before their end, by phase: queued, prefill or decode.";
-    REJECTED, Kind::Counter, Label::Known("reason", &["queue_full", "queue_timeout", "unavailable"]), "blazr_rejected_total", "Requests that were not taken in or waited too long, by reason.";
+    REJECTED, Kind::Counter, Label::Known("reason", &["queue_full", "queue_timeout", "unavailable"]), "blazr_rejected_total", "Requests that were not begun, by reason.";
     FAILED, Kind::Counter, Label::Known("reason", &["error", "panic", "request_timeout", "slow_reader", "drain_timeout"]), "blazr_failed_total", "Requests that were begun and not finished though their client was there, by reason.";
     PROMPT_TOKENS, Kind::Counter, Label::Known("source", &["computed", "cached"]), "blazr_prompt_tokens_total", "Prompt tokens of finished generations, by source: computed or cached.";
     GENERATION_TOKENS, Kind::Counter, Label::None, "blazr_generation_tokens_total", "Generated tokens of finished generations.";

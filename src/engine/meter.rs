@@ -51,7 +51,7 @@ impl Meter {
         self.phase = phase;
     }
 
-    /// The request was not taken in.
+    /// The request was not taken in, or not begun.
     pub(super) fn refuse(&mut self, error: &Error) {
         let reason = match error {
             Error::Overloaded { .. } => "queue_full",

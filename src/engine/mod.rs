@@ -318,7 +318,7 @@ impl Shared {
         waiting.publish();
         drop(waiting);
         for job in jobs {
-            job.fail("panic", Error::Unavailable(Unavailable::Dead));
+            job.refuse(Error::Unavailable(Unavailable::Dead));
         }
     }
 }

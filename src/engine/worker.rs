@@ -167,9 +167,16 @@ impl Job {
         }
     }
 
-    pub(super) fn fail(mut self, reason: &'static str, error: Error) {
+    fn fail(mut self, reason: &'static str, error: Error) {
         self.meter.fail(reason);
         tracing::error!("a request failed: {error}");
+        let _ = self.updates.try_send(Update::Failed(error));
+    }
+
+    /// It was taken in and can't be begun.
+    pub(super) fn refuse(mut self, error: Error) {
+        self.meter.refuse(&error);
+        tracing::error!("a request can't be begun: {error}");
         let _ = self.updates.try_send(Update::Failed(error));
     }
 }
