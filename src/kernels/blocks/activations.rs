@@ -166,6 +166,13 @@ fn put<T>(all: &mut [T], row: usize, value: T) {
 }
 
 impl Half {
+    /// The high and the low bytes of four activations after the other.
+    #[inline(always)]
+    pub(super) fn fours(&self) -> [[[i8; 4]; 2]; 4] {
+        let ([hi_a, hi_b, hi_c, hi_d], [lo_a, lo_b, lo_c, lo_d]) = (self.hi, self.lo);
+        [[hi_a, lo_a], [hi_b, lo_b], [hi_c, lo_c], [hi_d, lo_d]]
+    }
+
     #[inline(always)]
     fn split(q: &[i16]) -> Self {
         let (mut hi, mut lo) = ([0; 16], [0; 16]);

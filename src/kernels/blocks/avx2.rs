@@ -4,10 +4,11 @@
 
 use std::arch::x86_64::*;
 
+use super::super::isa::FAR;
 use super::{
     ROWS,
     activations::Half,
-    layout::{Block, F16s, Vector},
+    layout::{Block, F16s, LARGEST_NIBBLE, Vector, load_one},
     vectors::{Job, Vectors},
 };
 
@@ -77,6 +78,18 @@ impl Vectors for Avx2 {
         } else {
             self.add_dot_of_pairs(sums, codes, x)
         }
+    }
+
+    /// The products of all 32 inputs add up to 16 bits: 16 · 15 · 128 < 2¹⁵.
+    #[inline(always)]
+    fn dot_of_nibbles(self, nibbles: &[Vector; 4], x: &[Half; 2]) -> [__m256i; 2] {
+        let [x, y] = x;
+        let ([a, b, c, d], [x_a, x_b, x_c, x_d], [y_a, y_b, y_c, y_d]) = (nibbles, x.fours(), y.fours());
+        let sums = self.add_dot_of_nibbles([self.sums(0); 2], a, [x_a, y_a]);
+        let sums = self.add_dot_of_nibbles(sums, b, [x_b, y_b]);
+        let sums = self.add_dot_of_nibbles(sums, c, [x_c, y_c]);
+        let sums = self.add_dot_of_nibbles(sums, d, [x_d, y_d]);
+        sums.map(|planes| self.joined(planes))
     }
 
     #[inline(always)]
@@ -212,18 +225,55 @@ impl Avx2 {
         }
     }
 
+    #[inline(always)]
+    fn add_dot_of_nibbles(
+        self,
+        [a, b]: [[__m256i; 2]; 2],
+        nibbles: &Vector,
+        [x, y]: [[[i8; 4]; 2]; 2],
+    ) -> [[__m256i; 2]; 2] {
+        let (x, y) = (x.map(|four| self.four(four)), y.map(|four| self.four(four)));
+        let [first, second] = load_one::<FAR, _>(nibbles, self);
+        [self.add_dot_of_8_nibbles(a, first, x, y), self.add_dot_of_8_nibbles(b, second, x, y)]
+    }
+
+    #[inline(always)]
+    fn add_dot_of_8_nibbles(
+        self,
+        [hi, lo]: [__m256i; 2],
+        nibbles: __m256i,
+        [x_hi, x_lo]: [__m256i; 2],
+        [y_hi, y_lo]: [__m256i; 2],
+    ) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let mask = _mm256_set1_epi8(LARGEST_NIBBLE.cast_signed());
+            let (low, high) =
+                (_mm256_and_si256(nibbles, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(nibbles), mask));
+            let add = |sum, x, y| {
+                let products = _mm256_add_epi16(_mm256_maddubs_epi16(low, x), _mm256_maddubs_epi16(high, y));
+                _mm256_add_epi16(sum, products)
+            };
+            [add(hi, x_hi, y_hi), add(lo, x_lo, y_lo)]
+        }
+    }
+
     /// Adds the dot products of small codes with the high and the low bytes of 16 activations, in 16 bits as far as these
     /// reach.
     #[inline(always)]
     fn add_dot_of_bytes(self, [a, b]: [__m256i; 2], codes: [[__m256i; 2]; 4], x: &Half) -> [__m256i; 2] {
+        let ([hi_a, hi_b], [lo_a, lo_b]) = (self.products(codes, x.hi), self.products(codes, x.lo));
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_add_epi32(a, self.joined([hi_a, lo_a])), _mm256_add_epi32(b, self.joined([hi_b, lo_b]))] }
+    }
+
+    /// What products with the high and with the low bytes, in 16 bits, come to.
+    #[inline(always)]
+    fn joined(self, [hi, lo]: [__m256i; 2]) -> __m256i {
         // SAFETY: the type proves the features.
         unsafe {
-            let (hi, lo) = (self.products(codes, x.hi), self.products(codes, x.lo));
-            let total = |sum, hi, lo| {
-                let hi = _mm256_madd_epi16(hi, _mm256_set1_epi16(256));
-                _mm256_add_epi32(_mm256_add_epi32(sum, hi), _mm256_madd_epi16(lo, _mm256_set1_epi16(1)))
-            };
-            [total(a, hi[0], lo[0]), total(b, hi[1], lo[1])]
+            let hi = _mm256_madd_epi16(hi, _mm256_set1_epi16(256));
+            _mm256_add_epi32(hi, _mm256_madd_epi16(lo, _mm256_set1_epi16(1)))
         }
     }
 
@@ -242,11 +292,16 @@ impl Avx2 {
 
     #[inline(always)]
     fn times(self, [a, b]: [__m256i; 2], x: [i8; 4]) -> [__m256i; 2] {
+        let x = self.four(x);
         // SAFETY: the type proves the features.
-        unsafe {
-            let x = _mm256_set1_epi32(bytemuck::cast(x));
-            [_mm256_maddubs_epi16(a, x), _mm256_maddubs_epi16(b, x)]
-        }
+        unsafe { [_mm256_maddubs_epi16(a, x), _mm256_maddubs_epi16(b, x)] }
+    }
+
+    /// The bytes of four activations for each row.
+    #[inline(always)]
+    fn four(self, x: [i8; 4]) -> __m256i {
+        // SAFETY: the type proves the features.
+        unsafe { _mm256_set1_epi32(bytemuck::cast(x)) }
     }
 
     #[inline(always)]

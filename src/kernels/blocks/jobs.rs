@@ -184,6 +184,8 @@ fn two_panels_times<I: Vectors, B: Block>(
         let (shared, other_shared) = (block.shared(isa), other.shared(isa));
         for ((group, other), x) in block.groups().iter().zip(other.groups()).zip(x) {
             y = add_group_times::<I, B>(isa, group, shared, x, y);
+            // Else the compiler keeps x in registers from one panel to the other, where there is no room for it.
+            let x = if B::nibbles(other).is_some() { black_box(x) } else { x };
             z = add_group_times::<I, B>(isa, other, other_shared, x, z);
         }
     }
@@ -209,9 +211,14 @@ fn scaled_sum<I: Vectors, B: Block>(
     isa: I,
     group: &B::Group,
     shared: B::Shared<I::Floats>,
-    [x, other_x]: &[activations::Half; 2],
+    halves: &[activations::Half; 2],
 ) -> I::Floats {
-    let [codes, other_codes] = B::codes(group, isa);
+    if let Some(nibbles) = B::nibbles(group) {
+        let sum = isa.total(isa.dot_of_nibbles(nibbles, halves));
+        let [scale, _] = B::scales(group, shared, isa);
+        return isa.mul(scale, sum);
+    }
+    let ([x, other_x], [codes, other_codes]) = (halves, B::codes(group, isa));
     let [scale, other_scale] = B::scales(group, shared, isa);
     let center = -i32::from(B::CENTER);
     if B::HALVES_DIFFER {

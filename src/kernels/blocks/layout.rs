@@ -14,6 +14,9 @@ pub(super) type F16s = [[u8; 2]; ROWS];
 /// The dot-4 vectors of 32 inputs: 4 of the first 16 inputs, 4 of the other 16.
 pub(super) type Halves<C> = [[C; 4]; 2];
 
+/// The largest code of 4 bits.
+pub(super) const LARGEST_NIBBLE: u8 = 15;
+
 /// A packed block: 16 rows of one block of inputs, in groups of 32 inputs.
 ///
 /// Every weight is `scale · (code - CENTER) + offset`, with one scale per row and half group, one offset per row and
@@ -37,6 +40,12 @@ pub(super) trait Block: Pod {
     fn shared<I: Vectors>(&self, isa: I) -> Self::Shared<I::Floats>;
     fn codes<I: Vectors>(group: &Self::Group, isa: I) -> Halves<I::Codes>;
     fn scales<I: Vectors>(group: &Self::Group, shared: Self::Shared<I::Floats>, isa: I) -> [I::Floats; 2];
+
+    /// The codes of a format that has no center where they are nibbles and nothing else, as in [`Q4KGroup`].
+    #[inline(always)]
+    fn nibbles(_group: &Self::Group) -> Option<&[Vector; 4]> {
+        None
+    }
 
     /// The offsets, for a format that has them.
     #[inline(always)]
@@ -117,7 +126,7 @@ impl Block for Q4K {
     type Group = Q4KGroup;
     type Shared<F: Copy> = [F; 2];
     const CENTER: u8 = 0;
-    const LARGEST_CODE: u8 = 15;
+    const LARGEST_CODE: u8 = LARGEST_NIBBLE;
     const GROUPS: usize = 8;
 
     #[inline(always)]
@@ -133,6 +142,11 @@ impl Block for Q4K {
     #[inline(always)]
     fn codes<I: Vectors>(group: &Q4KGroup, isa: I) -> Halves<I::Codes> {
         low_bits(&group.nibbles, isa)
+    }
+
+    #[inline(always)]
+    fn nibbles(group: &Q4KGroup) -> Option<&[Vector; 4]> {
+        Some(&group.nibbles)
     }
 
     #[inline(always)]
@@ -261,10 +275,14 @@ fn d_and_minus_dmin<I: Vectors>(d: &F16s, dmin: &F16s, isa: I) -> [I::Floats; 2]
 
 #[inline(always)]
 fn load<const AHEAD: usize, I: Vectors>([a, b, c, d]: &[Vector; 4], isa: I) -> [I::Codes; 4] {
-    [a, b, c, d].map(|vector| {
-        prefetch::<AHEAD, _>(vector);
-        isa.load(vector)
-    })
+    [a, b, c, d].map(|vector| load_one::<AHEAD, I>(vector, isa))
+}
+
+/// Codes, where memory is read in one long pass.
+#[inline(always)]
+pub(super) fn load_one<const AHEAD: usize, I: Vectors>(vector: &Vector, isa: I) -> I::Codes {
+    prefetch::<AHEAD, _>(vector);
+    isa.load(vector)
 }
 
 #[inline(always)]
@@ -274,10 +292,10 @@ fn or<I: Vectors>([a, b, c, d]: [I::Codes; 4], [e, f, g, h]: [I::Codes; 4], isa:
 
 /// The low 4 bits of all codes.
 #[inline(always)]
-fn low_bits<I: Vectors>(nibbles: &[Vector; 4], isa: I) -> Halves<I::Codes> {
+pub(super) fn low_bits<I: Vectors>(nibbles: &[Vector; 4], isa: I) -> Halves<I::Codes> {
     let [a, b, c, d] = load::<FAR, I>(nibbles, isa);
-    let low = |codes| isa.bits(codes, 0, 0x0f);
-    let high = |codes| isa.bits(codes, 4, 0x0f);
+    let low = |codes| isa.bits(codes, 0, LARGEST_NIBBLE);
+    let high = |codes| isa.bits(codes, 4, LARGEST_NIBBLE);
     [[low(a), low(b), low(c), low(d)], [high(a), high(b), high(c), high(d)]]
 }
 

@@ -4,7 +4,7 @@ use super::super::isa::Isa;
 use super::{
     Format, ROWS,
     activations::Half,
-    layout::{Block, F16s, Q4K, Q5K, Q6K, Q8_0, Vector},
+    layout::{Block, F16s, LARGEST_NIBBLE, Q4K, Q5K, Q6K, Q8_0, Vector, low_bits},
     scalar::Scalar,
 };
 
@@ -30,6 +30,12 @@ pub(super) trait Vectors: Copy {
     fn sums(self, start: i32) -> Self::Sums;
     /// Adds `codes · x` over 16 inputs, for codes up to `largest`. At most 32 inputs fit one sum.
     fn dot(self, sums: Self::Sums, codes: [Self::Codes; 4], largest: u8, x: &Half) -> Self::Sums;
+    /// `codes · x` over 32 inputs, for codes that are nibbles and nothing else.
+    #[inline(always)]
+    fn dot_of_nibbles(self, nibbles: &[Vector; 4], [x, other_x]: &[Half; 2]) -> Self::Sums {
+        let [codes, other_codes] = low_bits(nibbles, self);
+        self.dot(self.dot(self.sums(0), codes, LARGEST_NIBBLE, x), other_codes, LARGEST_NIBBLE, other_x)
+    }
     /// `code - center` of each lane's first and third code, and of its second and fourth.
     fn split(self, codes: Self::Codes, center: u8) -> [Self::Pairs; 2];
     /// Adds `pairs · x`. At most 16 such products fit one sum.
