@@ -2,6 +2,7 @@
 //! [OTLP](https://opentelemetry.io/docs/specs/otlp/). Elsewhere they are plain spans of `tracing`.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 
 use opentelemetry::KeyValue;
 use opentelemetry::propagation::TextMapPropagator;
@@ -26,15 +27,11 @@ const ROUTE: &str = "/v1/traces";
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// Tells the collector at `endpoint`, such as `http://localhost:4318`.
+    /// Tells a collector.
     ///
     /// # Errors
     /// That is no address.
-    pub fn told_to(endpoint: &str) -> Result<Self> {
-        if !is_plain(endpoint) {
-            let expected = "expected http://HOST:PORT of a collector, without a name, a query or a fragment";
-            return Err(Error::invalid("otlp_endpoint", expected));
-        }
+    pub fn told_to(Collector(endpoint): &Collector) -> Result<Self> {
         let address = endpoint.trim_end_matches('/').trim_end_matches(ROUTE);
         let exporter = SpanExporter::builder().with_http().with_endpoint(format!("{address}{ROUTE}")).build();
         let exporter = exporter.map_err(|error| Error::invalid("otlp_endpoint", format!("{endpoint}: {error}")))?;
@@ -52,12 +49,21 @@ impl Traces {
     }
 }
 
-/// Whether a collector can be at this address. There is no TLS to it.
-fn is_plain(endpoint: &str) -> bool {
-    Url::parse(endpoint).is_ok_and(|url| {
-        let is_named = !url.username().is_empty() || url.password().is_some();
-        url.scheme() == "http" && url.has_host() && !is_named && url.query().is_none() && url.fragment().is_none()
-    })
+/// Where a collector is, such as `http://localhost:4318`. There is no TLS to it.
+#[derive(Clone, Debug)]
+pub struct Collector(String);
+
+impl FromStr for Collector {
+    type Err = &'static str;
+
+    fn from_str(endpoint: &str) -> Result<Self, Self::Err> {
+        let is_plain = Url::parse(endpoint).is_ok_and(|url| {
+            let is_named = !url.username().is_empty() || url.password().is_some();
+            url.scheme() == "http" && url.has_host() && !is_named && url.query().is_none() && url.fragment().is_none()
+        });
+        let expected = "expected http://HOST:PORT of a collector, without a name, a query or a fragment";
+        if is_plain { Ok(Self(endpoint.to_owned())) } else { Err(expected) }
+    }
 }
 
 impl Drop for Traces {
@@ -86,10 +92,11 @@ pub fn describe(span: &Span, method: &'static str, route: &str, status: u16) {
 
 #[cfg(test)]
 mod tests {
-    use super::is_plain;
+    use super::Collector;
 
     #[test]
     fn a_collector_is_at_a_plain_address() {
+        let is_plain = |endpoint: &str| endpoint.parse::<Collector>().is_ok();
         assert!(["http://localhost:4318", "http://[::1]:4318/v1/traces", "http://otel/"].into_iter().all(is_plain));
         let wrong =
             ["", "localhost:4318", "ftp://h", "https://h", "http://user:secret@h", "http://h/?a", "http://h/#a"];

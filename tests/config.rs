@@ -128,10 +128,36 @@ fn mistakes_are_named_and_end_the_start() {
         (vec!["--config", "/nowhere.toml"], vec![], 1, "error: /nowhere.toml: No such file".to_owned()),
         (vec![], vec![("BLAZR_API_KEYS", "x")], 2, "error: BLAZR_API_KEYS: expected BLAZR_ and the name".to_owned()),
         (vec![], vec![("BLAZR_PORT", "x")], 2, "--port has the value of BLAZR_PORT.".to_owned()),
+        (vec![], vec![("BLAZR_API_KEY", "")], 2, "--api-key has the value of BLAZR_API_KEY.".to_owned()),
+        (vec![], vec![("BLAZR_ALIAS", "a,,b")], 2, "a value is required for '--alias <NAME>'".to_owned()),
+        (vec!["--cors-origin", "https://a/"], vec![], 2, "expected an origin as browsers tell it".to_owned()),
+        (vec!["--host", ""], vec![], 2, "a value is required for '--host <HOST>'".to_owned()),
     ] {
         let output = print_config(&flags, &variables);
         let found = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(code) && found.contains(&told), "{told}: {found}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_secret_is_told_without_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("blazr.toml");
+    let file = path.to_str().unwrap();
+    for (key, flag, value) in
+        [("api_key", "--api-key", "a secret"), ("otlp_endpoint", "--otlp-endpoint", "http://user:secret@host:4318")]
+    {
+        std::fs::write(&path, format!("port = 1\n{key} = \"{value}\"\n")).unwrap();
+        let variable = format!("BLAZR_{}", key.to_uppercase());
+        for (output, place) in [
+            (print_config(&["--config", file], &[]), format!("{file}:2: {key}: invalid value for '{flag} <")),
+            (print_config(&[], &[(&variable, value)]), format!("{flag} has the value of {variable}.")),
+            (print_config(&[flag, value], &[]), format!("error: invalid value for '{flag} <")),
+        ] {
+            let told = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{told}");
+            assert!(told.contains(&place) && told.contains("expected ") && !told.contains("secret"), "{told}");
+        }
     }
 }
 
@@ -165,7 +191,7 @@ fn the_readme_has_every_setting_with_its_default() {
 
 #[test]
 fn an_empty_variable_is_as_good_as_none() {
-    let printed = text(print_config(&[], &[("BLAZR_PORT", ""), ("BLAZR_ALIAS", "")]));
+    let printed = text(print_config(&[], &[("BLAZR_CONFIG", ""), ("BLAZR_PORT", ""), ("BLAZR_ALIAS", "")]));
     assert!(printed.contains("port = 8080 # default\n") && printed.contains("# alias is not set\n"), "{printed}");
 }
 

@@ -436,7 +436,7 @@ async fn a_request_keeps_its_id() {
 
 #[tokio::test]
 async fn without_a_key_only_health_answers() {
-    let keys = ["first", "second"].map(|key| ApiKey::new(key).unwrap());
+    let keys = ["first", "second"].map(|key| key.parse::<ApiKey>().unwrap());
     let settings = Settings { api_keys: keys.into(), ..Setup::default().settings };
     assert!(!format!("{settings:?}").contains("first"));
     let server = Setup { settings, ..Setup::default() }.start().await;
@@ -846,7 +846,7 @@ async fn the_api_describes_itself() {
     }
     let schema = &document["components"]["schemas"]["CompletionRequest"]["properties"];
     assert_eq!(schema["prompt"]["anyOf"][2]["items"]["maximum"], 2047);
-    let settings = Settings { api_keys: vec![ApiKey::new("key").unwrap()], ..Setup::default().settings };
+    let settings = Settings { api_keys: vec!["key".parse::<ApiKey>().unwrap()], ..Setup::default().settings };
     let server = Setup { settings, ..Setup::default() }.start().await;
     let request = server.get("/openapi.json").header("authorization", "Bearer key");
     let (_, document) = json_of(request.send().await.unwrap()).await;
@@ -857,8 +857,11 @@ async fn the_api_describes_itself() {
 
 #[tokio::test]
 async fn metrics_may_have_a_port_of_their_own() {
-    let settings =
-        Settings { api_keys: vec![ApiKey::new("key").unwrap()], has_metrics_port: true, ..Setup::default().settings };
+    let settings = Settings {
+        api_keys: vec!["key".parse::<ApiKey>().unwrap()],
+        has_metrics_port: true,
+        ..Setup::default().settings
+    };
     let server = Setup { settings, ..Setup::default() }.start().await;
     let on_metrics_port = async |path: &str| {
         let url = format!("http://{}{path}", server.metrics_address.unwrap());
@@ -900,7 +903,7 @@ async fn several_answers_count_their_prompt_once() {
 
 #[tokio::test]
 async fn a_connection_whose_body_was_not_read_says_that_it_ends() {
-    let keys = Settings { api_keys: vec![ApiKey::new("key").unwrap()], ..Setup::default().settings };
+    let keys = Settings { api_keys: vec!["key".parse::<ApiKey>().unwrap()], ..Setup::default().settings };
     let locked = Setup { settings: keys, ..Setup::default() }.start().await;
     let open = Server::start().await;
     let body = json!({"prompt": "a"});

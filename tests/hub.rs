@@ -516,7 +516,21 @@ fn a_busy_hub_is_asked_again_and_an_unreachable_one_is_not_needed_for_what_is_th
     let offline = hub.command(&["info", "--model", "tiny/other"]).env("HF_HUB_OFFLINE", "1").output().unwrap();
     assert!(said(&offline).contains("HF_HUB_OFFLINE forbids"));
     let wrong = hub.command(&["pull", "tiny/llama"]).env("HF_ENDPOINT", "huggingface.co").output().unwrap();
-    assert!(said(&wrong).contains("HF_ENDPOINT=huggingface.co: expected an http address"));
+    assert!(said(&wrong).contains("HF_ENDPOINT: expected an http address"));
+}
+
+#[test]
+fn a_password_in_an_address_is_not_told() {
+    let hub = Hub::new("llama");
+    let tell = |args: &[&str], endpoint: &str| {
+        let output = hub.command(args).env("HF_ENDPOINT", endpoint).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let refused = tell(&["pull", "tiny/not-there"], &format!("http://user:secret@{}", hub.address));
+    assert!(refused.contains("answers 404") && !refused.contains("secret"), "{refused}");
+    let wrong = tell(&["pull", "tiny/llama"], "ftp://user:secret@host");
+    assert!(wrong.contains("found one of ftp") && !wrong.contains("secret"), "{wrong}");
 }
 
 #[test]

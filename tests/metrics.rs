@@ -89,6 +89,7 @@ async fn every_metric_is_there_before_the_first_request_and_counters_are_the_sum
     }
     assert!(!text.contains("some/raw/path") && !text.contains("/no/such"));
     what_is_given_up(&server).await;
+    what_is_not_begun().await;
 }
 
 /// Every metric has its help and its values.
@@ -140,4 +141,15 @@ async fn what_is_given_up(server: &Server) {
     assert_eq!(sum(&server.metrics().await, "blazr_cancelled_total"), 2.0);
     let gone = "blazr_http_requests_total{route=\"/v1/completions\",method=\"POST\",status=\"499\"}";
     wait_for(server, gone, 2.0).await;
+}
+
+/// Requests that come before the model is there: those that would generate count.
+async fn what_is_not_begun() {
+    let server = Setup { is_loaded: false, ..Setup::default() }.start().await;
+    let before = sum(&server.metrics().await, "blazr_rejected_total");
+    assert_eq!(server.refused("/v1/completions", &json!({"prompt": "Once"})).await.0, 503);
+    assert_eq!(server.refused("/tokenize", &json!({"prompt": "Once"})).await.0, 503);
+    let after = server.metrics().await;
+    assert_eq!(sum(&after, "blazr_rejected_total"), before + 1.0);
+    assert!(after.contains("blazr_rejected_total{reason=\"unavailable\"} 1\n"), "{after}");
 }

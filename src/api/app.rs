@@ -1,5 +1,6 @@
 //! What handlers share.
 
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -265,17 +266,21 @@ impl Served {
     }
 }
 
-impl ApiKey {
+impl FromStr for ApiKey {
+    type Err = &'static str;
+
     /// # Errors
     /// It is empty, or has characters that no header can carry.
-    pub fn new(key: &str) -> crate::error::Result<Self> {
+    fn from_str(key: &str) -> Result<Self, Self::Err> {
         let key = key.trim();
         if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Error::invalid("api_key", "expected printable ASCII characters without spaces"));
+            return Err("expected printable ASCII characters without spaces");
         }
         Ok(Self(key.to_owned()))
     }
+}
 
+impl ApiKey {
     /// Whether this is the key, in a time that depends on nothing but its length.
     pub fn is(&self, other: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(other).into()

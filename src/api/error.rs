@@ -27,7 +27,25 @@ pub struct ApiError {
     pub code: Option<&'static str>,
     /// When to come back.
     pub retry_after_seconds: Option<u64>,
+    /// How far the request had come.
+    pub stage: Stage,
 }
+
+/// How far a request had come when it failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Its body was not read to the end: what follows on the connection can't be told from it.
+    Arriving,
+    /// Nothing was generated yet.
+    #[default]
+    Waiting,
+    /// The loop worked on it.
+    Begun,
+}
+
+/// Why a request was not begun, beside the answer to it, for whoever counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal(pub(super) &'static str);
 
 /// The body: `{"error": {…}}`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -48,7 +66,7 @@ pub(super) struct ErrorBody {
 impl ApiError {
     /// A failure without a parameter.
     pub fn new(status: StatusCode, code: Option<&'static str>, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), param: None, code, retry_after_seconds: None }
+        Self { status, message: message.into(), param: None, code, retry_after_seconds: None, stage: Stage::default() }
     }
 
     /// A value of `param` that can't be honoured.
@@ -60,6 +78,22 @@ impl ApiError {
     pub fn unknown_model(asked: &str, served: &str) -> Self {
         let message = format!("the model {asked:?} is not served here: ask for {served:?}");
         Self { param: Some("model".into()), ..Self::new(StatusCode::NOT_FOUND, Some("model_not_found"), message) }
+    }
+
+    /// The same of a request that had come so far.
+    pub fn at(self, stage: Stage) -> Self {
+        Self { stage, ..self }
+    }
+
+    /// Why the request was not begun, where that is the server's fault.
+    fn refusal(&self) -> Option<Refusal> {
+        let reason = match (self.status, self.code) {
+            (StatusCode::TOO_MANY_REQUESTS, _) => "queue_full",
+            (StatusCode::GATEWAY_TIMEOUT, _) | (_, Some("queue_timeout")) => "queue_timeout",
+            (StatusCode::SERVICE_UNAVAILABLE, _) => "unavailable",
+            _ => return None,
+        };
+        (self.stage != Stage::Begun).then_some(Refusal(reason))
     }
 
     fn kind(&self) -> &'static str {
@@ -132,6 +166,12 @@ impl IntoResponse for ApiError {
         }
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        if self.stage == Stage::Arriving {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(refusal) = self.refusal() {
+            response.extensions_mut().insert(refusal);
         }
         response
     }

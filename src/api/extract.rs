@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::app::{App, InFlight};
 use super::aside::aside;
-use super::error::ApiError;
+use super::error::{ApiError, Stage};
 use super::types::Object;
 use crate::metrics::IGNORED_FIELDS;
 
@@ -87,7 +87,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
         check_type(request.headers())?;
         let (limit, mut in_flight) = (app.settings().body_limit, app.body_in_flight());
         let read = timeout(BODY_TIMEOUT, read(request.into_body(), limit, &mut in_flight)).await;
-        let bytes = read.unwrap_or_else(|_| Err(too_slow()))?;
+        let bytes = read.unwrap_or_else(|_| Err(too_slow())).map_err(|error| error.at(Stage::Arriving))?;
         let (value, ignored) = aside(bytes.len(), MOST_BYTES_AT_ONCE, move || {
             let (value, ignored) = parse(&bytes)?;
             refuse_unsupported(&bytes, &ignored)?;

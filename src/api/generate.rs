@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::app::{App, InFlight, Served, Settings, now};
 use super::aside::{aside, with_served};
-use super::error::ApiError;
+use super::error::{ApiError, Stage};
 use super::sse;
 use super::types::{Answer, Object, OneOrMany, Real, Shared, StreamOptions, Usage, UsageField, Whole};
 use crate::engine::event::{Event, FinishReason, Piece, Told};
@@ -207,7 +207,7 @@ pub(super) async fn answer<S: Shape>(
     let (answers, generation) =
         timeout_at(bounds.first().0, admit(app, read)).await.map_err(|_| Error::Timeout(bounds.first().1))??;
     drop(in_flight);
-    let mut source = Source { generation, bounds, cut_off: app.watch_cut_off() };
+    let mut source = Source { generation, bounds, cut_off: app.watch_cut_off(), has_begun: false };
     let opening = source.opening().await?;
     if delivery.stream {
         let chunks = Chunks { shape, source, delivery, answers, ready: VecDeque::new(), is_over: false };
@@ -299,40 +299,35 @@ struct Source {
     generation: Generation,
     bounds: Bounds,
     cut_off: watch::Receiver<bool>,
+    /// Whether its time in the queue is over.
+    has_begun: bool,
 }
 
 impl Source {
     /// The events up to the first token, or to the end of an answer without any.
-    async fn opening(&mut self) -> Result<Vec<(usize, Event)>, Error> {
-        let mut events = vec![self.first().await?];
+    async fn opening(&mut self) -> Result<Vec<(usize, Event)>, ApiError> {
+        let mut events = vec![self.next().await?];
         while let Some((_, Event::Prompt(_))) = events.last() {
             events.push(self.next().await?);
         }
         Ok(events)
     }
 
-    /// The first event, after its time in the queue.
-    async fn first(&mut self) -> Result<(usize, Event), Error> {
-        let (deadline, timeout) = self.bounds.first();
-        match self.update(deadline, timeout).await {
-            Update::Started => self.next().await,
-            Update::Event(index, event) => Ok((index, event)),
-            Update::Failed(error) => Err(error),
-        }
-    }
-
     /// The next event.
-    async fn next(&mut self) -> Result<(usize, Event), Error> {
+    async fn next(&mut self) -> Result<(usize, Event), ApiError> {
         loop {
-            match self.update(self.bounds.request, Timeout::Request).await {
-                Update::Started => {}
+            match self.update().await {
+                Update::Started => self.has_begun = true,
                 Update::Event(index, event) => return Ok((index, event)),
-                Update::Failed(error) => return Err(error),
+                Update::Failed(error) if self.has_begun => return Err(ApiError::from(error).at(Stage::Begun)),
+                Update::Failed(error) => return Err(error.into()),
             }
         }
     }
 
-    async fn update(&mut self, deadline: Instant, timeout: Timeout) -> Update {
+    async fn update(&mut self) -> Update {
+        let (deadline, timeout) =
+            if self.has_begun { (self.bounds.request, Timeout::Request) } else { self.bounds.first() };
         let (reason, error) = tokio::select! {
             update = timeout_at(deadline, self.generation.next()) => match update {
                 Ok(update) => return update,
@@ -400,7 +395,7 @@ impl<S: Shape> Chunks<S> {
             }
             match self.source.next().await {
                 Ok((index, event)) => self.take(index, event),
-                Err(error) => self.fail(error),
+                Err(error) => self.fail(&error),
             }
         }
     }
@@ -445,8 +440,8 @@ impl<S: Shape> Chunks<S> {
         self.end();
     }
 
-    fn fail(&mut self, error: Error) {
-        let event = sse::event(&ApiError::from(error).envelope());
+    fn fail(&mut self, error: &ApiError) {
+        let event = sse::event(&error.envelope());
         self.ready.push_back(event);
         self.end();
     }

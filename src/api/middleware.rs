@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Body as _;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -17,14 +17,15 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::app::{App, Settings};
-use super::error::{ApiError, SHOULD_RETRY};
+use super::error::{ApiError, Refusal, SHOULD_RETRY};
 use super::followed::{Followed, Told};
 use super::owed::Connection;
+use crate::metrics::REJECTED;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Answers that go out before the body was read: the connection can't be used again, and the client has to know.
-const LEAVES_BODY: [u16; 6] = [401, 404, 405, 408, 413, 415];
+/// Answers that go out before the body is looked at: the connection can't be used again, and the client has to know.
+const LEAVES_BODY: [u16; 4] = [401, 404, 405, 415];
 
 /// A longer id of a caller's is not taken over.
 const LONGEST_ID: usize = 128;
@@ -47,6 +48,16 @@ pub(super) fn observed<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> R
 /// The routes with panics as answers.
 fn caught<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
     routes.layer(CatchPanicLayer::custom(panicked))
+}
+
+/// The routes with those requests counted that the server doesn't begin.
+pub(super) fn refusing<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes.layer(map_response(async |response: Response| {
+        if let Some(Refusal(reason)) = response.extensions().get() {
+            REJECTED.add(1, vec![("reason", (*reason).into())]);
+        }
+        response
+    }))
 }
 
 /// Gives the request an id, and follows it to the end of its answer.

@@ -34,9 +34,10 @@ use error::ApiError;
 
 /// Every route; `/metrics` only where it has no port of its own.
 fn router(app: App) -> Router {
-    let routes = Router::new()
+    let generating = Router::new()
         .route("/v1/completions", post(completions::complete))
-        .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/chat/completions", post(chat::complete));
+    let routes = middleware::refusing(generating)
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::show))
         .route("/tokenize", post(tokens::tokenize))

@@ -6,6 +6,7 @@ mod healthcheck;
 mod info;
 mod list;
 mod memory;
+mod parsers;
 mod plan;
 mod progress;
 mod pull;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::Device;
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -31,6 +33,7 @@ use crate::kernels::pool::Pool;
 use crate::model::device::{self, Place};
 use crate::model::weights::Settings;
 use crate::nano;
+use crate::traces::Collector;
 
 /// Serves hybrid language models: Mamba2, latent attention, mixture of experts and grouped-query attention in any mix.
 #[derive(Debug, Parser)]
@@ -65,7 +68,7 @@ enum Task {
 struct ModelArgs {
     /// The checkpoint: a directory, a safetensors or GGUF file, or a model of the Hugging Face Hub as OWNER/NAME[@REVISION]
     /// [default: nano, which is embedded].
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", value_parser = NonEmptyStringValueParser::new())]
     model: Option<String>,
     /// Where to run: cpu, cuda or cuda:N [default: the first GPU where there is one, else the CPU].
     #[arg(long, value_name = "DEVICE")]
@@ -88,7 +91,7 @@ struct ModelArgs {
 #[derive(Debug, Args)]
 struct ConfigArgs {
     /// Read settings from this file [default: config/blazr.toml, where there is one].
-    #[arg(long, value_name = "FILE", env = "BLAZR_CONFIG")]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
@@ -96,7 +99,7 @@ struct ConfigArgs {
 #[derive(Debug, Args)]
 struct AddressArgs {
     /// The address that the server listens on.
-    #[arg(long, default_value = "127.0.0.1")]
+    #[arg(long, default_value = "127.0.0.1", value_parser = NonEmptyStringValueParser::new())]
     host: String,
     /// The port that it listens on; a server takes one that is free for 0.
     #[arg(long, default_value_t = 8080)]
@@ -230,9 +233,9 @@ impl Cli {
     }
 
     /// Who is told of each request, in traces.
-    pub fn otlp_endpoint(&self) -> Option<&str> {
+    pub fn otlp_endpoint(&self) -> Option<&Collector> {
         match &self.task {
-            Task::Serve(args) => args.otlp_endpoint.as_deref(),
+            Task::Serve(args) => args.otlp_endpoint.as_ref(),
             _ => None,
         }
     }

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use axum::http::HeaderValue;
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 
 use super::memory::Memory;
+use super::parsers::{self, Hidden};
 use super::plan::Plan;
 use super::progress::{bar, megabytes};
 use super::{AddressArgs, ConfigArgs, ModelArgs, computing, print};
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{Exposition, MEMORY_LIMIT, MODEL_INFO};
 use crate::sampling::Params;
 use crate::shutdown::Shutdown;
+use crate::traces::Collector;
 
 /// How often it is looked whether a signal has come.
 const SIGNAL_POLL: Duration = Duration::from_millis(20);
@@ -84,16 +86,16 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
     body_limit: usize,
     /// Ask for this key; may be given several times.
-    #[arg(long, value_name = "KEY")]
-    api_key: Vec<String>,
+    #[arg(long, value_name = "KEY", value_parser = Hidden::<ApiKey>::new())]
+    api_key: Vec<ApiKey>,
     /// Ask for one of the keys in this file, one a line.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Let pages from this origin ask, or from any with `*`; may be given several times.
-    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = parsers::origin)]
     cors_origin: Vec<HeaderValue>,
     /// Answer to this model name too; may be given several times.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     alias: Vec<String>,
     /// Write conversations as this Jinja template says, instead of the checkpoint's.
     #[arg(long, value_name = "FILE")]
@@ -102,8 +104,8 @@ pub(super) struct ServeArgs {
     #[arg(long)]
     generation_config: bool,
     /// Tell of each request and its phases to this OpenTelemetry collector, in OTLP over HTTP: http://HOST:4318.
-    #[arg(long, value_name = "URL")]
-    pub(super) otlp_endpoint: Option<String>,
+    #[arg(long, value_name = "URL", value_parser = Hidden::<Collector>::new())]
+    pub(super) otlp_endpoint: Option<Collector>,
     /// Write what is asked into the log.
     #[arg(long)]
     log_prompts: bool,
@@ -199,9 +201,8 @@ fn start_runtime() -> Result<Runtime> {
 impl ServeArgs {
     fn settings(&self) -> Result<Settings> {
         let in_file = self.api_key_file.as_deref().map(read_keys).transpose()?.unwrap_or_default();
-        let keys = self.api_key.iter().map(|key| ApiKey::new(key)).collect::<Result<Vec<_>>>()?;
         Ok(Settings {
-            api_keys: [keys, in_file].concat(),
+            api_keys: [self.api_key.clone(), in_file].concat(),
             cors_origins: self.cors_origin.clone(),
             has_metrics_port: self.metrics_port.is_some(),
             logs_prompts: self.log_prompts,
@@ -264,8 +265,13 @@ async fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
 /// The keys in a file, one a line.
 fn read_keys(path: &Path) -> Result<Vec<ApiKey>> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-    let keys: Vec<ApiKey> =
-        text.lines().filter(|line| !line.trim().is_empty()).map(ApiKey::new).collect::<Result<_>>()?;
+    let key = |(line, key): (usize, &str)| {
+        key.parse().map_err(|expected| {
+            Error::setting(format!("{}:{}", path.display(), line + 1), format!("a key: {expected}"))
+        })
+    };
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let keys: Vec<ApiKey> = lines.map(key).collect::<Result<_>>()?;
     if keys.is_empty() {
         return Err(Error::not_found(path, "expected a key on each line, found none"));
     }

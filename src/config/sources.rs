@@ -18,8 +18,11 @@ use crate::error::{Error, Result};
 /// The command whose flags are the settings.
 const SERVER: &str = "serve";
 
+/// The flag that names the file. It has a variable, too.
+const CONFIG: &str = "config";
+
 /// The flags of it that are none.
-const NO_SETTINGS: [&str; 4] = ["config", "print_config", "help", "version"];
+const NO_SETTINGS: [&str; 4] = [CONFIG, "print_config", "help", "version"];
 
 /// What the names of all variables begin with.
 const PREFIX: &str = "BLAZR_";
@@ -53,7 +56,7 @@ fn flag(key: &str) -> String {
 pub fn with_variables(command: &Command) -> Command {
     let add = |arg: Arg| {
         let key = arg.get_id().to_string();
-        if argument(command, &key).is_none() {
+        if argument(command, &key).is_none() && key != CONFIG {
             return arg;
         }
         // A variable without a value is as good as none, but for the one that locks the door.
@@ -83,11 +86,11 @@ impl<'a> Sources<'a> {
     /// The file can't be read, or has a key or a value that no setting has.
     pub fn read(command: &'a Command, name: &'a str, given: &'a ArgMatches) -> Result<Option<Self>> {
         let mut sources = Self { command, name, given, file: None };
-        if !sources.has("config") {
+        if !sources.has(CONFIG) {
             return Ok(None);
         }
         let default = || Some(PathBuf::from(DEFAULT)).filter(|path| !is_missing(path));
-        if let Some(path) = given.get_one::<PathBuf>("config").cloned().or_else(default) {
+        if let Some(path) = given.get_one::<PathBuf>(CONFIG).cloned().or_else(default) {
             let file = File::read(&path)?;
             file.entries.iter().try_for_each(|entry| sources.check(&file, entry))?;
             sources.file = Some(file);
@@ -233,7 +236,7 @@ pub fn check_variables(command: &Command) -> Result<()> {
 fn check_variable(command: &Command, name: &OsStr, value: &OsStr) -> Result<()> {
     let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { return Ok(()) };
     let setting = arguments(command).find(|arg| variable(arg.get_id().as_str()) == name);
-    if setting.is_none() && name != variable("config") {
+    if setting.is_none() && name != variable(CONFIG) {
         let hint = "expected BLAZR_ and the name of a setting (blazr serve --help lists them); Kubernetes sets such variables \
                     for a Service of the name blazr, unless the Pod has enableServiceLinks: false";
         return Err(Error::setting(name, hint));
@@ -287,6 +290,10 @@ mod tests {
         for (file, told) in [
             ("\nprot = 1", "FILE:2: prot: there is no such setting; there are port, log_prompts, alias, api_key"),
             ("port = 70000", "FILE:1: port: invalid value '70000' for '--port <port>': 70000 is not in 0..=65535"),
+            (
+                "port = 99999999999999999999",
+                "FILE:1: port: invalid value '99999999999999999999' for '--port <port>': number too large to fit in target type",
+            ),
             ("port = true", "FILE:1: port: expected a text or a number, found true or false"),
             ("port = [1, 2]", "FILE:1: port: expected one value, found 2"),
             ("api_key = []", "FILE:1: api_key: expected a value, found none"),

@@ -7,7 +7,7 @@ use tracing::Span;
 
 use super::GivenUp;
 use super::event::{Event, FinishReason, Usage};
-use crate::error::{Error, Timeout};
+use crate::error::Timeout;
 use crate::metrics as m;
 
 /// Measures one request. Where it is dropped before the end, the request was given up, and counts by the reason of that.
@@ -51,13 +51,8 @@ impl Meter {
         self.phase = phase;
     }
 
-    /// The request was not taken in, or not begun.
-    pub(super) fn refuse(&mut self, error: &Error) {
-        let reason = match error {
-            Error::Overloaded { .. } => "queue_full",
-            _ => "unavailable",
-        };
-        m::REJECTED.add(1, vec![("reason", reason.into())]);
+    /// The request was not taken in, or not begun, which whoever answers it counts.
+    pub(super) fn refuse(&mut self) {
         self.enter(Phase::Over);
     }
 
@@ -162,12 +157,13 @@ impl Drop for Meter {
         if std::thread::panicking() {
             return self.fail("panic");
         }
-        match self.given_up.get().unwrap_or(&GivenUp::Gone) {
-            GivenUp::Gone => m::CANCELLED.add(1, vec![("phase", phase.into())]),
-            GivenUp::TimedOut(Timeout::Queue) => m::REJECTED.add(1, vec![("reason", "queue_timeout".into())]),
-            GivenUp::TimedOut(Timeout::Request) => m::FAILED.add(1, vec![("reason", "request_timeout".into())]),
-            GivenUp::TimedOut(Timeout::Reader) => m::FAILED.add(1, vec![("reason", "slow_reader".into())]),
-            GivenUp::CutOff => m::FAILED.add(1, vec![("reason", "drain_timeout".into())]),
+        match (self.given_up.get().unwrap_or(&GivenUp::Gone), self.phase) {
+            (GivenUp::Gone, _) => m::CANCELLED.add(1, vec![("phase", phase.into())]),
+            // Whoever answers counts what was not begun.
+            (GivenUp::TimedOut(Timeout::Queue), _) | (_, Phase::Queued) => {}
+            (GivenUp::TimedOut(Timeout::Request), _) => m::FAILED.add(1, vec![("reason", "request_timeout".into())]),
+            (GivenUp::TimedOut(Timeout::Reader), _) => m::FAILED.add(1, vec![("reason", "slow_reader".into())]),
+            (GivenUp::CutOff, _) => m::FAILED.add(1, vec![("reason", "drain_timeout".into())]),
         }
         self.stop(Instant::now());
     }

@@ -276,7 +276,7 @@ impl Shared {
             }
         };
         drop(waiting);
-        job.meter.refuse(&refused);
+        job.meter.refuse();
         Err(refused)
     }
 

@@ -175,7 +175,7 @@ impl Job {
 
     /// It was taken in and can't be begun.
     pub(super) fn refuse(mut self, error: Error) {
-        self.meter.refuse(&error);
+        self.meter.refuse();
         tracing::error!("a request can't be begun: {error}");
         let _ = self.updates.try_send(Update::Failed(error));
     }

@@ -92,12 +92,10 @@ pub(super) struct Listed {
 
 impl Client {
     pub(super) fn new(settings: &HubSettings, id: &ModelId) -> Result<Self> {
-        let endpoint = &settings.endpoint;
-        let wrong =
-            |reason: &str| Error::Unsupported(format!("HF_ENDPOINT={endpoint}: expected an http address: {reason}"));
-        let endpoint = Url::parse(endpoint).map_err(|error| wrong(&error.to_string()))?;
+        let wrong = |reason: &str| Error::Unsupported(format!("HF_ENDPOINT: expected an http address: {reason}"));
+        let endpoint = Url::parse(&settings.endpoint).map_err(|error| wrong(&error.to_string()))?;
         if !matches!(endpoint.scheme(), "http" | "https") {
-            return Err(wrong("it has another scheme"));
+            return Err(wrong(&format!("found one of {}", endpoint.scheme())));
         }
         let agent = Agent::config_builder()
             .http_status_as_error(false)
@@ -189,7 +187,7 @@ impl Client {
             let target =
                 text(response.headers(), header::LOCATION.as_str()).filter(|_| response.status().is_redirection());
             let Some(target) = target else { return Ok((description, response)) };
-            url = url.join(target).map_err(|error| self.failed(&url, format!("redirected to {target:?}: {error}")))?;
+            url = url.join(target).map_err(|error| self.failed(&url, format!("redirected to no address: {error}")))?;
         }
         Err(Failure::Passing(self.failed(&url, format!("redirected more than {MOST_REDIRECTS} times"))))
     }
@@ -202,7 +200,7 @@ impl Client {
         let code = text(response.headers(), "x-error-code").unwrap_or_default().to_owned();
         let said = text(response.headers(), "x-error-message").map(str::to_owned);
         let said = said.or_else(|| refusal(response)).map(|said| format!(" ({said})")).unwrap_or_default();
-        let message = format!("{url} answers {status}{said}: {}", self.advice(status, &code));
+        let message = format!("{} answers {status}{said}: {}", shown(url), self.advice(status, &code));
         let error = self.error(message);
         let is_passing =
             status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
@@ -216,7 +214,7 @@ impl Client {
         match (status, code) {
             (_, "GatedRepo") | (StatusCode::FORBIDDEN, _) => format!(
                 "the model is gated, or the token may not read it: agree to its terms at {}/{repo}, and set HF_TOKEN to a token of the account that did",
-                self.endpoint.as_str().trim_end_matches('/'),
+                shown(&self.endpoint).trim_end_matches('/'),
             ),
             (StatusCode::UNAUTHORIZED, _) if has_token => {
                 "there is no such model, or the token in HF_TOKEN is not valid for it: check both".into()
@@ -249,8 +247,14 @@ impl Client {
     }
 
     fn failed(&self, url: &Url, message: impl std::fmt::Display) -> Error {
-        self.error(format!("{url}: {message}"))
+        self.error(format!("{}: {message}", shown(url)))
     }
+}
+
+/// An address without what may be secret in it: a name, a password, and a query, which signs addresses of storage.
+fn shown(url: &Url) -> String {
+    let path = if url.path() == "/" { "" } else { url.path() };
+    format!("{}{path}", url.origin().ascii_serialization())
 }
 
 /// What the Hub's headers tell of a file; those of the first answer that tells it count, as later ones are the storage's.

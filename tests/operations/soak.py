@@ -80,7 +80,7 @@ class Bounds:
     @staticmethod
     def of(minutes: float) -> "Bounds":
         if minutes < 5:
-            return Bounds({0.5: 4.0, 0.95: 6.0}, rss_growth=math.inf, least_busy=0.5)
+            return Bounds({0.5: 4.0, 0.95: 6.0}, rss_growth=0.5, least_busy=0.5)
         return Bounds({0.5: 1.25, 0.95: 1.5}, rss_growth=0.03, least_busy=0.9)
 
 
