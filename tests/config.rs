@@ -62,13 +62,35 @@ fn the_file_lists_every_setting_with_its_default() {
     }
 }
 
-#[test]
-fn the_example_files_are_understood() {
+/// What holds with each of the files in `config/`.
+fn of_examples() -> Vec<BTreeMap<String, Option<String>>> {
     let directory = std::fs::read_dir(root().join("config")).unwrap();
     let files: Vec<PathBuf> = directory.map(|entry| entry.unwrap().path()).collect();
     assert!(files.len() >= 5, "{files:?}");
-    for file in files {
-        text(print_config(&["--config", file.to_str().unwrap()], &[]));
+    files.iter().map(|file| settings(&text(print_config(&["--config", file.to_str().unwrap()], &[])))).collect()
+}
+
+#[test]
+fn the_example_files_are_understood() {
+    assert!(of_examples().iter().all(|settings| settings.contains_key("port")));
+}
+
+/// After a drain, clients that are cut off are told within 2 s (`LAST_WORDS` in `src/api/serve.rs`), and a collector of
+/// traces that hangs is waited for 5 s (`SpanProcessor::shutdown` in opentelemetry_sdk).
+const AFTER_DRAIN_SECONDS: f64 = 7.0;
+
+#[test]
+fn supervisors_wait_for_the_longest_drain() {
+    let seconds = |text: &str| text.trim_end_matches('s').parse::<f64>().unwrap();
+    let drains = of_examples().into_iter().map(|settings| seconds(settings["drain_timeout"].as_ref().unwrap()));
+    let end = drains.fold(0.0, f64::max) + AFTER_DRAIN_SECONDS;
+    for (file, key) in
+        [("docker/systemd/blazr.service", "TimeoutStopSec="), ("docker/compose.yaml", "stop_grace_period: ")]
+    {
+        let supervisor = std::fs::read_to_string(root().join(file)).unwrap();
+        let patience = supervisor.lines().find_map(|line| line.trim().strip_prefix(key));
+        let patience = seconds(patience.unwrap_or_else(|| panic!("{file} has no {key}")));
+        assert!(patience > end, "{file} waits for {patience} s, and a drain takes up to {end} s");
     }
 }
 

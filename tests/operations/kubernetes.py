@@ -34,6 +34,8 @@ LAST_WORDS_SECONDS = 2
 START_SECONDS = 30
 HOST = "127.0.0.1"
 
+# opentelemetry_sdk, SpanProcessor::shutdown
+TRACES_SECONDS = 5
 Manifest = dict
 Environment = dict[str, str]
 
@@ -119,11 +121,11 @@ def check_references(report: Report, deployment: Manifest, pod: Pod) -> None:
 
 
 def check_end(report: Report, pod: Pod) -> None:
-    """SIGKILL comes when all have been served or told that they aren't."""
+    """SIGKILL comes when all have been served or told that they aren't, and a collector of traces has hung."""
     grace = pod.spec["terminationGracePeriodSeconds"]
     pre_stop = pod.container["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain = float(pod.environment()["BLAZR_DRAIN_TIMEOUT"])
-    least = pre_stop + drain + LAST_WORDS_SECONDS
+    least = pre_stop + drain + LAST_WORDS_SECONDS + TRACES_SECONDS
     report.check("grace period", f"{grace} s", grace > least, f"more than {least:g} s")
 
 
