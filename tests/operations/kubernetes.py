@@ -57,12 +57,7 @@ class Pod:
         self.probes = {name: self.container[name]["httpGet"] for name in self.container if name.endswith("Probe")}
 
     def environment(self) -> Environment:
-        """With what refers to the container's resources resolved."""
-        return {entry["name"]: str(entry.get("value") or self._resource(entry)) for entry in self.container["env"]}
-
-    def _resource(self, entry: Manifest) -> str:
-        kind, name = entry["valueFrom"]["resourceFieldRef"]["resource"].split(".")
-        return self.container["resources"][kind][name]
+        return {entry["name"]: entry["value"] for entry in self.container["env"]}
 
     def mounts(self) -> dict[str, str]:
         return {mount["name"]: mount["mountPath"] for mount in self.container["volumeMounts"]}
