@@ -9,17 +9,21 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// `blazr serve --print-config` with more flags, in a directory that has no file of its own.
-fn print_config(flags: &[&str], variables: &[(&str, &str)]) -> Output {
-    let directory = tempfile::tempdir().unwrap();
+/// `blazr serve --print-config` in this directory, without the variables that are set here.
+fn serve_in(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_blazr"));
-    let command = command.args(["serve", "--print-config"]).args(flags);
+    command.args(["serve", "--print-config"]).current_dir(directory);
     let own = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("BLAZR_"));
     own.for_each(|name| {
         command.env_remove(name);
     });
-    let command = command.envs(variables.iter().copied());
-    command.current_dir(directory.path()).output().unwrap()
+    command
+}
+
+/// The same with more flags and variables, in a directory that has no file of its own.
+fn print_config(flags: &[&str], variables: &[(&str, &str)]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    serve_in(directory.path()).args(flags).envs(variables.iter().copied()).output().unwrap()
 }
 
 fn text(output: Output) -> String {
@@ -62,13 +66,35 @@ fn the_file_lists_every_setting_with_its_default() {
     }
 }
 
-#[test]
-fn the_example_files_are_understood() {
+/// What holds with each of the files in `config/`.
+fn of_examples() -> Vec<BTreeMap<String, Option<String>>> {
     let directory = std::fs::read_dir(root().join("config")).unwrap();
     let files: Vec<PathBuf> = directory.map(|entry| entry.unwrap().path()).collect();
     assert!(files.len() >= 5, "{files:?}");
-    for file in files {
-        text(print_config(&["--config", file.to_str().unwrap()], &[]));
+    files.iter().map(|file| settings(&text(print_config(&["--config", file.to_str().unwrap()], &[])))).collect()
+}
+
+#[test]
+fn the_example_files_are_understood() {
+    assert!(of_examples().iter().all(|settings| settings.contains_key("port")));
+}
+
+/// After a drain, clients that are cut off are told within 2 s (`LAST_WORDS` in `src/api/serve.rs`), and a collector of
+/// traces that hangs is waited for 5 s (`SpanProcessor::shutdown` in opentelemetry_sdk).
+const AFTER_DRAIN_SECONDS: f64 = 7.0;
+
+#[test]
+fn supervisors_wait_for_the_longest_drain() {
+    let seconds = |text: &str| text.trim_end_matches('s').parse::<f64>().unwrap();
+    let drains = of_examples().into_iter().map(|settings| seconds(settings["drain_timeout"].as_ref().unwrap()));
+    let end = drains.fold(0.0, f64::max) + AFTER_DRAIN_SECONDS;
+    for (file, key) in
+        [("docker/systemd/blazr.service", "TimeoutStopSec="), ("docker/compose.yaml", "stop_grace_period: ")]
+    {
+        let supervisor = std::fs::read_to_string(root().join(file)).unwrap();
+        let patience = supervisor.lines().find_map(|line| line.trim().strip_prefix(key));
+        let patience = seconds(patience.unwrap_or_else(|| panic!("{file} has no {key}")));
+        assert!(patience > end, "{file} waits for {patience} s, and a drain takes up to {end} s");
     }
 }
 
@@ -112,9 +138,7 @@ fn a_file_in_the_working_directory_is_read() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("config")).unwrap();
     std::fs::write(directory.path().join("config/blazr.toml"), "port = 9\n").unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blazr"));
-    let output = command.args(["serve", "--print-config"]).current_dir(directory.path()).output().unwrap();
-    assert!(text(output).contains("port = 9 # config/blazr.toml:1\n"));
+    assert!(text(serve_in(directory.path()).output().unwrap()).contains("port = 9 # config/blazr.toml:1\n"));
 }
 
 #[test]
@@ -179,13 +203,15 @@ fn the_readme_has_every_setting_with_its_default() {
         let flags = cells[1].split('`').skip(1).step_by(2).map(|code| code.split(' ').next().unwrap());
         let defaults = cells[2].split(", ").chain(std::iter::repeat(""));
         for (flag, default) in flags.zip(defaults) {
-            told.insert(flag.trim_start_matches("--").replace('-', "_"), default.trim_matches('`').to_owned());
+            let word = default.trim_start_matches('`').split(['`', ' ']).next().unwrap();
+            told.insert(flag.trim_start_matches("--").replace('-', "_"), word.to_owned());
         }
     }
     for (key, default) in settings(&text(print_config(&[], &[]))) {
         let told = told.get(&key).unwrap_or_else(|| panic!("no table of README has {key}"));
-        let Some(default) = default.filter(|default| default != "false") else { continue };
-        assert!(told.starts_with(default.trim_matches('"')), "{key}: README has {told:?} for {default}");
+        let Some(default) = default else { continue };
+        let expected = if default == "false" { "" } else { default.trim_matches('"') };
+        assert_eq!(told, expected, "{key} in a table of README");
     }
 }
 

@@ -40,6 +40,8 @@ EXAMPLE_INSTANCES = ["10.0.0.11:8080", "10.0.0.12:8080", "10.0.0.13:8080"]
 
 MAX_QUEUE = 8
 CLIENTS = 12
+# More than three instances are given by HAProxy (8 each), so that some wait there.
+CROWD = 30
 BURST = 150
 STREAMS = 5
 
@@ -592,6 +594,28 @@ def check_all_full(report: Report, judge: Judge, balancer: Balancer) -> None:
     report.check(f"{balancer.kind.name}: {BURST} at once", dict(found), is_expected, expected)
 
 
+def check_quick(report: Report, balancer: Balancer, instances: list[Instance]) -> None:
+    """What generates nothing waits for no generation, while more of them wait than there is room for."""
+
+    def ended() -> float:
+        return sum(instance.total("blazr_finished_total") for instance in instances)
+
+    def are_full() -> bool:
+        return sum(instance.n_inside() for instance in instances) >= n_inside
+
+    n_inside = len(instances) * MAX_QUEUE
+    with ExitStack() as stack:
+        for _ in range(CROWD):
+            stack.callback(Connection(balancer.address).send(endless(False)).close)
+        wait_for("all instances have enough to do", are_full, BUSY_SECONDS)
+        before = ended()
+        statuses = [ask(balancer.address, get(path)).status for path in ("/health", "/v1/models")]
+        report.equal(f"{balancer.kind.name}: /health and /v1/models while all are full", statuses, [200, 200])
+        found, most = ended() - before, CROWD - n_inside
+        report.check(f"{balancer.kind.name}: generations that ended meanwhile", found, found < most, f"fewer than {most}")
+    wait_until_inside(instances, 0)
+
+
 def check_large(report: Report, judge: Judge, balancer: Balancer) -> None:
     """A request for which no buffer is large enough."""
     large = judge.mix.large
@@ -614,6 +638,7 @@ def check(report: Report, judge: Judge, kind: Kind, instances: list[Instance], p
         check_hang_ups(report, balancer, instances)
         check_long_drain(report, judge, balancer, instances)
         check_all_full(report, judge, balancer)
+        check_quick(report, balancer, instances)
         with Load(judge, balancer.address) as load:
             timeline = Timeline(load, balancer)
             run_phases(timeline, report, instances, seconds, kind.notices_hangs)

@@ -1,10 +1,11 @@
 """Holds docker/kubernetes against the schemas of Kubernetes, and against what no schema knows: its parts fit together,
-a blazr that is started with the environment of the pods answers their probes, and the autoscaler's metric is one that
-it has. Needs kubernetes-validate and promtool.
+a blazr that is started with the environment of the pods answers their probes, Prometheus reads the pods under the job
+that its rules ask for, and the autoscaler's metric is one that blazr has. Needs kubernetes-validate and promtool.
 
 `python3 tests/operations/kubernetes.py target/release/blazr`
 """
 
+import json
 import os
 import re
 import socket
@@ -26,11 +27,15 @@ from harness import Address, Report, arguments, ask, get, series, wait_for  # no
 
 MANIFESTS = ROOT / "docker/kubernetes"
 DOCKERFILE = ROOT / "docker/Dockerfile"
+RULES = ROOT / "docker/prometheus/rules.yml"
+METRICS_PATH = "/metrics"
 
 # The first one with `sleep` as a hook; all from there on.
 FIRST_VERSION = (1, 30)
 # src/api/serve.rs, LAST_WORDS
 LAST_WORDS_SECONDS = 2
+# opentelemetry_sdk, SpanProcessor::shutdown
+TRACES_SECONDS = 5
 START_SECONDS = 30
 HOST = "127.0.0.1"
 
@@ -42,25 +47,31 @@ def read(name: str) -> Manifest:
     return yaml.safe_load((MANIFESTS / name).read_text())
 
 
+@contextmanager
+def written(content: object) -> Iterator[str]:
+    """The name of a YAML file with that."""
+    with tempfile.NamedTemporaryFile("w", prefix="blazr-kubernetes-", suffix=".yml") as file:
+        yaml.safe_dump(content, file)
+        yield file.name
+
+
+def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["promtool", *arguments], capture_output=True, text=True)
+
+
 class Pod:
     """What the Deployment makes pods of."""
 
     def __init__(self, deployment: Manifest) -> None:
         template = deployment["spec"]["template"]
         self.labels: dict[str, str] = template["metadata"]["labels"]
-        self.annotations: dict[str, str] = template["metadata"]["annotations"]
         self.spec: Manifest = template["spec"]
         (self.container,) = self.spec["containers"]
         self.ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
         self.probes = {name: self.container[name]["httpGet"] for name in self.container if name.endswith("Probe")}
 
     def environment(self) -> Environment:
-        """With what refers to the container's resources resolved."""
-        return {entry["name"]: str(entry.get("value") or self._resource(entry)) for entry in self.container["env"]}
-
-    def _resource(self, entry: Manifest) -> str:
-        kind, name = entry["valueFrom"]["resourceFieldRef"]["resource"].split(".")
-        return self.container["resources"][kind][name]
+        return {entry["name"]: entry["value"] for entry in self.container["env"]}
 
     def mounts(self) -> dict[str, str]:
         return {mount["name"]: mount["mountPath"] for mount in self.container["volumeMounts"]}
@@ -119,11 +130,11 @@ def check_references(report: Report, deployment: Manifest, pod: Pod) -> None:
 
 
 def check_end(report: Report, pod: Pod) -> None:
-    """SIGKILL comes when all have been served or told that they aren't."""
+    """SIGKILL comes when all have been served or told that they aren't, and a collector of traces has hung."""
     grace = pod.spec["terminationGracePeriodSeconds"]
     pre_stop = pod.container["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain = float(pod.environment()["BLAZR_DRAIN_TIMEOUT"])
-    least = pre_stop + drain + LAST_WORDS_SECONDS
+    least = pre_stop + drain + LAST_WORDS_SECONDS + TRACES_SECONDS
     report.check("grace period", f"{grace} s", grace > least, f"more than {least:g} s")
 
 
@@ -159,7 +170,6 @@ def check_settings(report: Report, blazr: str, pod: Pod) -> None:
     report.equal("settings that blazr doesn't know", unknown, [])
     metrics_port = environment["BLAZR_METRICS_PORT"]
     report.equal("ports", pod.ports, {"http": int(environment["BLAZR_PORT"]), "metrics": int(metrics_port)})
-    report.equal("the port that Prometheus is told", pod.annotations["prometheus.io/port"], metrics_port)
     keys = Path(environment["BLAZR_API_KEY_FILE"])
     report.equal("where keys are", str(keys.parent), pod.mounts()["keys"])
 
@@ -207,29 +217,62 @@ def check_running(report: Report, pod: Pod, addresses: dict[str, Address], metri
         status = ask(addresses[probe["port"]], get(probe["path"])).status
         report.equal(f"{name} {probe['path']}, without a key", status, 200)
     report.equal("/v1/models without a key", ask(addresses["http"], get("/v1/models")).status, 401)
-    exposition = ask(addresses["metrics"], get(pod.annotations["prometheus.io/path"])).body.decode()
+    exposition = ask(addresses["metrics"], get(METRICS_PATH)).body.decode()
     report.check("the autoscaler's metric is exported", metric, metric in series(exposition), "one that blazr has")
+
+
+# --------------------------------------------------------------------------- what Prometheus reads
+
+
+def check_scrape(report: Report, pod: Pod, job: Manifest) -> None:
+    """The rules' job has the pods that run, each with one port."""
+    name = job["job_name"]
+    report.equal("the job that the rules read", set(re.findall(r'job="([^"]*)"', RULES.read_text())), {name})
+    report.equal("where it finds pods", job["kubernetes_sd_configs"], [{"role": "pod"}])
+    # Debian's promtool can't ask Kubernetes: it is told what Kubernetes would say.
+    told = {key: value for key, value in job.items() if key != "kubernetes_sd_configs"}
+    other = pod.labels | {"app.kubernetes.io/name": "other"}
+    pods = ("runs", "Running", pod.labels), ("is-over", "Failed", pod.labels), ("other", "Running", other)
+    told["static_configs"] = [listed(pod, port, *one) for port in pod.ports for one in pods]
+    with written({"scrape_configs": [told]}) as config:
+        ran = promtool("check", "service-discovery", "--timeout=1s", config, name)
+    report.check("the job", "as promtool understands it", ran.returncode == 0, ran.stderr)
+    expected = {"__address__": f"{HOST}:{pod.environment()['BLAZR_METRICS_PORT']}", "__metrics_path__": METRICS_PATH,
+                "job": name, "namespace": "here", "pod": "runs", "instance": "runs"}  # fmt: skip
+    kept = [target["labels"] for target in json.loads(ran.stdout or "[]") if target["labels"]]
+    report.equal("what it reads", [{label: labels.get(label) for label in expected} for labels in kept], [expected])
+
+
+def listed(pod: Pod, port: str, name: str, phase: str, labels: dict[str, str]) -> Manifest:
+    """What Kubernetes says of a port."""
+    said = {"namespace": "here", "pod_name": name, "pod_phase": phase, "pod_container_port_name": port}
+    said |= {"pod_label_" + re.sub(r"\W", "_", label): value for label, value in labels.items()}
+    said = {f"__meta_kubernetes_{label}": value for label, value in said.items()}
+    return {"targets": [f"{HOST}:{pod.ports[port]}"], "labels": said}
 
 
 # --------------------------------------------------------------------------- the autoscaler's metric
 
 
-def check_adapter(report: Report, metric: str) -> None:
+def check_adapter(report: Report, metric: str, job: str) -> None:
     (rule,) = read("prometheus-adapter.yaml")["rules"]["custom"]
     report.equal("the adapter's metric", rule["name"]["as"], metric)
-    report.check("what it reads", rule["seriesQuery"], rule["seriesQuery"].startswith(metric + "{"), metric)
+    start = f'{metric}{{job="{job}",'
+    report.check("what it reads", rule["seriesQuery"], rule["seriesQuery"].startswith(start), start)
     query = rule["metricsQuery"]
     for placeholder, value in {"GroupBy": "pod", "Series": metric, "LabelMatchers": 'namespace="here"'}.items():
         query = query.replace(f"<<.{placeholder}>>", value)
-    # Two pods here, of which one has a queue that fills and empties, and one elsewhere.
+    # Two pods here, of which one has a queue that fills and empties and the other is read by somebody else too, and one
+    # elsewhere.
     test = {
         "evaluation_interval": "15s",
         "tests": [{
             "interval": "15s",
             "input_series": [
-                {"series": f'{metric}{{namespace="here",pod="a"}}', "values": "8x8"},
-                {"series": f'{metric}{{namespace="here",pod="b"}}', "values": "0 0 0 0 4 0 8 0 8"},
-                {"series": f'{metric}{{namespace="there",pod="c"}}', "values": "64x8"},
+                {"series": f'{metric}{{job="{job}",namespace="here",pod="a"}}', "values": "8x8"},
+                {"series": f'{metric}{{job="other",namespace="here",pod="a"}}', "values": "8x8"},
+                {"series": f'{metric}{{job="{job}",namespace="here",pod="b"}}', "values": "0 0 0 0 4 0 8 0 8"},
+                {"series": f'{metric}{{job="{job}",namespace="there",pod="c"}}', "values": "64x8"},
             ],
             "promql_expr_test": [{
                 "expr": query,
@@ -238,9 +281,8 @@ def check_adapter(report: Report, metric: str) -> None:
             }],
         }],
     }  # fmt: skip
-    with tempfile.NamedTemporaryFile("w", prefix="blazr-adapter-", suffix=".yaml") as file:
-        yaml.safe_dump(test, file)
-        ran = subprocess.run(["promtool", "test", "rules", file.name], capture_output=True, text=True)
+    with written(test) as file:
+        ran = promtool("test", "rules", file)
     report.check(f"{query} for each pod", "as promtool computes it", ran.returncode == 0, ran.stdout + ran.stderr)
 
 
@@ -256,7 +298,9 @@ def main() -> None:
     check_references(report, deployment, pod)
     check_end(report, pod)
     check_confinement(report, pod)
-    check_adapter(report, metric)
+    (job,) = read("scrape.yml")
+    check_scrape(report, pod, job)
+    check_adapter(report, metric, job["job_name"])
     check_settings(report, options.blazr, pod)
     with started(options.blazr, pod) as addresses:
         check_running(report, pod, addresses, metric)
