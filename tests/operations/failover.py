@@ -40,6 +40,8 @@ EXAMPLE_INSTANCES = ["10.0.0.11:8080", "10.0.0.12:8080", "10.0.0.13:8080"]
 
 MAX_QUEUE = 8
 CLIENTS = 12
+# More than three instances are given by HAProxy (8 each), so that some wait there.
+CROWD = 30
 BURST = 150
 STREAMS = 5
 
@@ -49,6 +51,8 @@ LOOK_SECONDS = 0.05
 DRAIN_SECONDS = 120
 TIMEOUT_SECONDS = 60
 CANCEL_SECONDS = 1
+# Of a machine that is busy with other things; a generation takes longer there.
+QUICK_SECONDS = 10
 # HAProxy takes 4.5 s at most to notice it.
 LEAST_HANG_SECONDS = 6
 
@@ -592,6 +596,26 @@ def check_all_full(report: Report, judge: Judge, balancer: Balancer) -> None:
     report.check(f"{balancer.kind.name}: {BURST} at once", dict(found), is_expected, expected)
 
 
+def check_quick(report: Report, balancer: Balancer, instances: list[Instance]) -> None:
+    """What generates nothing waits for no generation. If it had its turn behind those that wait for a place, not all places
+    would be taken after it, or it would take long."""
+
+    def are_full() -> bool:
+        return sum(instance.n_inside() for instance in instances) >= len(instances) * MAX_QUEUE
+
+    with ExitStack() as stack:
+        for _ in range(CROWD):
+            stack.callback(Connection(balancer.address).send(endless(False)).close)
+        wait_for("all instances have enough to do", are_full, BUSY_SECONDS)
+        began = time.monotonic()
+        statuses = [ask(balancer.address, get(path)).status for path in ("/health", "/v1/models")]
+        seconds, what = time.monotonic() - began, f"{balancer.kind.name}: /health and /v1/models while all are full"
+        report.equal(what, statuses, [200, 200])
+        is_quick, expected = are_full() and seconds < QUICK_SECONDS, f"before any has room, within {QUICK_SECONDS} s"
+        report.check(f"{what}, after", f"{seconds:.2f} s", is_quick, expected)
+    wait_until_inside(instances, 0)
+
+
 def check_large(report: Report, judge: Judge, balancer: Balancer) -> None:
     """A request for which no buffer is large enough."""
     large = judge.mix.large
@@ -614,6 +638,7 @@ def check(report: Report, judge: Judge, kind: Kind, instances: list[Instance], p
         check_hang_ups(report, balancer, instances)
         check_long_drain(report, judge, balancer, instances)
         check_all_full(report, judge, balancer)
+        check_quick(report, balancer, instances)
         with Load(judge, balancer.address) as load:
             timeline = Timeline(load, balancer)
             run_phases(timeline, report, instances, seconds, kind.notices_hangs)
