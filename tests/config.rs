@@ -9,17 +9,21 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// `blazr serve --print-config` with more flags, in a directory that has no file of its own.
-fn print_config(flags: &[&str], variables: &[(&str, &str)]) -> Output {
-    let directory = tempfile::tempdir().unwrap();
+/// `blazr serve --print-config` in this directory, without the variables that are set here.
+fn serve_in(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_blazr"));
-    let command = command.args(["serve", "--print-config"]).args(flags);
+    command.args(["serve", "--print-config"]).current_dir(directory);
     let own = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("BLAZR_"));
     own.for_each(|name| {
         command.env_remove(name);
     });
-    let command = command.envs(variables.iter().copied());
-    command.current_dir(directory.path()).output().unwrap()
+    command
+}
+
+/// The same with more flags and variables, in a directory that has no file of its own.
+fn print_config(flags: &[&str], variables: &[(&str, &str)]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    serve_in(directory.path()).args(flags).envs(variables.iter().copied()).output().unwrap()
 }
 
 fn text(output: Output) -> String {
@@ -134,9 +138,7 @@ fn a_file_in_the_working_directory_is_read() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("config")).unwrap();
     std::fs::write(directory.path().join("config/blazr.toml"), "port = 9\n").unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_blazr"));
-    let output = command.args(["serve", "--print-config"]).current_dir(directory.path()).output().unwrap();
-    assert!(text(output).contains("port = 9 # config/blazr.toml:1\n"));
+    assert!(text(serve_in(directory.path()).output().unwrap()).contains("port = 9 # config/blazr.toml:1\n"));
 }
 
 #[test]
@@ -175,13 +177,15 @@ fn the_readme_has_every_setting_with_its_default() {
         let flags = cells[1].split('`').skip(1).step_by(2).map(|code| code.split(' ').next().unwrap());
         let defaults = cells[2].split(", ").chain(std::iter::repeat(""));
         for (flag, default) in flags.zip(defaults) {
-            told.insert(flag.trim_start_matches("--").replace('-', "_"), default.trim_matches('`').to_owned());
+            let word = default.trim_start_matches('`').split(['`', ' ']).next().unwrap();
+            told.insert(flag.trim_start_matches("--").replace('-', "_"), word.to_owned());
         }
     }
     for (key, default) in settings(&text(print_config(&[], &[]))) {
         let told = told.get(&key).unwrap_or_else(|| panic!("no table of README has {key}"));
-        let Some(default) = default.filter(|default| default != "false") else { continue };
-        assert!(told.starts_with(default.trim_matches('"')), "{key}: README has {told:?} for {default}");
+        let Some(default) = default else { continue };
+        let expected = if default == "false" { "" } else { default.trim_matches('"') };
+        assert_eq!(told, expected, "{key} in a table of README");
     }
 }
 
