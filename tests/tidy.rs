@@ -169,8 +169,12 @@ fn the_readme_has_every_route() {
 
 #[test]
 fn the_readme_has_every_metric_and_no_other() {
-    let in_readme: BTreeSet<String> = readme_code().into_iter().filter(|code| code.starts_with("blazr_")).collect();
-    assert_eq!(in_readme, blazr::metrics::ALL.iter().map(|metric| metric.name.to_owned()).collect());
+    let is_metric = |word: &str| word.starts_with("blazr_") || word.starts_with("process_");
+    let in_readme: BTreeSet<String> = readme_code().into_iter().filter(|code| is_metric(code)).collect();
+    let exposition = blazr::metrics::Exposition::install().unwrap().render();
+    let exported = exposition.lines().filter_map(|line| line.strip_prefix("# TYPE process_")?.split(' ').next());
+    let own = blazr::metrics::ALL.iter().map(|metric| metric.name.to_owned());
+    assert_eq!(in_readme, own.chain(exported.map(|name| format!("process_{name}"))).collect());
 }
 
 #[test]
@@ -186,7 +190,14 @@ fn the_manual_has_every_error_code() {
     });
     let codes = codes.concat();
     assert!(codes.len() > 10, "{codes:?}");
-    for code in codes {
+    let of_balancers = ["docker/nginx/nginx.conf", "docker/haproxy/haproxy.cfg"].map(|path| {
+        let config = std::fs::read_to_string(root().join(path)).unwrap();
+        let codes: Vec<_> =
+            config.split("\"code\":\"").skip(1).map(|tail| tail.split('"').next().unwrap().to_owned()).collect();
+        assert!(!codes.is_empty(), "{path} answers nothing by itself");
+        codes
+    });
+    for code in codes.into_iter().chain(of_balancers.concat()) {
         assert!(manual.contains(&format!("| `{code}` |")), "{code} is not in docs/operation.md");
     }
 }
