@@ -1,5 +1,6 @@
-//! What README and the manual show is what happens: every command of theirs is run, and prints what stands below it, but
-//! for what is measured.
+//! What README and the manual show is what happens: every command of their `console` blocks is run, and prints what stands
+//! below it, but for what is measured. Of the commands within their text, flags and scripts are there; other blocks are not
+//! looked at.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
@@ -161,16 +162,16 @@ fn every_command_prints_what_is_shown() {
     assert!(count >= 10, "{count} commands were found");
 }
 
-/// The words between backticks that begin with `blazr`.
-fn commands_in_text(page: &str) -> impl Iterator<Item = &str> {
-    let text = page.split("```").step_by(2);
-    text.flat_map(|text| text.split('`').skip(1).step_by(2)).filter(|words| words.starts_with("blazr "))
+/// The words between backticks.
+fn code_in_text(page: &str) -> impl Iterator<Item = &str> {
+    page.split("```").step_by(2).flat_map(|text| text.split('`').skip(1).step_by(2))
 }
 
 #[test]
 fn every_command_in_the_text_has_the_flags_that_it_is_given() {
     let pages = pages();
-    let commands: BTreeSet<&str> = pages.iter().flat_map(|(_, page)| commands_in_text(page)).collect();
+    let code = pages.iter().flat_map(|(_, page)| code_in_text(page));
+    let commands: BTreeSet<&str> = code.filter(|words| words.starts_with("blazr ")).collect();
     assert!(commands.len() >= 8, "{commands:?}");
     for command in commands {
         let mut words = command.split_whitespace().skip(1);
@@ -182,6 +183,27 @@ fn every_command_in_the_text_has_the_flags_that_it_is_given() {
             assert!(help.split_whitespace().any(|word| word == flag), "{command}: {subcommand} has no {flag}");
         }
     }
+}
+
+#[test]
+fn every_script_and_every_file_that_is_linked_is_there() {
+    let (mut scripts, mut links) = (0, 0);
+    for (path, page) in pages() {
+        for command in code_in_text(&page) {
+            let runs_a_script = |(program, _): &(&str, &str)| ["bash", "sh", "python", "python3"].contains(program);
+            let Some((_, script)) = command.split_once(' ').filter(runs_a_script) else { continue };
+            let script = root().join(script.split(' ').next().unwrap());
+            assert!(script.is_file(), "{}: `{command}`: there is no {}", path.display(), script.display());
+            scripts += 1;
+        }
+        for link in page.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()) {
+            let is_elsewhere = link.is_empty() || link.contains("://");
+            let target = path.with_file_name(link);
+            assert!(is_elsewhere || target.exists(), "{}: there is no {}", path.display(), target.display());
+            links += usize::from(!is_elsewhere);
+        }
+    }
+    assert!(scripts >= 20 && links >= 20, "{scripts} scripts and {links} links were found");
 }
 
 #[test]
