@@ -76,7 +76,7 @@ struct ModelArgs {
     /// Run on the CPU even where there is a GPU, whatever --device says.
     #[arg(long)]
     cpu: bool,
-    /// How many threads compute [default: one for each physical core].
+    /// How many threads compute [default: one for each physical core that it may use].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// How matrices of weights are held: as stored, or converted while loading.
@@ -218,7 +218,7 @@ impl Cli {
         Ok(cli)
     }
 
-    /// How many threads compute: `--threads`, else one for each physical core.
+    /// How many threads compute: `--threads`, else one for each physical core that it may use.
     pub fn threads(&self) -> usize {
         let model = match &self.task {
             Task::Generate(args) => Some(&args.model),
