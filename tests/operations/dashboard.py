@@ -22,7 +22,10 @@ RULES = ROOT / "docker/prometheus/rules.yml"
 # Prometheus's own.
 FROM_PROMETHEUS = {"up", "ALERTS"}
 LABELS_FROM_PROMETHEUS = {"instance", "job", "alertname", "alertstate"}
-WORDS = {"and", "or", "unless"}
+WORDS = {"and", "or", "unless", "offset"}
+
+# Values of labels that come with a fault of blazr.
+OF_FAULTS = {"status": {"500"}}
 
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)?\{([^}]*)\}")
@@ -58,7 +61,7 @@ def unknown_values(expression: str, known: Series) -> Iterator[str]:
         for label, how, pattern in MATCHER.findall(matchers):
             if label in LABELS_FROM_PROMETHEUS or name not in known:
                 continue
-            values = known[name].get(label, set())
+            values = known[name].get(label, set()) | OF_FAULTS.get(label, set())
             for wanted in pattern.split("|") if how in ("=~", "!~") else [pattern]:
                 if not any(re.fullmatch(wanted, value) for value in values):
                     yield f'{name}{{{label}="{wanted}"}}'
