@@ -263,6 +263,8 @@ fn best(mut candidates: Vec<usize>, values: &[f32], count: usize) -> Vec<usize> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "cuda-emulator")]
+    use crate::kernels::matrix::WeightType;
 
     fn assert_close(got: &[(usize, f32)], want: &[(usize, f32)]) {
         let is_close = |((a, x), (b, y)): (&(usize, f32), &(usize, f32))| a == b && (x - y).abs() < 1e-6;
@@ -324,9 +326,18 @@ mod tests {
     #[cfg(feature = "cuda-emulator")]
     #[test]
     fn a_gpu_chooses_and_weighs_experts_as_the_cpu_does() {
+        for dtype in WeightType::ALL {
+            // Sizes that make whole blocks, or don't end with a word.
+            let (width, inner) = if dtype.is_blocks() { (256, 512) } else { (12, 20) };
+            a_gpu_chooses_and_weighs(dtype, width, inner);
+        }
+    }
+
+    #[cfg(feature = "cuda-emulator")]
+    fn a_gpu_chooses_and_weighs(dtype: WeightType, width: usize, inner: usize) {
         use crate::kernels::cuda::emulator::{aligned, at, at_mut, room, run};
+        use crate::kernels::cuda::tests::stored;
         use crate::kernels::cuda::{Experts, Table};
-        use crate::kernels::matrix::WeightType;
 
         let groups = |kept, judged_by| Some(Groups { count: 4, kept, judged_by });
         let usual = Routing::softmax_over_chosen(3);
@@ -340,15 +351,15 @@ mod tests {
             Routing { groups: groups(3, 99), experts_per_tok: 1, ..usual },
         ];
         let wave = |count: usize, k: f32| (0..count).map(|i| (i as f32 * k).sin()).collect::<Vec<f32>>();
-        let (n_experts, width, inner) = (40, 12, 20);
-        let matrices = |n_out: usize, n_in: usize, k| -> Vec<Vec<u128>> {
-            (0..n_experts).map(|expert| aligned(&wave(n_out * n_in, k + expert as f32 * 0.01))).collect()
+        let n_experts = 40;
+        let matrices = |n_out: usize, n_in: usize, k: f32| -> Vec<_> {
+            (0..n_experts).map(|expert| stored(dtype, n_in, &wave(n_out * n_in, k + expert as f32 * 0.01))).collect()
         };
         let roles = [matrices(inner, width, 0.3), matrices(inner, width, 0.5), matrices(width, inner, 0.7)];
-        let tables = roles.each_ref().map(|role| role.iter().map(|matrix| at(matrix)).collect::<Vec<_>>());
-        let table = |which: usize, n_out, n_in| Table { at: at(&tables[which]), dtype: WeightType::F32, n_out, n_in };
-        let times = |matrix: &[u128], x: &[f32]| -> Vec<f32> {
-            let rows = bytemuck::cast_slice::<_, f32>(matrix).chunks_exact(x.len());
+        let tables = roles.each_ref().map(|role| role.iter().map(|(memory, _)| at(memory)).collect::<Vec<_>>());
+        let table = |which: usize, n_out, n_in| Table { at: at(&tables[which]), dtype, n_out, n_in };
+        let times = |matrix: &[f32], x: &[f32]| -> Vec<f32> {
+            let rows = matrix.chunks_exact(x.len());
             rows.map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
         };
         let (correction, x) = (wave(n_experts, 2.3), wave(width, 0.9));
@@ -360,7 +371,7 @@ mod tests {
             let correction = if routing.scores == Scores::Sigmoid { correction.clone() } else { vec![0.0; n_experts] };
             let mut want = vec![0.0; width];
             for (expert, share) in routing.choose(&logits, &correction) {
-                let [gate, up, down] = roles.each_ref().map(|role| &role[expert]);
+                let [gate, up, down] = roles.each_ref().map(|role| &role[expert].1);
                 let up = times(up, &x);
                 let inner: Vec<f32> = match is_gated {
                     true => times(gate, &x).iter().zip(up).map(|(g, up)| g * 0.8 * sigmoid(g * 0.8) * up).collect(),
@@ -378,7 +389,7 @@ mod tests {
             let (mut room, mut y) = (room(experts.room()), vec![f32::NAN; width]);
             run(experts.launches(at(&logits), at(&aligned(&x)), at_mut(&mut room), at_mut(&mut y)));
             let close = |(got, want): (&f32, &f32)| (got - want).abs() < 1e-4 * want.abs().max(1.0);
-            assert!(y.iter().zip(&want).all(close), "{routing:?}: {y:?} for {want:?}");
+            assert!(y.iter().zip(&want).all(close), "{dtype:?}, {routing:?}: {y:?} for {want:?}");
         }
     }
 }

@@ -28,6 +28,12 @@ struct alignas(16) float4 {
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(8) ushort4 {
+    unsigned short x, y, z, w;
+};
 using f16 = _Float16;
 
 static dim3 gridDim, blockDim, blockIdx, threadIdx;
@@ -156,3 +162,17 @@ inline float __uint_as_float(unsigned bits) {
     return value;
 }
 inline float __half2float(f16 value) { return static_cast<float>(value); }
+
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// Of the eight bytes of x and y, those that the four nibbles of the selection name.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selection) {
+    unsigned long long both = (unsigned long long)y << 32 | x;
+    unsigned bytes = 0;
+    for (unsigned i = 0; i < 4; i++) bytes |= unsigned(both >> (selection >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+    return bytes;
+}

@@ -107,7 +107,7 @@ template <typename T>
 __device__ __forceinline__ void chosen_row_times(const u64* table, const u32* ids, const float* x, float* y, u32 n_in,
                                                  u32 n_out, u32 x_stride) {
     const T* w = reinterpret_cast<const T*>(table[ids[blockIdx.y]]);
-    row_times(w, x + u64(blockIdx.y) * x_stride, Norm(), After(), y + u64(blockIdx.y) * n_out, n_in, n_out);
+    row_times(w, 0, x + u64(blockIdx.y) * x_stride, Norm(), After(), y + u64(blockIdx.y) * n_out, n_in, n_out);
 }
 
 // As `gated`, for each chosen expert (grid.y), of the same x.
@@ -134,6 +134,10 @@ __device__ __forceinline__ void chosen_gated(const u64* gates, const u64* ups, c
 CHOSEN(float)
 CHOSEN(f16)
 CHOSEN(bf16)
+CHOSEN(q8_0)
+CHOSEN(q4_k)
+CHOSEN(q5_k)
+CHOSEN(q6_k)
 
 // x = relu(x)².
 extern "C" __global__ void squared_relu(float* __restrict__ x, u64 count) {

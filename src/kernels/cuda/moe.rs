@@ -2,6 +2,7 @@
 
 use super::launch::{Address, BLOCK, Launch, WARP, arguments, places, typed};
 use super::products::ROWS_OF_A_WARP;
+use crate::kernels::blocks::Format;
 use crate::kernels::matrix::WeightType;
 
 /// How a router's logits become shares.
@@ -103,16 +104,16 @@ impl Experts {
 impl Table {
     /// As [`gated`] for the chosen experts, `y` `[chosen, n_out]`, where these are the gates.
     fn gated(&self, up: &Self, factor: f32, ids: Address, chosen: usize, x: Address, y: Address) -> Launch {
-        let names = ["chosen_gated_float", "chosen_gated_f16", "chosen_gated_bf16"];
+        let function = typed!(self.dtype, "chosen_gated");
         let arguments = arguments![self.at, up.at, ids, x, y, self.n_in, self.n_out, factor];
-        Launch::new(typed(self.dtype, names), [self.n_out.div_ceil(BLOCK / WARP), chosen, 1], BLOCK, 0, arguments)
+        Launch::new(function, [self.n_out.div_ceil(BLOCK / WARP), chosen, 1], BLOCK, 0, arguments)
     }
 
     /// A row of `x`, and rows so far apart for each, times the matrices of the chosen experts: `y` `[chosen, n_out]`.
     fn row_times(&self, ids: Address, chosen: usize, x: Address, x_stride: usize, y: Address) -> Launch {
-        let names = ["chosen_row_times_float", "chosen_row_times_f16", "chosen_row_times_bf16"];
+        let function = typed!(self.dtype, "chosen_row_times");
         let blocks = self.n_out.div_ceil(ROWS_OF_A_WARP * BLOCK / WARP);
         let arguments = arguments![self.at, ids, x, y, self.n_in, self.n_out, x_stride];
-        Launch::new(typed(self.dtype, names), [blocks, chosen, 1], BLOCK, 0, arguments)
+        Launch::new(function, [blocks, chosen, 1], BLOCK, 0, arguments)
     }
 }
