@@ -70,7 +70,9 @@ fn any_split_of_a_prompt_gives_the_same_answer() {
         let model = load(&folder, &gpu, Settings::EXACT);
         let tokens = tokens(&model);
         let whole = in_two(&model, &tokens, tokens.len());
-        for first in [1, 63, 127, 128, 129, tokens.len() - 1].into_iter().filter(|first| *first < tokens.len()) {
+        for first in
+            [1, 63, 127, 128, 129, tokens.len() - 2, tokens.len() - 1].into_iter().filter(|first| *first < tokens.len())
+        {
             assert_close(&in_two(&model, &tokens, first), &whole, TOLERANCE, &folder);
         }
         let mut state = model.new_state().unwrap();
@@ -120,6 +122,19 @@ fn fast_precision_is_near_what_the_cpu_computes_exactly() {
         let fast = Settings { precision: Precision::Fast, ..Settings::EXACT };
         let got = in_two(&load(&folder, &gpu, fast), &tokens, tokens.len());
         assert_close(&got, &in_two(&cpu, &tokens, tokens.len()), ROUNDED, &folder);
+    }
+}
+
+#[test]
+fn a_prompt_gives_the_same_answer_each_time() {
+    let Some(gpu) = devices::gpu() else { return };
+    for folder in folders() {
+        let model = load(&folder, &gpu, Settings { precision: Precision::Fast, ..Settings::EXACT });
+        let tokens = tokens(&model);
+        let first = in_two(&model, &tokens, tokens.len());
+        for _ in 0..3 {
+            assert_eq!(in_two(&model, &tokens, tokens.len()), first, "{}", folder.display());
+        }
     }
 }
 

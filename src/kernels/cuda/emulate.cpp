@@ -14,6 +14,7 @@ using std::min;
 #include "products.cu"
 #include "rows.cu"
 #include "sampling.cu"
+#include "visits.cu"
 
 template <auto kernel>
 struct Call;
@@ -46,7 +47,11 @@ static const struct {
     KERNEL(chosen_row_times_f16), KERNEL(chosen_row_times_bf16), KERNEL(squared_relu), KERNEL(weigh),
     KERNEL(gated_float), KERNEL(gated_f16), KERNEL(gated_bf16),
     KERNEL(chosen_gated_float), KERNEL(chosen_gated_f16), KERNEL(chosen_gated_bf16),
-    KERNEL(survey),          KERNEL(set_floor),         KERNEL(list_best),
+    KERNEL(survey),          KERNEL(set_floor),         KERNEL(list_best),       KERNEL(gather),
+    KERNEL(visits_gated_float), KERNEL(visits_squared_float), KERNEL(visits_times_float),
+    KERNEL(visits_gated_f16), KERNEL(visits_squared_f16), KERNEL(visits_times_f16),
+    KERNEL(visits_gated_bf16), KERNEL(visits_squared_bf16), KERNEL(visits_times_bf16),
+    KERNEL(visits_gated_rounded), KERNEL(visits_squared_rounded), KERNEL(visits_times_rounded),
 };
 
 // Whether there is a kernel of this name that takes so many arguments.

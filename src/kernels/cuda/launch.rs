@@ -3,6 +3,7 @@
 use super::mamba2::Convolution;
 use super::moe::Routing;
 use super::products::{After, Norm};
+use super::visits::Visits;
 use crate::kernels::matrix::WeightType;
 
 /// An address in the device's memory; zero is none.
@@ -63,6 +64,7 @@ kinds! {
     Norm(Norm),
     After(After),
     Convolution(Convolution),
+    Visits(Visits),
 }
 
 macro_rules! arguments {

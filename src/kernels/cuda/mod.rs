@@ -20,17 +20,18 @@ mod rows;
 mod sampling;
 #[cfg(all(test, feature = "cuda-emulator"))]
 mod tests;
+mod visits;
 
 pub use self::attention::{Attend, Heads, causal_softmax};
 pub use self::launch::{Address, Launch};
 pub use self::mamba2::{Mamba2, Mamba2Run};
-pub use self::moe::{Experts, Routing, Table};
+pub use self::moe::{Experts, ExpertsRun, Routing, Table};
 pub use self::products::{After, Norm, Weights, gated};
 pub use self::rows::{add_to_scaled, rms_norm, rotate, swiglu};
 pub use self::sampling::Best;
 
 /// The sources, each with the functions that it exports.
-pub const MODULES: [Module; 6] = [
+pub const MODULES: [Module; 7] = [
     Module {
         name: "products",
         functions: &[
@@ -66,6 +67,24 @@ pub const MODULES: [Module; 6] = [
         ],
     },
     Module { name: "sampling", functions: &["survey", "set_floor", "list_best"] },
+    Module {
+        name: "visits",
+        functions: &[
+            "gather",
+            "visits_gated_float",
+            "visits_gated_f16",
+            "visits_gated_bf16",
+            "visits_gated_rounded",
+            "visits_squared_float",
+            "visits_squared_f16",
+            "visits_squared_bf16",
+            "visits_squared_rounded",
+            "visits_times_float",
+            "visits_times_f16",
+            "visits_times_bf16",
+            "visits_times_rounded",
+        ],
+    },
 ];
 
 /// One source file.

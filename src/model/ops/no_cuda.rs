@@ -40,7 +40,7 @@ pub(in crate::model) fn gated_row(_: &Input<'_>, _: &Weight, _: f64, _: &Weight)
 pub enum Experts {}
 
 impl Experts {
-    pub(in crate::model) fn new(_: &[Mlp], _: &Routing, _: &[f32], _: &Device) -> Result<Option<Self>> {
+    pub(in crate::model) fn new(_: &[Mlp], _: &Routing, _: &[f32], _: (&Device, Precision)) -> Result<Option<Self>> {
         Ok(None)
     }
 
