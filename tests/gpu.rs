@@ -71,7 +71,9 @@ fn any_split_of_a_prompt_gives_the_same_answer() {
         let model = load(&folder, &gpu, Settings::EXACT);
         let tokens = tokens(&model);
         let whole = in_two(&model, &tokens, tokens.len());
-        for first in [1, 63, 127, 128, 129, tokens.len() - 1].into_iter().filter(|first| *first < tokens.len()) {
+        for first in
+            [1, 63, 127, 128, 129, tokens.len() - 2, tokens.len() - 1].into_iter().filter(|first| *first < tokens.len())
+        {
             assert_close(&in_two(&model, &tokens, first), &whole, TOLERANCE, &folder);
         }
         let mut state = model.new_state().unwrap();
@@ -171,6 +173,19 @@ fn fast_products_of_blocks_are_near_the_exact_ones() {
             in_two(&model, &tokens, tokens.len())
         });
         assert_close(&fast, &exact, ROUNDED, Path::new(dtype.name()));
+    }
+}
+
+#[test]
+fn a_prompt_gives_the_same_answer_each_time() {
+    let Some(gpu) = devices::gpu() else { return };
+    for folder in folders() {
+        let model = load(&folder, &gpu, Settings { precision: Precision::Fast, ..Settings::EXACT });
+        let tokens = tokens(&model);
+        let first = in_two(&model, &tokens, tokens.len());
+        for _ in 0..3 {
+            assert_eq!(in_two(&model, &tokens, tokens.len()), first, "{}", folder.display());
+        }
     }
 }
 

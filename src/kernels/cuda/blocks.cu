@@ -3,14 +3,8 @@
 
 __device__ __forceinline__ void store(float* y, float4 four) { *reinterpret_cast<float4*>(y) = four; }
 
-// Rounded to nearest even.
-__device__ __forceinline__ unsigned short upper_half(float x) {
-    u32 bits = __float_as_uint(x);
-    return isnan(x) ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
 __device__ __forceinline__ void store(bf16* y, float4 four) {
-    ushort4 halves = {upper_half(four.x), upper_half(four.y), upper_half(four.z), upper_half(four.w)};
+    ushort4 halves = {narrow(four.x).bits, narrow(four.y).bits, narrow(four.z).bits, narrow(four.w).bits};
     *reinterpret_cast<ushort4*>(y) = halves;
 }
 

@@ -123,6 +123,7 @@ const SOURCES: [&str; MODULES.len()] = [
     include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")),
     include_str!(concat!(env!("OUT_DIR"), "/moe.ptx")),
     include_str!(concat!(env!("OUT_DIR"), "/sampling.ptx")),
+    include_str!(concat!(env!("OUT_DIR"), "/visits.ptx")),
 ];
 
 /// Memory for so many numbers, with whatever is in it: for what a kernel writes before anybody reads it.

@@ -15,6 +15,7 @@ using std::min;
 #include "products.cu"
 #include "rows.cu"
 #include "sampling.cu"
+#include "visits.cu"
 
 template <auto kernel>
 struct Call;
@@ -35,6 +36,7 @@ struct Call<kernel> {
 #define OF_NUMBERS(family) KERNEL(family##_float), KERNEL(family##_f16), KERNEL(family##_bf16)
 #define OF_BLOCKS(family) KERNEL(family##_q8_0), KERNEL(family##_q4_k), KERNEL(family##_q5_k), KERNEL(family##_q6_k)
 #define OF_ALL(family) OF_NUMBERS(family), OF_BLOCKS(family)
+#define OF_VISITED(family) OF_NUMBERS(family), KERNEL(family##_rounded)
 
 static const struct {
     const char* name;
@@ -42,7 +44,8 @@ static const struct {
     size_t arguments;
 } KERNELS[] = {
     OF_ALL(row_times),        OF_ALL(gated),            OF_NUMBERS(columns_times), OF_BLOCKS(widen_to_float),
-    OF_BLOCKS(widen_to_bf16), OF_ALL(chosen_row_times), OF_ALL(chosen_gated),      KERNEL(choose),
+    OF_BLOCKS(widen_to_bf16), OF_ALL(chosen_row_times), OF_ALL(chosen_gated),      OF_VISITED(visits_gated),
+    OF_VISITED(visits_times), OF_VISITED(visits_squared), KERNEL(gather),          KERNEL(choose),
     KERNEL(squared_relu),     KERNEL(weigh),            KERNEL(rms_norm),          KERNEL(gate),
     KERNEL(swiglu),           KERNEL(add_to_scaled),    KERNEL(rotate),            KERNEL(convolve),
     KERNEL(step),             KERNEL(scan_times),       KERNEL(scan_scores),       KERNEL(scan_gains),

@@ -3,6 +3,7 @@
 use super::mamba2::Convolution;
 use super::moe::Routing;
 use super::products::{After, Norm};
+use super::visits::Visits;
 
 /// An address in the device's memory; zero is none.
 pub type Address = u64;
@@ -62,6 +63,7 @@ kinds! {
     Norm(Norm),
     After(After),
     Convolution(Convolution),
+    Visits(Visits),
 }
 
 macro_rules! arguments {

@@ -21,11 +21,12 @@ mod rows;
 mod sampling;
 #[cfg(all(test, feature = "cuda-emulator"))]
 pub(crate) mod tests;
+mod visits;
 
 pub use self::attention::{Attend, Heads, causal_softmax};
 pub use self::launch::{Address, Launch};
 pub use self::mamba2::{Mamba2, Mamba2Run};
-pub use self::moe::{Experts, Routing, Table};
+pub use self::moe::{Experts, ExpertsRun, Routing, Table};
 pub use self::products::{After, Norm, Weights, gated};
 pub use self::rows::{add_to_scaled, rms_norm, rotate, swiglu};
 pub use self::sampling::Best;
@@ -34,9 +35,10 @@ pub use self::sampling::Best;
 const NUMBERS: &[&str] = &["float", "f16", "bf16"];
 const BLOCKS: &[&str] = &["q8_0", "q4_k", "q5_k", "q6_k"];
 const ALL: &[&str] = &["float", "f16", "bf16", "q8_0", "q4_k", "q5_k", "q6_k"];
+const VISITED: &[&str] = &["float", "f16", "bf16", "rounded"];
 
 /// The sources, each with the functions that it exports.
-pub const MODULES: [Module; 7] = [
+pub const MODULES: [Module; 8] = [
     Module {
         name: "products",
         functions: &[],
@@ -56,6 +58,11 @@ pub const MODULES: [Module; 7] = [
         families: &[("chosen_row_times", ALL), ("chosen_gated", ALL)],
     },
     Module { name: "sampling", functions: &["survey", "set_floor", "list_best"], families: &[] },
+    Module {
+        name: "visits",
+        functions: &["gather"],
+        families: &[("visits_gated", VISITED), ("visits_squared", VISITED), ("visits_times", VISITED)],
+    },
 ];
 
 /// One source file.

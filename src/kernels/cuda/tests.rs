@@ -389,6 +389,7 @@ fn the_list_of_kernels_is_what_the_sources_export() {
         include_str!("attention.cu"),
         include_str!("moe.cu"),
         include_str!("sampling.cu"),
+        include_str!("visits.cu"),
     ]) {
         let families = module.families.iter().map(|(family, _)| format!("{family}_##T"));
         let names: Vec<_> = module.functions.iter().map(ToString::to_string).chain(families).collect();

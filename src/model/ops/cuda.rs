@@ -14,7 +14,7 @@ use super::{Attention, Orientation, contiguous, weight_type};
 use crate::error::{Error, Result};
 use crate::kernels::cuda::driver::{Kernels, uninitialized};
 use crate::kernels::cuda::{
-    self, Address, After, Attend, Best, Heads, Launch, Mamba2, Mamba2Run, Norm, Table, Weights,
+    self, Address, After, Attend, Best, ExpertsRun, Heads, Launch, Mamba2, Mamba2Run, Norm, Table, Weights,
 };
 use crate::kernels::matrix::{Matrix, Precision, WeightType};
 use crate::kernels::shortlist::{Need, Shortlist};
@@ -285,7 +285,7 @@ impl Mixing {
     }
 }
 
-/// The experts of a layer, which one token reaches without the CPU.
+/// The experts of a layer, which tokens reach without the CPU.
 #[derive(Debug)]
 pub struct Experts {
     launches: cuda::Experts,
@@ -299,7 +299,7 @@ impl Experts {
         experts: &[Mlp],
         routing: &Routing,
         correction: &[f32],
-        device: &Device,
+        (device, precision): (&Device, Precision),
     ) -> Result<Option<Self>> {
         let Some(matrices) = experts.iter().map(Mlp::matrices).collect::<Option<Vec<_>>>() else { return Ok(None) };
         let (true, Some(first)) = (device.is_cuda() && have_types_of_roles(&matrices), matrices.first()) else {
@@ -313,16 +313,23 @@ impl Experts {
             None => None,
         };
         let (up, down) = (table(|expert| Some(expert.up))?, table(|expert| Some(expert.down))?);
-        let launches =
-            cuda::Experts { routing: routing.on_gpu(experts.len()), correction: address(&correction)?, gate, up, down };
+        let (routing, correction) = (routing.on_gpu(experts.len()), address(&correction)?);
+        let launches = cuda::Experts { routing, correction, gate, up, down, precision };
         Ok(Some(Self { launches, _tensors: tensors }))
     }
 
-    /// The weighed answers to one row `x` [1, width], from the router's `logits` [1, experts]: [1, width].
-    pub(in crate::model) fn forward(&self, x: &Tensor, logits: &Tensor) -> Result<Tensor> {
-        let room = empty(x, self.launches.room() / size_of::<f32>())?;
-        let (logits, room) = (address(logits)?, address(&room)?);
-        with_output(x, (1, self.launches.down.n_out), |x, y| self.launches.launches(logits, x, room, y))
+    /// The weighed answers to `x` [tokens, width], from the router's `logits` [tokens, experts]: [tokens, width]. None where
+    /// several tokens meet blocks.
+    pub(in crate::model) fn forward(&self, x: &Tensor, logits: &Tensor) -> Result<Option<Tensor>> {
+        let (tokens, experts) = (x.dim(0)?, &self.launches);
+        if !experts.take(tokens) {
+            return Ok(None);
+        }
+        let x = if experts.rounds(tokens) { x.to_dtype(DType::BF16)? } else { x.clone() };
+        let (logits, room) = (logits.contiguous()?, empty(&x, experts.room(tokens) / size_of::<f32>())?);
+        let (logits, room) = (address(&logits)?, address(&room)?);
+        let launches = |x, y| experts.launches(ExpertsRun { tokens, logits, x, room, y });
+        with_output(&x, (tokens, experts.down.n_out), launches).map(Some)
     }
 }
 
