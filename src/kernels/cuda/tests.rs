@@ -117,7 +117,8 @@ fn a_norm_before_a_product_and_a_residual_after_it_are_what_they_are_by_themselv
         ]);
         // Sums of as many numbers as a row has, where the norm's factor comes last, and where it comes first.
         assert_close(&got, &want, 1e-4, &format!("{dtype:?} {n_out} {n_in}"));
-        assert_close(&got_gated, &want_gated, 1e-4, &format!("{dtype:?} {n_out} {n_in}, gated"));
+        // What a gate is off by, where most of its sum goes away, is multiplied by as much as 60.
+        assert_close(&got_gated, &want_gated, 1e-3, &format!("{dtype:?} {n_out} {n_in}, gated"));
     }
 }
 
