@@ -7,7 +7,6 @@ use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -191,12 +190,12 @@ impl Tensors {
     /// The same tensors by shape alone: a model loaded from it checks every name, shape and type without reading or
     /// holding any weights.
     pub fn shapes(&self) -> Shapes<'_> {
-        Shapes { tensors: self, are_packed: true, held: Cell::new(0) }
+        Shapes { tensors: self, are_for_gpu: false, held: Cell::new(0) }
     }
 
-    /// The same for a GPU, where matrices are tensors.
+    /// The same for a GPU.
     pub fn shapes_on_gpu(&self) -> Shapes<'_> {
-        Shapes { are_packed: false, ..self.shapes() }
+        Shapes { are_for_gpu: true, ..self.shapes() }
     }
 
     /// The same tensors, with `loaded` told the stored bytes of each one that is read.
@@ -320,6 +319,30 @@ impl<'a> Found<'a> {
         Ok((stored.change.undo(tensor?)?, n_bytes))
     }
 
+    /// The tensor as a matrix for the kernels of `device`, and how many bytes it has in its file.
+    fn matrix(
+        &self,
+        shard: &Shard,
+        sizes: (usize, usize),
+        wanted: Option<WeightType>,
+        device: &Device,
+    ) -> Result<(Weight, usize)> {
+        let (n_out, n_in) = sizes;
+        if device.is_cpu() || held_as(self.stored_as(), wanted, n_in).is_blocks() {
+            let (matrix, n_bytes) = self.pack(shard, sizes, wanted)?;
+            return Ok((ops::place(matrix, device)?, n_bytes));
+        }
+        let (tensor, n_bytes) = self.load(shard, &[n_out, n_in], &Device::Cpu)?;
+        Ok((ops::hold(&tensor, wanted, device)?, n_bytes))
+    }
+
+    /// The type of a matrix of what is read: rows that were changed otherwise than moved are no blocks any more.
+    fn stored_as(&self) -> WeightType {
+        let stored = &self.entry.tensor;
+        let matrix = stored.change.row_origin().and_then(|_| stored.storage.matrix_dtype());
+        matrix.map_or(ops::weight_type(self.dtype), |(dtype, _)| dtype)
+    }
+
     /// The tensor as a matrix for the CPU's kernels, and how many bytes it has in its file.
     fn pack(&self, shard: &Shard, sizes: (usize, usize), wanted: Option<WeightType>) -> Result<(Matrix, usize)> {
         let (n_out, n_in) = sizes;
@@ -375,14 +398,20 @@ impl TensorSource for Telling<'_> {
         Ok(Some(tensor))
     }
 
-    fn matrix(&self, name: &str, sizes: (usize, usize), wanted: Option<WeightType>) -> Result<Option<Weight>> {
+    fn matrix(
+        &self,
+        name: &str,
+        sizes: (usize, usize),
+        wanted: Option<WeightType>,
+        device: &Device,
+    ) -> Result<Option<Weight>> {
         let shape = [sizes.0, sizes.1];
         let Some(found) = self.tensors.find(name, &shape)? else { return Ok(None) };
         let shard = self.tensors.shards.get(found.entry.shard).ok_or_else(|| self.missing(name, &shape))?;
         shard.check_unchanged()?;
-        let (matrix, n_bytes) = found.pack(shard, sizes, wanted)?;
+        let (weight, n_bytes) = found.matrix(shard, sizes, wanted, device)?;
         (self.loaded)(n_bytes);
-        Ok(Some(Weight::Packed(Arc::new(matrix))))
+        Ok(Some(weight))
     }
 
     fn missing(&self, name: &str, shape: &[usize]) -> Error {
@@ -394,8 +423,8 @@ impl TensorSource for Telling<'_> {
 #[derive(Debug)]
 pub struct Shapes<'a> {
     tensors: &'a Tensors,
-    /// Whether matrices are packed for the CPU's kernels.
-    are_packed: bool,
+    /// Whether they are for a GPU, where only blocks are packed.
+    are_for_gpu: bool,
     held: Cell<usize>,
 }
 
@@ -411,14 +440,21 @@ impl Shapes<'_> {
 }
 
 impl TensorSource for Shapes<'_> {
-    fn matrix(&self, name: &str, sizes: (usize, usize), wanted: Option<WeightType>) -> Result<Option<Weight>> {
-        let (n_out, n_in) = sizes;
-        if !self.are_packed {
-            return Ok(self.tensor(name, &[n_out, n_in], &Device::Cpu)?.map(Weight::Tensor));
-        }
+    fn matrix(
+        &self,
+        name: &str,
+        (n_out, n_in): (usize, usize),
+        wanted: Option<WeightType>,
+        _: &Device,
+    ) -> Result<Option<Weight>> {
         let Some(found) = self.tensors.find(name, &[n_out, n_in])? else { return Ok(None) };
-        let stored = found.entry.tensor.storage.matrix_dtype().map_or(WeightType::F32, |(dtype, _)| dtype);
-        self.hold(held_as(stored, wanted, n_in).packed_bytes(n_out, n_in).unwrap_or(usize::MAX));
+        let held = held_as(found.stored_as(), wanted, n_in);
+        let bytes = if self.are_for_gpu && !held.is_blocks() {
+            held.row_bytes(n_in).and_then(|row| row.checked_mul(n_out))
+        } else {
+            held.packed_bytes(n_out, n_in)
+        };
+        self.hold(bytes.unwrap_or(usize::MAX));
         Ok(Some(Weight::Tensor(found.hollow(&[n_out, n_in], &Device::Cpu)?)))
     }
 

@@ -12,13 +12,26 @@ use super::progress::megabytes;
 use super::{ConfigArgs, ModelArgs, print, print_json};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::kernels::blocks::Format;
+use crate::kernels::matrix::WeightType;
 use crate::model::device;
+use crate::model::weights::Settings;
 
 /// What loading, prompts on their way through the model, and the program itself take beside what is planned.
 const WORKING_BYTES: usize = 150_000_000;
 
-/// The same of a GPU's memory: attention scores, expanded keys and inner values of 2,048 tokens, and what libraries take.
+/// The same of a GPU's memory: attention scores, expanded keys, inner values of 2,048 tokens and a part of a matrix of blocks,
+/// widened, and what libraries take.
 const WORKING_BYTES_OF_GPU: usize = 1_500_000_000;
+
+/// Types of weights that take less memory than what is usually stored, the finest first.
+const COARSER: [WeightType; 5] = [
+    WeightType::Bf16,
+    WeightType::Blocks(Format::Q8_0),
+    WeightType::Blocks(Format::Q6K),
+    WeightType::Blocks(Format::Q5K),
+    WeightType::Blocks(Format::Q4K),
+];
 
 /// Whose word it is on a GPU.
 const OF_GPU: &str = "free on the GPU";
@@ -48,6 +61,9 @@ pub(super) struct Plan {
     available_bytes: usize,
     /// What says how many there are.
     available_of: &'static str,
+    /// Where the model doesn't fit: in which types of weights it would.
+    #[serde(skip)]
+    fitting: Vec<&'static str>,
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<ExitCode> {
@@ -71,7 +87,12 @@ impl Plan {
             tokens_that_fit: 0,
             available_bytes,
             available_of,
+            fitting: Vec::new(),
         };
+        if plan.least() > available_bytes {
+            let fitting = fitting(checkpoint, args.settings(), device, available_bytes.saturating_sub(plan.rest()))?;
+            return Ok(Self { fitting, ..plan });
+        }
         // A cache has room for a power of two, and while it grows the half of it besides. On a CPU what is not used is not
         // there.
         let whole = |tokens: usize| tokens.checked_next_power_of_two().unwrap_or(usize::MAX);
@@ -82,7 +103,12 @@ impl Plan {
 
     /// What is needed before the first token.
     fn least(&self) -> usize {
-        self.weight_bytes.saturating_add(self.state_bytes).saturating_add(self.working_bytes)
+        self.weight_bytes.saturating_add(self.rest())
+    }
+
+    /// The same without weights.
+    fn rest(&self) -> usize {
+        self.state_bytes.saturating_add(self.working_bytes)
     }
 
     /// # Errors
@@ -94,15 +120,17 @@ impl Plan {
         let [weights, state, working, least, available] =
             [self.weight_bytes, self.state_bytes, self.working_bytes, self.least(), self.available_bytes]
                 .map(|bytes| megabytes(bytes as u64));
-        let remedy = match self.available_of {
-            OF_GPU => {
-                "take a smaller model, or run it on the CPU with --cpu, where --dtype holds the weights in fewer bits"
-            }
-            _ => "hold the weights in fewer bits with --dtype, or give it more memory",
+        let fewer = match self.fitting.as_slice() {
+            [] => "take a smaller model".to_owned(),
+            fitting => format!("with --dtype {} it would fit", fitting.join(" or ")),
+        };
+        let other = match self.available_of {
+            OF_GPU => "run it on the CPU with --cpu",
+            _ => "give it more memory",
         };
         Err(Error::Unsupported(format!(
             "{} doesn't fit into memory: {weights} MB of weights + {state} MB of state + {working} MB to work with = {least} MB, \
-             and there are {available} MB ({}); {remedy}",
+             and there are {available} MB ({}); {fewer}, or {other}",
             self.model, self.available_of,
         )))
     }
@@ -143,6 +171,18 @@ impl fmt::Display for Plan {
     }
 }
 
+/// The types of weights in which a checkpoint takes no more than so many bytes, the finest first.
+fn fitting(checkpoint: &Checkpoint, settings: Settings, device: &Device, bytes: usize) -> Result<Vec<&'static str>> {
+    let mut fitting = Vec::new();
+    for dtype in COARSER {
+        let settings = Settings { dtype: Some(dtype), ..settings };
+        if checkpoint.bytes_in_memory(settings, device)? <= bytes {
+            fitting.push(dtype.name());
+        }
+    }
+    Ok(fitting)
+}
+
 /// The largest number up to `most` that is still good, where all below a good one are.
 fn largest(most: usize, is_good: impl Fn(usize) -> bool) -> usize {
     let (mut good, mut bad) = (0, most.saturating_add(1));
@@ -168,6 +208,7 @@ mod tests {
             tokens_that_fit: 250,
             available_bytes,
             available_of: "available",
+            fitting: Vec::new(),
         }
     }
 
@@ -180,6 +221,25 @@ mod tests {
         assert!(plan(2_200_000_000).check().is_ok());
         let told = Plan { available_of: OF_GPU, ..plan(0) }.check().unwrap_err().to_string();
         assert!(told.contains("there are 0 MB (free on the GPU); ") && told.contains("--cpu"), "{told}");
+        let told = Plan { fitting: vec!["q8_0", "q4_k"], ..plan(0) }.check().unwrap_err().to_string();
+        assert!(
+            told.ends_with("(available); with --dtype q8_0 or q4_k it would fit, or give it more memory"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn types_that_would_fit_are_found_from_the_finest_on() {
+        let nano = Checkpoint::embedded(&crate::nano::MODEL).unwrap();
+        let bytes = |dtype| {
+            let settings = Settings { dtype: Some(dtype), ..Settings::default() };
+            nano.bytes_in_memory(settings, &Device::Cpu).unwrap()
+        };
+        let of = |bytes| fitting(&nano, Settings::default(), &Device::Cpu, bytes).unwrap();
+        let q8_0 = bytes(WeightType::Blocks(Format::Q8_0));
+        assert_eq!(of(q8_0), ["q8_0", "q6_k", "q5_k", "q4_k"]);
+        assert_eq!(of(q8_0 - 1), ["q6_k", "q5_k", "q4_k"]);
+        assert!(of(usize::MAX).len() == COARSER.len() && of(0).is_empty());
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl WeightType {
         }
     }
 
+    /// Whether it has blocks.
+    pub fn is_blocks(self) -> bool {
+        matches!(self, Self::Blocks(_))
+    }
+
     /// The bytes of a panel for so many inputs.
     pub fn panel_bytes(self, n_in: usize) -> usize {
         match self {
@@ -159,6 +164,16 @@ impl Matrix {
     /// The bytes that the weights take.
     pub fn bytes(&self) -> usize {
         self.memory.len()
+    }
+
+    /// The memory of a matrix of blocks, laid out as the kernels of GPUs read it.
+    #[cfg(any(feature = "cuda", feature = "cuda-emulator"))]
+    pub fn into_planes(mut self) -> Memory {
+        let panel = self.panel_bytes().max(1);
+        if let WeightType::Blocks(format) = self.dtype {
+            pool::chunks(&mut self.memory, panel, |_, panel| blocks::arrange_panel(format, panel));
+        }
+        self.memory
     }
 
     /// The weights of one output, `[n_in]`.

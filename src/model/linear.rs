@@ -10,13 +10,15 @@ use candle_core::Tensor;
 use super::input::{Input, Residual};
 use super::{ops, weights::Weights};
 use crate::error::{Error, Result};
-use crate::kernels::matrix::{Matrix, Precision};
+use crate::kernels::matrix::{Matrix, Precision, WeightType};
 
 /// A matrix of weights [out, in], where the device wants it.
 #[derive(Clone, Debug)]
 pub enum Weight {
     /// In panels for the CPU's kernels.
     Packed(Arc<Matrix>),
+    /// Blocks in a GPU's memory.
+    Blocks(ops::Blocks),
     /// A tensor in its storage type.
     Tensor(Tensor),
 }
@@ -26,7 +28,16 @@ impl Weight {
     pub(super) fn packed(&self) -> Option<&Matrix> {
         match self {
             Self::Packed(matrix) => Some(matrix),
-            Self::Tensor(_) => None,
+            Self::Blocks(_) | Self::Tensor(_) => None,
+        }
+    }
+
+    /// How the weights are stored.
+    pub fn dtype(&self) -> WeightType {
+        match self {
+            Self::Packed(matrix) => matrix.dtype(),
+            Self::Blocks(blocks) => blocks.dtype(),
+            Self::Tensor(tensor) => ops::weight_type(tensor.dtype()),
         }
     }
 
@@ -34,6 +45,7 @@ impl Weight {
     pub fn bytes(&self) -> WeightBytes {
         match self {
             Self::Packed(matrix) => WeightBytes::of(matrix.dtype().name(), matrix.bytes()),
+            Self::Blocks(blocks) => WeightBytes::of(blocks.dtype().name(), blocks.bytes()),
             Self::Tensor(tensor) => WeightBytes::of_tensor(tensor),
         }
     }

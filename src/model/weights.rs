@@ -1,7 +1,5 @@
 //! How layers ask for their tensors: by name and shape, from whatever holds them.
 
-use std::sync::Arc;
-
 use candle_core::{DType, Device, Tensor};
 
 use super::linear::Weight;
@@ -19,14 +17,20 @@ pub trait TensorSource {
     /// The tensor is there but has another shape or an unsupported type, or it can't be read.
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>>;
 
-    /// The matrix [n_out, n_in] for the kernels of the CPU, in the type `wanted` or as stored, or nothing where there is
+    /// The matrix [n_out, n_in] for the kernels of `device`, in the type `wanted` or as stored, or nothing where there is
     /// none of that name.
     ///
     /// # Errors
     /// Those of [`TensorSource::tensor`], or there is no memory for it.
-    fn matrix(&self, name: &str, (n_out, n_in): (usize, usize), wanted: Option<WeightType>) -> Result<Option<Weight>> {
-        let Some(tensor) = self.tensor(name, &[n_out, n_in], &Device::Cpu)? else { return Ok(None) };
-        Ok(Some(Weight::Packed(Arc::new(ops::pack(&tensor, wanted)?))))
+    fn matrix(
+        &self,
+        name: &str,
+        (n_out, n_in): (usize, usize),
+        wanted: Option<WeightType>,
+        device: &Device,
+    ) -> Result<Option<Weight>> {
+        let tensor = self.tensor(name, &[n_out, n_in], &Device::Cpu)?;
+        tensor.map(|tensor| ops::hold(&tensor, wanted, device)).transpose()
     }
 
     /// The error for a tensor that must be there and is not.
@@ -90,10 +94,7 @@ impl<'a> Weights<'a> {
 
     /// A matrix [n_out, n_in] that may be there.
     pub fn matrix_if_present(&self, name: &str, n_out: usize, n_in: usize) -> Result<Option<Weight>> {
-        if self.device.is_cpu() {
-            return self.source.matrix(&self.full_name(name), (n_out, n_in), self.settings.dtype);
-        }
-        Ok(self.get_if_present(name, &[n_out, n_in])?.map(Weight::Tensor))
+        self.source.matrix(&self.full_name(name), (n_out, n_in), self.settings.dtype, self.device)
     }
 
     /// The part named `part`.

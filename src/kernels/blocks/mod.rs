@@ -3,7 +3,7 @@
 //! A matrix `[n_out, n_in]` is stored as panels of 16 output rows, the last filled up with rows of zeros. A panel has,
 //! for each block of inputs, one packed block of its 16 rows: what ggml's 16 blocks have, in the order of `layout`.
 //! `pack` makes it; `jobs` has the kernels, written once in the vector operations of `vectors`, which `scalar`, `avx2` and
-//! `avx512` implement. Activations are [`Activations`] of 16-bit integers or, where they must be exact, f32.
+//! `avx512` implement; `planes` lays panels out for GPUs. Activations are [`Activations`] of 16-bit integers or, where they must be exact, f32.
 //!
 //! Functions here stay on the calling thread: callers share panels among threads.
 
@@ -15,6 +15,8 @@ mod avx512;
 mod jobs;
 mod layout;
 mod pack;
+#[cfg(any(feature = "cuda", feature = "cuda-emulator"))]
+mod planes;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -115,6 +117,17 @@ pub fn pack_panel(format: Format, rows: &[u8], n_in: usize, panel: &mut [u8]) {
         Format::Q4K => pack::panel::<Q4K>(rows, row_bytes, panel),
         Format::Q5K => pack::panel::<Q5K>(rows, row_bytes, panel),
         Format::Q6K => pack::panel::<Q6K>(rows, row_bytes, panel),
+    }
+}
+
+/// Lays out a packed panel as the kernels of GPUs read it.
+#[cfg(any(feature = "cuda", feature = "cuda-emulator"))]
+pub fn arrange_panel(format: Format, panel: &mut [u8]) {
+    match format {
+        Format::Q8_0 => planes::arrange::<Q8_0>(panel),
+        Format::Q4K => planes::arrange::<Q4K>(panel),
+        Format::Q5K => planes::arrange::<Q5K>(panel),
+        Format::Q6K => planes::arrange::<Q6K>(panel),
     }
 }
 

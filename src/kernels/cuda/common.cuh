@@ -6,9 +6,8 @@
 #else
 #include <cuda_fp16.h>
 using f16 = __half;
-#define DYNAMIC_SHARED(type, name)                       \
-    extern __shared__ float4 dynamic_shared[];           \
-    type* name = reinterpret_cast<type*>(dynamic_shared)
+alignas(32) extern __shared__ float4 dynamic_shared[];
+#define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(dynamic_shared)
 #endif
 
 using u32 = unsigned;
@@ -24,6 +23,13 @@ constexpr u32 ALL_LANES = 0xffffffff;
 __device__ __forceinline__ float widen(float value) { return value; }
 __device__ __forceinline__ float widen(f16 value) { return __half2float(value); }
 __device__ __forceinline__ float widen(bf16 value) { return __uint_as_float(u32(value.bits) << 16); }
+
+// The nearest bf16, of two the even one.
+__device__ __forceinline__ bf16 narrow(float value) {
+    u32 bits = __float_as_uint(value);
+    if (isnan(value)) return {0x7fff};
+    return {static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 

@@ -7,7 +7,7 @@ use candle_core::CudaDevice;
 use candle_core::cuda_backend::cudarc::cublas::{self, CudaBlas, sys as blas};
 use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, result,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, result,
 };
 
 use super::{Address, Launch, MODULES};
@@ -21,7 +21,7 @@ static LOADED: Mutex<Vec<Arc<Kernels>>> = Mutex::new(Vec::new());
 pub struct Kernels {
     stream: Arc<CudaStream>,
     blas: Arc<CudaBlas>,
-    functions: HashMap<&'static str, CudaFunction>,
+    functions: HashMap<String, CudaFunction>,
 }
 
 impl Kernels {
@@ -102,12 +102,13 @@ impl Kernels {
     }
 }
 
-fn load(stream: &CudaStream) -> Result<HashMap<&'static str, CudaFunction>> {
+fn load(stream: &CudaStream) -> Result<HashMap<String, CudaFunction>> {
     let mut functions = HashMap::new();
     for (module, ptx) in MODULES.iter().zip(SOURCES) {
         let loaded = stream.context().load_module(ptx.into()).map_err(failed)?;
-        for name in module.functions {
-            functions.insert(*name, loaded.load_function(name).map_err(failed)?);
+        for name in module.names() {
+            let function = loaded.load_function(&name).map_err(failed)?;
+            functions.insert(name, function);
         }
     }
     Ok(functions)
@@ -116,22 +117,24 @@ fn load(stream: &CudaStream) -> Result<HashMap<&'static str, CudaFunction>> {
 /// What `build.rs` has made of [`MODULES`].
 const SOURCES: [&str; MODULES.len()] = [
     include_str!(concat!(env!("OUT_DIR"), "/products.ptx")),
+    include_str!(concat!(env!("OUT_DIR"), "/blocks.ptx")),
     include_str!(concat!(env!("OUT_DIR"), "/rows.ptx")),
     include_str!(concat!(env!("OUT_DIR"), "/mamba2.ptx")),
     include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")),
     include_str!(concat!(env!("OUT_DIR"), "/moe.ptx")),
     include_str!(concat!(env!("OUT_DIR"), "/sampling.ptx")),
+    include_str!(concat!(env!("OUT_DIR"), "/visits.ptx")),
 ];
 
 /// Memory for so many numbers, with whatever is in it: for what a kernel writes before anybody reads it.
 ///
 /// # Errors
 /// The device has no more memory.
-pub fn uninitialized(device: &CudaDevice, count: usize) -> candle_core::Result<CudaSlice<f32>> {
+pub fn uninitialized<T: DeviceRepr>(device: &CudaDevice, count: usize) -> candle_core::Result<CudaSlice<T>> {
     #[allow(unsafe_code)]
     // SAFETY: any bits are a number.
     unsafe {
-        device.alloc::<f32>(count)
+        device.alloc::<T>(count)
     }
 }
 

@@ -9,11 +9,13 @@ using std::max;
 using std::min;
 
 #include "attention.cu"
+#include "blocks.cu"
 #include "mamba2.cu"
 #include "moe.cu"
 #include "products.cu"
 #include "rows.cu"
 #include "sampling.cu"
+#include "visits.cu"
 
 template <auto kernel>
 struct Call;
@@ -31,22 +33,24 @@ struct Call<kernel> {
 };
 
 #define KERNEL(name) {#name, &Call<name>::with, Call<name>::COUNT}
+#define OF_NUMBERS(family) KERNEL(family##_float), KERNEL(family##_f16), KERNEL(family##_bf16)
+#define OF_BLOCKS(family) KERNEL(family##_q8_0), KERNEL(family##_q4_k), KERNEL(family##_q5_k), KERNEL(family##_q6_k)
+#define OF_ALL(family) OF_NUMBERS(family), OF_BLOCKS(family)
+#define OF_VISITED(family) OF_NUMBERS(family), KERNEL(family##_rounded)
 
 static const struct {
     const char* name;
     void (*call)(void**);
     size_t arguments;
 } KERNELS[] = {
-    KERNEL(row_times_float), KERNEL(row_times_f16),     KERNEL(row_times_bf16), KERNEL(columns_times_float),
-    KERNEL(columns_times_f16), KERNEL(columns_times_bf16), KERNEL(rms_norm),    KERNEL(gate),
-    KERNEL(swiglu),          KERNEL(add_to_scaled),     KERNEL(rotate),         KERNEL(convolve),
-    KERNEL(step),              KERNEL(scan_times),     KERNEL(scan_scores),
-    KERNEL(scan_gains),      KERNEL(scan_states),       KERNEL(scan_outputs),   KERNEL(attend),
-    KERNEL(join),            KERNEL(causal_softmax),    KERNEL(choose),         KERNEL(chosen_row_times_float),
-    KERNEL(chosen_row_times_f16), KERNEL(chosen_row_times_bf16), KERNEL(squared_relu), KERNEL(weigh),
-    KERNEL(gated_float), KERNEL(gated_f16), KERNEL(gated_bf16),
-    KERNEL(chosen_gated_float), KERNEL(chosen_gated_f16), KERNEL(chosen_gated_bf16),
-    KERNEL(survey),          KERNEL(set_floor),         KERNEL(list_best),
+    OF_ALL(row_times),        OF_ALL(gated),            OF_NUMBERS(columns_times), OF_BLOCKS(widen_to_float),
+    OF_BLOCKS(widen_to_bf16), OF_ALL(chosen_row_times), OF_ALL(chosen_gated),      OF_VISITED(visits_gated),
+    OF_VISITED(visits_times), OF_VISITED(visits_squared), KERNEL(gather),          KERNEL(choose),
+    KERNEL(squared_relu),     KERNEL(weigh),            KERNEL(rms_norm),          KERNEL(gate),
+    KERNEL(swiglu),           KERNEL(add_to_scaled),    KERNEL(rotate),            KERNEL(convolve),
+    KERNEL(step),             KERNEL(scan_times),       KERNEL(scan_scores),       KERNEL(scan_gains),
+    KERNEL(scan_states),      KERNEL(scan_outputs),     KERNEL(attend),            KERNEL(join),
+    KERNEL(causal_softmax),   KERNEL(survey),           KERNEL(set_floor),         KERNEL(list_best),
 };
 
 // Whether there is a kernel of this name that takes so many arguments.

@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <type_traits>
 #include <ucontext.h>
 #include <vector>
 
@@ -27,6 +29,12 @@ struct alignas(16) float4 {
 };
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(8) ushort4 {
+    unsigned short x, y, z, w;
 };
 using f16 = _Float16;
 
@@ -156,3 +164,80 @@ inline float __uint_as_float(unsigned bits) {
     return value;
 }
 inline float __half2float(f16 value) { return static_cast<float>(value); }
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// Of the eight bytes of x and y, those that the four nibbles of the selection name.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selection) {
+    unsigned long long both = (unsigned long long)y << 32 | x;
+    unsigned bytes = 0;
+    for (unsigned i = 0; i < 4; i++) bytes |= unsigned(both >> (selection >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+    return bytes;
+}
+
+struct __nv_bfloat16 {
+    unsigned short bits;
+};
+
+// A warp's products of matrices. Each lane has all of every fragment, which starts as NaN.
+namespace nvcuda::wmma {
+
+struct matrix_a;
+struct matrix_b;
+struct accumulator;
+struct row_major;
+struct col_major;
+enum layout_t { mem_row_major };
+
+constexpr unsigned SIDE = 16;
+
+template <typename Use, int, int, int, typename T, typename Layout = void>
+struct fragment {
+    static constexpr unsigned num_elements = SIDE * SIDE;
+    T x[num_elements];
+
+    fragment() { std::memset(x, 0xff, sizeof x); }
+};
+
+// What a device demands of a matrix in memory. All lanes of a warp come here.
+inline void meet_at(const void* matrix, size_t stride_bytes) {
+    size_t start = static_cast<const unsigned char*>(matrix) - emulator::shared.data();
+    if (start % 32 != 0 || stride_bytes % 16 != 0) emulator::fail("a matrix that begins or goes on between words");
+    __syncwarp();
+}
+
+template <typename Use, typename T, typename Layout>
+void load_matrix_sync(fragment<Use, 16, 16, 16, T, Layout>& to, const T* from, unsigned stride) {
+    meet_at(from, stride * sizeof(T));
+    bool is_by_row = std::is_same_v<Layout, row_major>;
+    for (unsigned i = 0; i < SIDE; i++)
+        for (unsigned j = 0; j < SIDE; j++) to.x[is_by_row ? i * SIDE + j : j * SIDE + i] = from[i * stride + j];
+}
+
+using Sums = fragment<accumulator, 16, 16, 16, float>;
+
+inline void store_matrix_sync(float* to, const Sums& from, unsigned stride, layout_t) {
+    meet_at(to, stride * sizeof(float));
+    for (unsigned i = 0; i < SIDE; i++)
+        for (unsigned j = 0; j < SIDE; j++) to[i * stride + j] = from.x[i * SIDE + j];
+}
+
+inline void fill_fragment(Sums& sums, float value) { std::fill(std::begin(sums.x), std::end(sums.x), value); }
+
+inline float widened(__nv_bfloat16 value) { return __uint_as_float(value.bits << 16); }
+
+template <typename A, typename B>
+void mma_sync(Sums& to, const A& a, const B& b, const Sums& c) {
+    __syncwarp();
+    Sums sums = c;
+    for (unsigned i = 0; i < SIDE; i++)
+        for (unsigned k = 0; k < SIDE; k++)
+            for (unsigned j = 0; j < SIDE; j++)
+                sums.x[i * SIDE + j] += widened(a.x[i * SIDE + k]) * widened(b.x[k * SIDE + j]);
+    to = sums;
+}
+
+}  // namespace nvcuda::wmma

@@ -3,7 +3,7 @@
 use super::mamba2::Convolution;
 use super::moe::Routing;
 use super::products::{After, Norm};
-use crate::kernels::matrix::WeightType;
+use super::visits::Visits;
 
 /// An address in the device's memory; zero is none.
 pub type Address = u64;
@@ -63,6 +63,7 @@ kinds! {
     Norm(Norm),
     After(After),
     Convolution(Convolution),
+    Visits(Visits),
 }
 
 macro_rules! arguments {
@@ -105,14 +106,22 @@ impl Launch {
     }
 }
 
-/// The kernel for weights of this type, of those for f32, f16 and bf16.
-pub(super) fn typed(dtype: WeightType, [f32, f16, bf16]: [&'static str; 3]) -> &'static str {
-    match dtype {
-        WeightType::F16 => f16,
-        WeightType::Bf16 => bf16,
-        _ => f32,
-    }
+/// The kernel of a family for weights of this type.
+macro_rules! typed {
+    ($dtype:expr, $family:literal) => {
+        match $dtype {
+            WeightType::F32 => concat!($family, "_float"),
+            WeightType::F16 => concat!($family, "_f16"),
+            WeightType::Bf16 => concat!($family, "_bf16"),
+            WeightType::Blocks(Format::Q8_0) => concat!($family, "_q8_0"),
+            WeightType::Blocks(Format::Q4K) => concat!($family, "_q4_k"),
+            WeightType::Blocks(Format::Q5K) => concat!($family, "_q5_k"),
+            WeightType::Blocks(Format::Q6K) => concat!($family, "_q6_k"),
+        }
+    };
 }
+
+pub(super) use typed;
 
 /// A number for each warp of a row's block, in bytes.
 pub(super) fn room_of_a_row() -> usize {

@@ -8,6 +8,7 @@
 //! memory: a launch is as safe as they are true.
 
 mod attention;
+mod blocks;
 #[cfg(feature = "cuda")]
 pub mod driver;
 #[cfg(all(test, feature = "cuda-emulator"))]
@@ -19,53 +20,49 @@ mod products;
 mod rows;
 mod sampling;
 #[cfg(all(test, feature = "cuda-emulator"))]
-mod tests;
+pub(crate) mod tests;
+mod visits;
 
 pub use self::attention::{Attend, Heads, causal_softmax};
 pub use self::launch::{Address, Launch};
 pub use self::mamba2::{Mamba2, Mamba2Run};
-pub use self::moe::{Experts, Routing, Table};
+pub use self::moe::{Experts, ExpertsRun, Routing, Table};
 pub use self::products::{After, Norm, Weights, gated};
 pub use self::rows::{add_to_scaled, rms_norm, rotate, swiglu};
 pub use self::sampling::Best;
 
+/// Types of weights, as kernels are named after them.
+const NUMBERS: &[&str] = &["float", "f16", "bf16"];
+const BLOCKS: &[&str] = &["q8_0", "q4_k", "q5_k", "q6_k"];
+const ALL: &[&str] = &["float", "f16", "bf16", "q8_0", "q4_k", "q5_k", "q6_k"];
+const VISITED: &[&str] = &["float", "f16", "bf16", "rounded"];
+
 /// The sources, each with the functions that it exports.
-pub const MODULES: [Module; 6] = [
+pub const MODULES: [Module; 8] = [
     Module {
         name: "products",
-        functions: &[
-            "row_times_float",
-            "row_times_f16",
-            "row_times_bf16",
-            "columns_times_float",
-            "columns_times_f16",
-            "columns_times_bf16",
-            "gated_float",
-            "gated_f16",
-            "gated_bf16",
-        ],
+        functions: &[],
+        families: &[("row_times", ALL), ("gated", ALL), ("columns_times", NUMBERS)],
     },
-    Module { name: "rows", functions: &["rms_norm", "gate", "swiglu", "add_to_scaled", "rotate"] },
+    Module { name: "blocks", functions: &[], families: &[("widen_to_float", BLOCKS), ("widen_to_bf16", BLOCKS)] },
+    Module { name: "rows", functions: &["rms_norm", "gate", "swiglu", "add_to_scaled", "rotate"], families: &[] },
     Module {
         name: "mamba2",
         functions: &["convolve", "step", "scan_times", "scan_scores", "scan_gains", "scan_states", "scan_outputs"],
+        families: &[],
     },
-    Module { name: "attention", functions: &["attend", "join", "causal_softmax"] },
+    Module { name: "attention", functions: &["attend", "join", "causal_softmax"], families: &[] },
     Module {
         name: "moe",
-        functions: &[
-            "choose",
-            "chosen_row_times_float",
-            "chosen_row_times_f16",
-            "chosen_row_times_bf16",
-            "chosen_gated_float",
-            "chosen_gated_f16",
-            "chosen_gated_bf16",
-            "squared_relu",
-            "weigh",
-        ],
+        functions: &["choose", "squared_relu", "weigh"],
+        families: &[("chosen_row_times", ALL), ("chosen_gated", ALL)],
     },
-    Module { name: "sampling", functions: &["survey", "set_floor", "list_best"] },
+    Module { name: "sampling", functions: &["survey", "set_floor", "list_best"], families: &[] },
+    Module {
+        name: "visits",
+        functions: &["gather"],
+        families: &[("visits_gated", VISITED), ("visits_squared", VISITED), ("visits_times", VISITED)],
+    },
 ];
 
 /// One source file.
@@ -75,4 +72,17 @@ pub struct Module {
     pub name: &'static str,
     /// The kernels in it.
     pub functions: &'static [&'static str],
+    /// Those that are there for several types of weights.
+    pub families: &'static [(&'static str, &'static [&'static str])],
+}
+
+impl Module {
+    /// The names of all kernels in it.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let typed = |(family, types): &(&'static str, &'static [&'static str])| {
+            let family = *family;
+            types.iter().map(move |dtype| format!("{family}_{dtype}"))
+        };
+        self.functions.iter().map(ToString::to_string).chain(self.families.iter().flat_map(typed))
+    }
 }

@@ -1,4 +1,4 @@
-// A mixture of experts for one token: who is visited is decided here and stays here.
+// A mixture of experts: whom tokens visit is decided here and stays here, and one token's visits are made here.
 #include "common.cuh"
 #include "product.cuh"
 
@@ -49,12 +49,15 @@ __device__ __forceinline__ float worth(const float* values, u32 count, u32 judge
     return sum;
 }
 
-// From logits [experts] to the chosen ones and their shares [chosen]: one warp.
+// From each token's logits [experts] to the chosen ones and their shares [chosen]: a warp for each token (grid.x).
 extern "C" __global__ void choose(const float* __restrict__ logits, const float* __restrict__ correction,
                                   u32* __restrict__ ids, float* __restrict__ shares, Routing routing) {
     DYNAMIC_SHARED(float, scores);  // [experts], then what is left of the corrected ones, then the worth of groups
     float *left = scores + routing.experts, *worths = left + routing.experts;
     u32 lane = threadIdx.x, experts = routing.experts;
+    logits += u64(blockIdx.x) * experts;
+    ids += blockIdx.x * routing.chosen;
+    shares += blockIdx.x * routing.chosen;
     float largest = -INFINITY, sum = 0;
     for (u32 i = lane; i < experts; i += WARP) largest = fmaxf(largest, logits[i]);
     largest = warp_max(largest);
@@ -107,7 +110,7 @@ template <typename T>
 __device__ __forceinline__ void chosen_row_times(const u64* table, const u32* ids, const float* x, float* y, u32 n_in,
                                                  u32 n_out, u32 x_stride) {
     const T* w = reinterpret_cast<const T*>(table[ids[blockIdx.y]]);
-    row_times(w, x + u64(blockIdx.y) * x_stride, Norm(), After(), y + u64(blockIdx.y) * n_out, n_in, n_out);
+    row_times(w, 0, x + u64(blockIdx.y) * x_stride, Norm(), After(), y + u64(blockIdx.y) * n_out, n_in, n_out);
 }
 
 // As `gated`, for each chosen expert (grid.y), of the same x.
@@ -134,6 +137,10 @@ __device__ __forceinline__ void chosen_gated(const u64* gates, const u64* ups, c
 CHOSEN(float)
 CHOSEN(f16)
 CHOSEN(bf16)
+CHOSEN(q8_0)
+CHOSEN(q4_k)
+CHOSEN(q5_k)
+CHOSEN(q6_k)
 
 // x = relu(x)².
 extern "C" __global__ void squared_relu(float* __restrict__ x, u64 count) {
@@ -141,12 +148,13 @@ extern "C" __global__ void squared_relu(float* __restrict__ x, u64 count) {
     if (i < count) x[i] = x[i] > 0 ? x[i] * x[i] : 0;
 }
 
-// y [size] = Σ shares · answers [chosen, size].
+// y [size] = Σ shares · answers [chosen, size] of each token (grid.x).
 extern "C" __global__ void weigh(const float* __restrict__ answers, const float* __restrict__ shares,
                                  float* __restrict__ y, u32 chosen, u32 size) {
-    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    u32 i = blockIdx.y * blockDim.x + threadIdx.x;
     if (i >= size) return;
+    u64 first = u64(blockIdx.x) * chosen;
     float sum = 0;
-    for (u32 expert = 0; expert < chosen; expert++) sum = fmaf(shares[expert], answers[u64(expert) * size + i], sum);
-    y[i] = sum;
+    for (u64 visit = first; visit < first + chosen; visit++) sum = fmaf(shares[visit], answers[visit * size + i], sum);
+    y[u64(blockIdx.x) * size + i] = sum;
 }

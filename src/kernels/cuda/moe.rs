@@ -1,8 +1,9 @@
-//! A mixture of experts for one token.
+//! A mixture of experts: whom tokens visit, and one token's visits.
 
 use super::launch::{Address, BLOCK, Launch, WARP, arguments, places, typed};
 use super::products::ROWS_OF_A_WARP;
-use crate::kernels::matrix::WeightType;
+use crate::kernels::blocks::Format;
+use crate::kernels::matrix::{Precision, WeightType};
 
 /// How a router's logits become shares.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +42,7 @@ pub struct Table {
     pub n_in: usize,
 }
 
-/// The experts that one token visits.
+/// The experts that tokens visit.
 #[derive(Clone, Copy, Debug)]
 pub struct Experts {
     /// How they are chosen.
@@ -54,12 +55,29 @@ pub struct Experts {
     pub up: Table,
     /// From the inner values.
     pub down: Table,
+    /// Whether several tokens' activations are rounded where they meet bf16.
+    pub precision: Precision,
+}
+
+/// A run over so many tokens, by addresses of tensors.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertsRun {
+    /// How many there are.
+    pub tokens: usize,
+    /// The router's, `[tokens, experts]`.
+    pub logits: Address,
+    /// `[tokens, n_in]`: bf16 where [`Experts::rounds`], f32 elsewhere; begins at a multiple of 16 bytes.
+    pub x: Address,
+    /// As much as [`Experts::room`] says; begins at a multiple of 16 bytes.
+    pub room: Address,
+    /// The weighed answers, `[tokens, n_out]`.
+    pub y: Address,
 }
 
 impl Experts {
     /// How many bytes of room [`Experts::launches`] takes.
-    pub fn room(&self) -> usize {
-        self.parts().iter().sum()
+    pub fn room(&self, tokens: usize) -> usize {
+        if tokens == 1 { self.parts().iter().sum() } else { self.parts_of_visits(tokens).iter().sum() }
     }
 
     /// The bytes of what lies in the room: ids, shares, inner values, and answers.
@@ -69,11 +87,16 @@ impl Experts {
             .map(|count| count.next_multiple_of(4) * size_of::<f32>())
     }
 
-    /// From the router's `logits` `[experts]` and `x` `[n_in]` to the weighed answers `y` `[n_out]`.
-    pub fn launches(&self, logits: Address, x: Address, room: Address, y: Address) -> Vec<Launch> {
+    /// All that is done, in order.
+    pub fn launches(&self, run: ExpertsRun) -> Vec<Launch> {
+        if run.tokens == 1 { self.launches_of_one(run) } else { self.launches_of_visits(run) }
+    }
+
+    fn launches_of_one(&self, run: ExpertsRun) -> Vec<Launch> {
+        let ExpertsRun { x, room, .. } = run;
         let [ids, shares, inner, answers] = places(room, self.parts());
-        let (chosen, size) = (self.routing.chosen as usize, self.down.n_out);
-        let mut launches = vec![self.choose(logits, ids, shares)];
+        let chosen = self.routing.chosen as usize;
+        let mut launches = vec![self.choose(run, ids, shares)];
         match self.gate {
             Some((gate, factor)) => launches.push(gate.gated(&self.up, factor, ids, chosen, x, inner)),
             None => {
@@ -85,34 +108,41 @@ impl Experts {
                 ]);
             }
         }
-        let arguments = arguments![answers, shares, y, chosen, size];
         launches.extend([
             self.down.row_times(ids, chosen, inner, self.up.n_out, answers),
-            Launch::new("weigh", [size.div_ceil(BLOCK), 1, 1], BLOCK, 0, arguments),
+            self.weigh(run, answers, shares),
         ]);
         launches
     }
 
-    fn choose(&self, logits: Address, ids: Address, shares: Address) -> Launch {
-        let arguments = arguments![logits, self.correction, ids, shares, self.routing];
+    /// From each token's logits to `ids` and `shares` of those that it visits, `[tokens, chosen]`.
+    pub(super) fn choose(&self, run: ExpertsRun, ids: Address, shares: Address) -> Launch {
+        let arguments = arguments![run.logits, self.correction, ids, shares, self.routing];
         let numbers = 2 * self.routing.experts as usize + self.routing.groups as usize;
-        Launch::new("choose", [1; 3], WARP, numbers * size_of::<f32>(), arguments)
+        Launch::new("choose", [run.tokens, 1, 1], WARP, numbers * size_of::<f32>(), arguments)
+    }
+
+    /// Sums each token's `answers` `[tokens, chosen, n_out]`.
+    pub(super) fn weigh(&self, run: ExpertsRun, answers: Address, shares: Address) -> Launch {
+        let (chosen, size) = (self.routing.chosen, self.down.n_out);
+        let arguments = arguments![answers, shares, run.y, chosen, size];
+        Launch::new("weigh", [run.tokens, size.div_ceil(BLOCK), 1], BLOCK, 0, arguments)
     }
 }
 
 impl Table {
     /// As [`gated`] for the chosen experts, `y` `[chosen, n_out]`, where these are the gates.
     fn gated(&self, up: &Self, factor: f32, ids: Address, chosen: usize, x: Address, y: Address) -> Launch {
-        let names = ["chosen_gated_float", "chosen_gated_f16", "chosen_gated_bf16"];
+        let function = typed!(self.dtype, "chosen_gated");
         let arguments = arguments![self.at, up.at, ids, x, y, self.n_in, self.n_out, factor];
-        Launch::new(typed(self.dtype, names), [self.n_out.div_ceil(BLOCK / WARP), chosen, 1], BLOCK, 0, arguments)
+        Launch::new(function, [self.n_out.div_ceil(BLOCK / WARP), chosen, 1], BLOCK, 0, arguments)
     }
 
     /// A row of `x`, and rows so far apart for each, times the matrices of the chosen experts: `y` `[chosen, n_out]`.
     fn row_times(&self, ids: Address, chosen: usize, x: Address, x_stride: usize, y: Address) -> Launch {
-        let names = ["chosen_row_times_float", "chosen_row_times_f16", "chosen_row_times_bf16"];
+        let function = typed!(self.dtype, "chosen_row_times");
         let blocks = self.n_out.div_ceil(ROWS_OF_A_WARP * BLOCK / WARP);
         let arguments = arguments![self.at, ids, x, y, self.n_in, self.n_out, x_stride];
-        Launch::new(typed(self.dtype, names), [blocks, chosen, 1], BLOCK, 0, arguments)
+        Launch::new(function, [blocks, chosen, 1], BLOCK, 0, arguments)
     }
 }

@@ -17,12 +17,8 @@ __device__ __forceinline__ void columns_times(const T* w, const float* x, float*
 #define PRODUCTS(T)                                                                                                \
     extern "C" __global__ void __launch_bounds__(128) row_times_##T(const T* __restrict__ w,                       \
         const float* __restrict__ x, Norm norm, After after, float* __restrict__ y, u32 n_in, u32 n_out) {         \
-        u64 at = blockIdx.y;                                                                                       \
-        row_times(w + at * n_in * n_out, x + at * n_in, norm, after, y + at * n_out, n_in, n_out);                 \
-    }                                                                                                              \
-    extern "C" __global__ void __launch_bounds__(128) columns_times_##T(const T* __restrict__ w,                   \
-        const float* __restrict__ x, float* __restrict__ y, u32 n_in, u32 n_out) {                                 \
-        columns_times(w, x, y, n_in, n_out);                                                                       \
+        u32 which = blockIdx.y;                                                                                    \
+        row_times(w, which, x + u64(which) * n_in, norm, after, y + u64(which) * n_out, n_in, n_out);              \
     }                                                                                                              \
     extern "C" __global__ void __launch_bounds__(128) gated_##T(const T* __restrict__ w, const T* __restrict__ up, \
         const float* __restrict__ x, Norm norm, float* __restrict__ y, u32 n_in, u32 n_out, float factor) {        \
@@ -32,3 +28,17 @@ __device__ __forceinline__ void columns_times(const T* w, const float* x, float*
 PRODUCTS(float)
 PRODUCTS(f16)
 PRODUCTS(bf16)
+PRODUCTS(q8_0)
+PRODUCTS(q4_k)
+PRODUCTS(q5_k)
+PRODUCTS(q6_k)
+
+#define COLUMNS(T)                                                                                \
+    extern "C" __global__ void __launch_bounds__(128) columns_times_##T(const T* __restrict__ w,  \
+        const float* __restrict__ x, float* __restrict__ y, u32 n_in, u32 n_out) {                \
+        columns_times(w, x, y, n_in, n_out);                                                      \
+    }
+
+COLUMNS(float)
+COLUMNS(f16)
+COLUMNS(bf16)

@@ -1,17 +1,19 @@
 //! One row of activations times matrices.
 
 use super::launch::{Address, BLOCK, Launch, WARP, arguments, typed};
+use crate::kernels::blocks::Format;
 use crate::kernels::matrix::WeightType;
 
 /// As in `product.cuh`.
 pub(super) const ROWS_OF_A_WARP: usize = 2;
 
-/// A matrix of weights, or several of one kind one after the other.
+/// A matrix of weights, or several of one kind one after the other. One of blocks is by itself, in panels as
+/// `Matrix::into_planes` makes them.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights {
     /// Where it begins.
     pub at: Address,
-    /// Its type: one that is stored in files, not in blocks.
+    /// Its type.
     pub dtype: WeightType,
     /// How many matrices there are.
     pub count: usize,
@@ -47,15 +49,15 @@ impl Weights {
     /// `x` `[count, n_in]`, each times the transpose of its matrix: `y` `[count, n_out]`, with what comes before and after,
     /// which all share. x begins at a multiple of 16 bytes.
     pub fn row_times(&self, x: Address, norm: Norm, after: After, y: Address) -> Launch {
-        let function = typed(self.dtype, ["row_times_float", "row_times_f16", "row_times_bf16"]);
+        let function = typed!(self.dtype, "row_times");
         let blocks = self.n_out.div_ceil(ROWS_OF_A_WARP * BLOCK / WARP);
         let arguments = arguments![self.at, x, norm, after, y, self.n_in, self.n_out];
         Launch::new(function, [blocks, self.count, 1], BLOCK, 0, arguments)
     }
 
-    /// `x` `[count, n_out]`, each times its matrix: `y` `[count, n_in]`.
+    /// `x` `[count, n_out]`, each times its matrix, which is not of blocks: `y` `[count, n_in]`.
     pub fn columns_times(&self, x: Address, y: Address) -> Launch {
-        let function = typed(self.dtype, ["columns_times_float", "columns_times_f16", "columns_times_bf16"]);
+        let function = typed!(self.dtype, "columns_times");
         let arguments = arguments![self.at, x, y, self.n_in, self.n_out];
         Launch::new(function, [self.n_in.div_ceil(BLOCK), self.count, 1], BLOCK, 0, arguments)
     }
@@ -64,7 +66,7 @@ impl Weights {
 /// `silu(gate · x · factor) · (up · x)` of a row `x` `[n_in]` and two matrices of one kind: `y` `[n_out]`. As for
 /// [`Weights::row_times`], x begins at a multiple of 16 bytes.
 pub fn gated(gate: &Weights, up: &Weights, factor: f32, x: Address, norm: Norm, y: Address) -> Launch {
-    let function = typed(gate.dtype, ["gated_float", "gated_f16", "gated_bf16"]);
+    let function = typed!(gate.dtype, "gated");
     let arguments = arguments![gate.at, up.at, x, norm, y, gate.n_in, gate.n_out, factor];
     Launch::new(function, [gate.n_out.div_ceil(BLOCK / WARP), 1, 1], BLOCK, 0, arguments)
 }

@@ -1,19 +1,22 @@
 //! Ops on NVIDIA GPUs: our kernels over the tensors' own memory. Nothing waits for the device before its results are asked
 //! for.
 
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
-use candle_core::cuda_backend::{CudaStorage, CudaStorageSlice};
+use std::ops::Range;
+
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr};
+use candle_core::cuda_backend::{CudaDType, CudaStorage, CudaStorageSlice};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, DType, Device, Shape, Storage, Tensor};
+use half::bf16;
 
 use super::mamba2::Constants;
-use super::{Attention, Orientation, contiguous};
+use super::{Attention, Orientation, contiguous, weight_type};
 use crate::error::{Error, Result};
 use crate::kernels::cuda::driver::{Kernels, uninitialized};
 use crate::kernels::cuda::{
-    self, Address, After, Attend, Best, Heads, Launch, Mamba2, Mamba2Run, Norm, Table, Weights,
+    self, Address, After, Attend, Best, ExpertsRun, Heads, Launch, Mamba2, Mamba2Run, Norm, Table, Weights,
 };
-use crate::kernels::matrix::{Precision, WeightType};
+use crate::kernels::matrix::{Matrix, Precision, WeightType};
 use crate::kernels::shortlist::{Need, Shortlist};
 use crate::model::input::{Input, Residual, RmsNorm};
 use crate::model::linear::Weight;
@@ -34,8 +37,8 @@ pub(in crate::model) fn row_times(
     bias: Option<&Tensor>,
     residual: Option<Residual<'_>>,
 ) -> Result<Option<Tensor>> {
-    let (Weight::Tensor(w), true) = (w, products_take_norms(&input.rows)?) else { return Ok(None) };
-    let (w, norm) = (one_matrix(w)?, norm(input)?);
+    let (Some(w), true) = (one_matrix(w)?, products_take_norms(&input.rows)?) else { return Ok(None) };
+    let norm = norm(input)?;
     let after = After {
         bias: bias.map_or(Ok(0), address)?,
         residual: residual.map_or(Ok(0), |residual| address(residual.x))?,
@@ -52,11 +55,11 @@ pub(in crate::model) fn gated_row(
     factor: f64,
     up: &Weight,
 ) -> Result<Option<Tensor>> {
-    let (Weight::Tensor(gate), Weight::Tensor(up)) = (gate, up) else { return Ok(None) };
-    if !products_take_norms(&input.rows)? || gate.dtype() != up.dtype() {
+    let (Some(gate), Some(up)) = (one_matrix(gate)?, one_matrix(up)?) else { return Ok(None) };
+    if !products_take_norms(&input.rows)? || gate.dtype != up.dtype {
         return Ok(None);
     }
-    let (gate, up, norm) = (one_matrix(gate)?, one_matrix(up)?, norm(input)?);
+    let norm = norm(input)?;
     let launch = |x, y| vec![cuda::gated(&gate, &up, factor as f32, x, norm, y)];
     with_output(&input.rows, (1, gate.n_out), launch).map(Some)
 }
@@ -82,15 +85,79 @@ pub(super) fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Opt
     Ok(Some(y))
 }
 
-fn one_matrix(w: &Tensor) -> Result<Weights> {
-    let (n_out, n_in) = w.dims2()?;
-    Ok(Weights { at: address(w)?, dtype: weight_type(w), count: 1, n_out, n_in })
+/// A matrix as kernels take it; none where it is on the CPU.
+fn one_matrix(w: &Weight) -> Result<Option<Weights>> {
+    let (at, (n_out, n_in)) = match w {
+        Weight::Packed(_) => return Ok(None),
+        Weight::Blocks(w) => return w.weights().map(Some),
+        Weight::Tensor(w) => (address(w)?, w.dims2()?),
+    };
+    Ok(Some(Weights { at, dtype: w.dtype(), count: 1, n_out, n_in }))
+}
+
+/// A matrix [out, in] of blocks in the device's memory, as its kernels read it.
+#[derive(Clone, Debug)]
+pub struct Blocks {
+    dtype: WeightType,
+    n_out: usize,
+    n_in: usize,
+    memory: Tensor, // bytes
+}
+
+impl Blocks {
+    pub(super) fn new(matrix: Matrix, device: &Device) -> Result<Self> {
+        let (dtype, n_out, n_in) = (matrix.dtype(), matrix.n_out(), matrix.n_in());
+        let memory = matrix.into_planes();
+        Ok(Self { dtype, n_out, n_in, memory: Tensor::from_slice(&memory, memory.len(), device)? })
+    }
+
+    /// The type of the blocks.
+    pub fn dtype(&self) -> WeightType {
+        self.dtype
+    }
+
+    /// How many outputs there are.
+    pub fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    /// How many inputs there are.
+    pub fn n_in(&self) -> usize {
+        self.n_in
+    }
+
+    /// The bytes that the weights take.
+    pub fn bytes(&self) -> usize {
+        self.memory.elem_count()
+    }
+
+    fn weights(&self) -> Result<Weights> {
+        let Self { dtype, n_out, n_in, .. } = *self;
+        Ok(Weights { at: address(&self.memory)?, dtype, count: 1, n_out, n_in })
+    }
+
+    /// Some rows [rows, in] as what products of this precision take: bf16 or f32.
+    pub(super) fn widened(&self, rows: Range<usize>, precision: Precision) -> Result<Tensor> {
+        let (w, shape) = (self.weights()?, (rows.len(), self.n_in));
+        let (y, launch): (_, fn(&Weights, _, _) -> _) = match precision {
+            Precision::Fast => (empty_of::<bf16>(&self.memory, shape)?, Weights::widen_to_bf16),
+            Precision::Exact => (empty(&self.memory, shape)?, Weights::widen_to_f32),
+        };
+        run(&y, &[launch(&w, rows, address(&y)?)])?;
+        Ok(y)
+    }
+
+    /// As [`super::embed`].
+    pub(super) fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        let (w, ids) = (self.weights()?, Tensor::new(tokens, self.memory.device())?);
+        with_output(&ids, (tokens.len(), self.n_in), |ids, y| vec![w.embed(ids, tokens.len(), y)])
+    }
 }
 
 /// Per head, one row of `x` times `w` [heads, out, in] in either way.
 pub(super) fn one_row_per_head(x: &Tensor, w: &Tensor, how: Orientation) -> Result<Tensor> {
     let (count, n_out, n_in) = w.dims3()?;
-    let weights = Weights { at: address(w)?, dtype: weight_type(w), count, n_out, n_in };
+    let weights = Weights { at: address(w)?, dtype: weight_type(w.dtype()), count, n_out, n_in };
     let plainly = |x, y| weights.row_times(x, Norm::default(), After::default(), y);
     match how {
         Orientation::AsStored => with_output(x, (count, 1, n_out), |x, y| vec![plainly(x, y)]),
@@ -218,7 +285,7 @@ impl Mixing {
     }
 }
 
-/// The experts of a layer, which one token reaches without the CPU.
+/// The experts of a layer, which tokens reach without the CPU.
 #[derive(Debug)]
 pub struct Experts {
     launches: cuda::Experts,
@@ -227,65 +294,66 @@ pub struct Experts {
 }
 
 impl Experts {
-    /// None on the CPU, and where experts have biases or matrices of several types.
+    /// None on the CPU, and where experts have biases or matrices of one role are of several types.
     pub(in crate::model) fn new(
         experts: &[Mlp],
         routing: &Routing,
         correction: &[f32],
-        device: &Device,
+        (device, precision): (&Device, Precision),
     ) -> Result<Option<Self>> {
         let Some(matrices) = experts.iter().map(Mlp::matrices).collect::<Option<Vec<_>>>() else { return Ok(None) };
-        let (true, Some(first)) = (device.is_cuda() && are_of_one_type(&matrices), matrices.first()) else {
+        let (true, Some(first)) = (device.is_cuda() && have_types_of_roles(&matrices), matrices.first()) else {
             return Ok(None);
         };
         let correction = Tensor::new(correction, device)?;
         let mut tensors = vec![correction.clone()];
-        let mut table = |role: &dyn Fn(&Matrices<'_>) -> Option<Tensor>| table(&matrices, role, &mut tensors);
+        let mut table = |role: Role| table(&matrices, role, device, &mut tensors);
         let gate = match first.gate {
-            Some((_, factor)) => Some((table(&|expert| tensor(expert.gate?.0))?, factor as f32)),
+            Some((_, factor)) => Some((table(|expert| Some(expert.gate?.0))?, factor as f32)),
             None => None,
         };
-        let (up, down) = (table(&|expert| tensor(expert.up))?, table(&|expert| tensor(expert.down))?);
-        let launches =
-            cuda::Experts { routing: routing.on_gpu(experts.len()), correction: address(&correction)?, gate, up, down };
+        let (up, down) = (table(|expert| Some(expert.up))?, table(|expert| Some(expert.down))?);
+        let (routing, correction) = (routing.on_gpu(experts.len()), address(&correction)?);
+        let launches = cuda::Experts { routing, correction, gate, up, down, precision };
         Ok(Some(Self { launches, _tensors: tensors }))
     }
 
-    /// The weighed answers to one row `x` [1, width], from the router's `logits` [1, experts]: [1, width].
-    pub(in crate::model) fn forward(&self, x: &Tensor, logits: &Tensor) -> Result<Tensor> {
-        let room = empty(x, self.launches.room() / size_of::<f32>())?;
-        let (logits, room) = (address(logits)?, address(&room)?);
-        with_output(x, (1, self.launches.down.n_out), |x, y| self.launches.launches(logits, x, room, y))
+    /// The weighed answers to `x` [tokens, width], from the router's `logits` [tokens, experts]: [tokens, width]. None where
+    /// several tokens meet blocks.
+    pub(in crate::model) fn forward(&self, x: &Tensor, logits: &Tensor) -> Result<Option<Tensor>> {
+        let (tokens, experts) = (x.dim(0)?, &self.launches);
+        if !experts.take(tokens) {
+            return Ok(None);
+        }
+        let x = if experts.rounds(tokens) { x.to_dtype(DType::BF16)? } else { x.clone() };
+        let (logits, room) = (logits.contiguous()?, empty(&x, experts.room(tokens) / size_of::<f32>())?);
+        let (logits, room) = (address(&logits)?, address(&room)?);
+        let launches = |x, y| experts.launches(ExpertsRun { tokens, logits, x, room, y });
+        with_output(&x, (tokens, experts.down.n_out), launches).map(Some)
     }
 }
 
-fn tensor(weight: &Weight) -> Option<Tensor> {
-    match weight {
-        Weight::Tensor(tensor) => Some(tensor.clone()),
-        Weight::Packed(_) => None,
-    }
-}
+/// One of an expert's matrices.
+type Role = for<'a> fn(&Matrices<'a>) -> Option<&'a Weight>;
 
-/// Whether all matrices of these experts are of one type, as kernels take them.
-fn are_of_one_type(experts: &[Matrices<'_>]) -> bool {
-    let weights =
-        experts.iter().flat_map(|expert| [expert.gate.map(|gate| gate.0), Some(expert.up), Some(expert.down)]);
-    let mut types = weights.flatten().map(|weight| tensor(weight).map(|tensor| tensor.dtype()));
-    types.next().is_some_and(|first| first.is_some() && types.all(|dtype| dtype == first))
+/// Whether these experts are of the same types, and their gates of the type that multiplies them, as kernels take them.
+fn have_types_of_roles(experts: &[Matrices<'_>]) -> bool {
+    let types =
+        |expert: &Matrices<'_>| (expert.gate.map(|(gate, _)| gate.dtype()), expert.up.dtype(), expert.down.dtype());
+    let mut types = experts.iter().map(types);
+    let first = types.next().filter(|(gate, up, _)| gate.is_none_or(|gate| gate == *up));
+    first.is_some_and(|first| types.all(|other| other == first))
 }
 
 /// A table of the addresses of one role's matrices, all of one shape and type, which is kept among `tensors`.
-fn table(
-    experts: &[Matrices<'_>],
-    role: &dyn Fn(&Matrices<'_>) -> Option<Tensor>,
-    tensors: &mut Vec<Tensor>,
-) -> Result<Table> {
-    let no_tensor = || Error::Internal("a GPU's experts have the same matrices, as tensors".into());
-    let weights = experts.iter().map(role).collect::<Option<Vec<_>>>().ok_or_else(no_tensor)?;
-    let first = weights.first().ok_or_else(no_tensor)?;
-    let addresses = weights.iter().map(|weight| Ok(address(weight)?.cast_signed())).collect::<Result<Vec<_>>>()?;
-    let (at, (n_out, n_in)) = (Tensor::new(addresses, first.device())?, first.dims2()?);
-    let table = Table { at: address(&at)?, dtype: weight_type(first), n_out, n_in };
+fn table(experts: &[Matrices<'_>], role: Role, device: &Device, tensors: &mut Vec<Tensor>) -> Result<Table> {
+    let not_there = || Error::Internal("a GPU's experts have the same matrices, in its memory".into());
+    let matrices = experts.iter().map(|expert| role(expert).map_or(Ok(None), one_matrix));
+    let matrices = matrices.collect::<Result<Option<Vec<_>>>>()?.ok_or_else(not_there)?;
+    let Weights { dtype, n_out, n_in, .. } = *matrices.first().ok_or_else(not_there)?;
+    let addresses: Vec<i64> = matrices.iter().map(|matrix| matrix.at.cast_signed()).collect();
+    let at = Tensor::new(addresses, device)?;
+    let table = Table { at: address(&at)?, dtype, n_out, n_in };
     tensors.push(at);
     Ok(table)
 }
@@ -315,11 +383,15 @@ fn device(x: &Tensor) -> Result<&CudaDevice> {
 
 /// Room for an f32 tensor beside `x`, with whatever is in it.
 fn empty(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
+    empty_of::<f32>(x, shape)
+}
+
+fn empty_of<T: CudaDType + DeviceRepr>(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
     let (device, shape) = (device(x)?, shape.into());
     if shape.elem_count() == 0 {
         return Err(Error::Internal("there is no memory of no bytes on a device".into()));
     }
-    let storage = CudaStorage::wrap_cuda_slice(uninitialized(device, shape.elem_count())?, device.clone());
+    let storage = CudaStorage::wrap_cuda_slice(uninitialized::<T>(device, shape.elem_count())?, device.clone());
     Ok(Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false))
 }
 
@@ -337,6 +409,8 @@ fn start(x: &Tensor) -> Result<Address> {
     };
     let stream = storage.device.cuda_stream();
     let at = match &storage.slice {
+        CudaStorageSlice::U8(slice) => begin(slice, &stream),
+        CudaStorageSlice::U32(slice) => begin(slice, &stream),
         CudaStorageSlice::F32(slice) => begin(slice, &stream),
         CudaStorageSlice::F64(slice) => begin(slice, &stream),
         CudaStorageSlice::F16(slice) => begin(slice, &stream),
@@ -349,12 +423,4 @@ fn start(x: &Tensor) -> Result<Address> {
 
 fn begin<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> Address {
     slice.device_ptr(stream).0
-}
-
-fn weight_type(w: &Tensor) -> WeightType {
-    match w.dtype() {
-        DType::F16 => WeightType::F16,
-        DType::BF16 => WeightType::Bf16,
-        _ => WeightType::F32,
-    }
 }

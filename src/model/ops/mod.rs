@@ -10,16 +10,17 @@ mod mamba2;
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor, WithDType};
 use half::{bf16, f16};
 
 pub use self::attention::{Attention, causal_attention};
-pub use self::cuda::{Experts, shortlist};
+pub use self::cuda::{Blocks, Experts, shortlist};
 pub(super) use self::cuda::{gated_row, products_take_norms, row_times};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
 use super::linear::Weight;
-use super::packing::StoredRows;
+use super::packing::{StoredRows, held_as};
 use super::rope::Pairing;
 use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;
@@ -30,6 +31,9 @@ use crate::kernels::{matvec, pool, rope, rows};
 /// At most this many weights are widened to f32 at a time when many rows meet 16-bit weights: 4 MiB of scratch.
 const PANEL: usize = 1 << 20;
 
+/// The same where they meet blocks on a GPU: 256 MiB, or 128 MiB of bf16.
+const PANEL_OF_BLOCKS: usize = 1 << 26;
+
 /// `x` [rows, in] times the transpose of `w` [out, in]: [rows, out].
 pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
     match w {
@@ -38,11 +42,16 @@ pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
             let y = matrix.times(Isa::best(), Lent::of(&x)?.slice()?, precision);
             Ok(Tensor::from_vec(y, (x.dim(0)?, matrix.n_out()), x.device())?)
         }
-        Weight::Tensor(w) => {
-            let on_gpu = cuda::linear(x, w, precision)?;
-            on_gpu.map_or_else(|| linear_composed(x, w), Ok)
-        }
+        Weight::Blocks(w) => in_panels((w.n_out(), w.n_in()), PANEL_OF_BLOCKS, |rows| {
+            times_tensor(x, &w.widened(rows, precision)?, precision)
+        }),
+        Weight::Tensor(w) => times_tensor(x, w, precision),
     }
+}
+
+fn times_tensor(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> {
+    let on_gpu = cuda::linear(x, w, precision)?;
+    on_gpu.map_or_else(|| linear_composed(x, w), Ok)
 }
 
 /// [`linear`] with each of several matrices, which one row meets in one parallel region.
@@ -55,16 +64,27 @@ pub fn packed_linears(x: &Tensor, matrices: &[&Matrix], precision: Precision) ->
 }
 
 fn linear_composed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let (n_out, n_in) = w.dims2()?;
-    let panel = (PANEL / n_in.max(1)).max(1);
-    if w.dtype() == DType::F32 || n_out <= panel {
-        return Ok(x.matmul(&w.to_dtype(DType::F32)?.t()?)?);
+    if w.dtype() == DType::F32 {
+        return Ok(x.matmul(&w.t()?)?);
     }
-    let products = (0..n_out).step_by(panel).map(|start| {
-        let rows = w.narrow(0, start, panel.min(n_out - start))?;
-        x.matmul(&rows.to_dtype(DType::F32)?.t()?)
-    });
-    Ok(Tensor::cat(&products.collect::<candle_core::Result<Vec<_>>>()?, 1)?)
+    in_panels(w.dims2()?, PANEL, |rows| {
+        let rows = w.narrow(0, rows.start, rows.len())?;
+        Ok(x.matmul(&rows.to_dtype(DType::F32)?.t()?)?)
+    })
+}
+
+/// The products [rows, n_out] with rows of a matrix [n_out, n_in], as many at a time as have no more than `most` weights.
+fn in_panels(
+    (n_out, n_in): (usize, usize),
+    most: usize,
+    product: impl Fn(Range<usize>) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let panel = (most / n_in.max(1)).max(1);
+    if n_out <= panel {
+        return product(0..n_out);
+    }
+    let products = (0..n_out).step_by(panel).map(|start| product(start..n_out.min(start + panel)));
+    Ok(Tensor::cat(&products.collect::<Result<Vec<_>>>()?, 1)?)
 }
 
 /// The rows of `w` [vocab, hidden] for `tokens`, f32 [tokens, hidden].
@@ -78,7 +98,41 @@ pub fn embed(tokens: &[u32], w: &Weight) -> Result<Tensor> {
             }
             Ok(Tensor::from_vec(x, (tokens.len(), width), &Device::Cpu)?)
         }
+        Weight::Blocks(w) => w.embed(tokens),
         Weight::Tensor(w) => Ok(w.index_select(&Tensor::new(tokens, w.device())?, 0)?.to_dtype(DType::F32)?),
+    }
+}
+
+/// `tensor` [out, in] on the CPU as a matrix for the kernels of `device`, in the type `wanted` or as stored.
+pub fn hold(tensor: &Tensor, wanted: Option<WeightType>, device: &Device) -> Result<Weight> {
+    let held = held_as(weight_type(tensor.dtype()), wanted, tensor.dim(1)?);
+    if device.is_cpu() || held.is_blocks() {
+        return place(pack(tensor, wanted)?, device);
+    }
+    let plain = match held {
+        WeightType::F16 => DType::F16,
+        WeightType::Bf16 => DType::BF16,
+        _ => DType::F32,
+    };
+    Ok(Weight::Tensor(tensor.to_dtype(plain)?.to_device(device)?))
+}
+
+/// A packed matrix, of blocks if `device` is a GPU, where the device's kernels want it.
+pub fn place(matrix: Matrix, device: &Device) -> Result<Weight> {
+    match device {
+        Device::Cpu => Ok(Weight::Packed(Arc::new(matrix))),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => Blocks::new(matrix, device).map(Weight::Blocks),
+        device => Err(no_kernels(device)),
+    }
+}
+
+/// The type of weights in a tensor of this type.
+pub fn weight_type(dtype: DType) -> WeightType {
+    match dtype {
+        DType::F16 => WeightType::F16,
+        DType::BF16 => WeightType::Bf16,
+        _ => WeightType::F32,
     }
 }
 
@@ -319,8 +373,6 @@ fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     pub(super) fn wave(shape: impl Into<candle_core::Shape>, k: f32) -> Tensor {
