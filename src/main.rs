@@ -46,7 +46,7 @@ fn limit_candle(threads: usize) {
     unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
 }
 
-/// Logs go to standard error, at the levels that RUST_LOG asks for (`blazr=info,opentelemetry_sdk=warn` without it), and spans to `traces`.
+/// Logs go to standard error, at the levels that RUST_LOG asks for ([`DEFAULT_LOG`] without it), and spans to `traces`.
 fn log_to_stderr(traces: Option<&Traces>) {
     let wanted = std::env::var("RUST_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(if wanted.is_empty() { DEFAULT_LOG } else { &wanted });

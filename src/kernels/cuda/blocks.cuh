@@ -170,7 +170,8 @@ struct Nibbles : Blocks {
     template <typename Row>
     __device__ static Word word(const Row& row, u32 at) {
         u32 own = at / TOGETHER;
-        return {row.template read<uint4>(row.codes, own), Upper<bits>::of(row, own), S::of(row, at / BLOCK, own % SHARING / (SHARING / 2))};
+        return {row.template read<uint4>(row.codes, own), Upper<bits>::of(row, own),
+                S::of(row, at / BLOCK, own % SHARING / (SHARING / 2))};
     }
 };
 
