@@ -70,7 +70,7 @@ macro_rules! metrics {
             #[doc = $help]
             pub static $constant: Metric = Metric { name: $name, help: $help, kind: $kind, label: $label };
         )*
-        /// All of them, in the order of the README's table.
+        /// All of them, in the order of the table in docs/server.md.
         pub static ALL: &[&Metric] = &[$(&$constant),*];
     };
 }

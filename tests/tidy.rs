@@ -145,18 +145,22 @@ fn the_readme_names_every_flag_and_no_other() {
         flags(&["generate", "serve", "healthcheck", "plan", "info", "bench", "pull", "list"].map(help).concat());
     known.remove("--help");
     assert_eq!(flags(section), known);
+    for page in ["docs/server.md", "docs/checkpoints.md"] {
+        let named = flags(&std::fs::read_to_string(root().join(page)).unwrap());
+        assert!(!named.is_empty() && named.is_subset(&known), "{page} names {named:?}");
+    }
 }
 
-/// The README's words between backticks, with the braces of routes as axum has them.
-fn readme_code() -> BTreeSet<String> {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    readme.split('`').skip(1).step_by(2).map(|code| code.replace("{id}", "{*id}")).collect()
+/// A page's words between backticks, with the braces of routes as axum has them.
+fn code_of(page: &str) -> BTreeSet<String> {
+    let page = std::fs::read_to_string(root().join(page)).unwrap();
+    page.split('`').skip(1).step_by(2).map(|code| code.replace("{id}", "{*id}")).collect()
 }
 
 #[test]
 fn the_readme_has_every_route() {
     let source = std::fs::read_to_string(root().join("src/api/mod.rs")).unwrap();
-    let known = readme_code();
+    let known = code_of("README.md");
     let mut routes = 0;
     for route in source.split(".route(\"").skip(1) {
         let (path, handler) = route.split_once("\", ").unwrap();
@@ -168,13 +172,15 @@ fn the_readme_has_every_route() {
 }
 
 #[test]
-fn the_readme_has_every_metric_and_no_other() {
+fn the_page_about_the_server_has_every_metric_and_no_other() {
     let is_metric = |word: &str| word.starts_with("blazr_") || word.starts_with("process_");
-    let in_readme: BTreeSet<String> = readme_code().into_iter().filter(|code| is_metric(code)).collect();
+    let named = |page: &str| -> BTreeSet<String> { code_of(page).into_iter().filter(|code| is_metric(code)).collect() };
     let exposition = blazr::metrics::Exposition::install().unwrap().render();
     let exported = exposition.lines().filter_map(|line| line.strip_prefix("# TYPE process_")?.split(' ').next());
     let own = blazr::metrics::ALL.iter().map(|metric| metric.name.to_owned());
-    assert_eq!(in_readme, own.chain(exported.map(|name| format!("process_{name}"))).collect());
+    let known: BTreeSet<String> = own.chain(exported.map(|name| format!("process_{name}"))).collect();
+    assert_eq!(named("docs/server.md"), known);
+    assert!(named("README.md").is_subset(&known), "{:?}", named("README.md"));
 }
 
 #[test]
