@@ -3,15 +3,22 @@
 //!
 //! Δ and the logarithms of the decays are f64: within a chunk the decay between two tokens is a difference of sums.
 
+use super::LANES;
 use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
 use super::isa::{FAR, Isa, prefetch, vectorized};
 use super::math::{exp, silu};
 use super::pool::{self, Columns};
-use super::{LANES, PARALLEL_WORK};
 
 /// How many tokens are multiplied at once. The work within a chunk grows with its length, that between chunks falls; it
 /// changes no result but for rounding.
 const CHUNK: usize = 64;
+
+/// So many numbers of a state, 64 KiB, are worth a part of a parallel region.
+const STEP: usize = 1 << 14;
+
+/// Below e to this, about 2⁻⁸⁰, a decay is none: f32 can't hold what it leaves beside any other term. Its products would
+/// have been subnormal, with which processors are a hundred times as slow: in granite-h-350m, half of a step's time.
+const LOST: f64 = -55.0;
 
 /// The rows of a chunk's triangle that are multiplied together, up to the last one's column.
 const TRIANGLE_STEP: usize = 16;
@@ -69,6 +76,17 @@ pub struct Inputs<'a> {
 pub fn discretize(dt: f32, bias: f64, (low, high): (f64, f64)) -> f64 {
     let dt = f64::from(dt) + bias;
     (dt.max(0.0) + (-dt.abs()).exp().ln_1p()).clamp(low, high)
+}
+
+/// e^log, what is left of a state after `log` = Δ · A.
+fn decay(log: f64) -> f32 {
+    if log < LOST { 0.0 } else { log.exp() as f32 }
+}
+
+/// The same within loops over tokens.
+#[inline(always)]
+fn decay_in_f32(isa: Isa, log: f32) -> f32 {
+    if log < LOST as f32 { 0.0 } else { exp(isa, log) }
 }
 
 /// The causal depthwise convolution and its SiLU.
@@ -141,7 +159,7 @@ vectorized! {
             // Whole vectors: what lies beyond the row's own column is made zero behind it.
             let count = (i + 1).next_multiple_of(LANES).min(sums.len());
             for (((mixing, score), other), dt) in mixing.iter_mut().take(count).zip(scores).zip(sums).zip(dt) {
-                *mixing = score * exp(isa, (sum - other) as f32) * dt;
+                *mixing = score * decay_in_f32(isa, (sum - other) as f32) * dt;
             }
             mixing.iter_mut().skip(i + 1).for_each(|mixing| *mixing = 0.0);
         }
@@ -188,7 +206,7 @@ fn advance_row(isa: Isa, row: &mut [f32], decay: f32, input: f32, b: &[f32], c: 
 /// Advances `state` `[heads, head_dim, state_size]` by one token and writes `y` `[heads · head_dim]`.
 pub fn step(isa: Isa, sizing: Sizing, state: &mut [f32], inputs: Inputs<'_>, y: &mut [f32]) {
     let (head_dim, per_head) = (sizing.head_dim, sizing.head_dim * sizing.state_size);
-    let least = PARALLEL_WORK.div_ceil(per_head.max(1));
+    let least = STEP.div_ceil(per_head.max(1));
     pool::split_rows_of_two((state, per_head), (y, head_dim), least, |first, state, y| {
         let heads = state.chunks_exact_mut(per_head.max(1)).zip(y.chunks_exact_mut(head_dim.max(1)));
         for (head, (state, y)) in (first..).zip(heads) {
@@ -207,7 +225,7 @@ fn head_of<'a>(sizing: Sizing, inputs: Inputs<'a>, head: usize) -> Option<Head<'
         b: inputs.xbc.get(b..b + sizing.state_size)?,
         c: inputs.xbc.get(c..c + sizing.state_size)?,
         dt: dt as f32,
-        decay: (dt * inputs.a.get(head)?).exp() as f32,
+        decay: decay(dt * inputs.a.get(head)?),
         d: *inputs.d.get(head)?,
     })
 }
@@ -348,7 +366,7 @@ impl HeadScan {
         self.y.fill(0.0);
         let rows = self.y.chunks_exact_mut(head_dim).zip(self.read.chunks_exact(head_dim));
         for (((y, read), sum), x) in rows.zip(&self.sums).zip(x.data.chunks(width)) {
-            add_scaled(isa, read, exp(isa, *sum as f32), y);
+            add_scaled(isa, read, decay_in_f32(isa, *sum as f32), y);
             add_scaled(isa, x, self.d, y);
         }
 
@@ -368,9 +386,9 @@ impl HeadScan {
         self.read.fill(0.0);
         let rows = self.read.chunks_exact_mut(head_dim).zip(x.data.chunks(width));
         for ((own, x), (sum, dt)) in rows.zip(self.sums.iter().zip(&self.dt)) {
-            add_scaled(isa, x, exp(isa, (last - sum) as f32) * dt, own);
+            add_scaled(isa, x, decay_in_f32(isa, (last - sum) as f32) * dt, own);
         }
-        let decay = exp(isa, last as f32);
+        let decay = decay_in_f32(isa, last as f32);
         self.state.iter_mut().for_each(|state| *state *= decay);
         let b = Strided { data: from(b), row_stride: 1, column_stride: width };
         let sizes = Sizes { rows: state_size, inner: tokens, columns: head_dim };
@@ -471,6 +489,26 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(after, seen[tokens..].concat());
+            }
+        }
+    }
+
+    #[test]
+    fn no_state_becomes_subnormal_by_a_decay_that_f32_loses() {
+        let sizing = Sizing { heads: 1, head_dim: 1, state_size: 1, groups: 1 };
+        let xbc = [1e-3, 1.0, 1.0, 0.0, 1.0, 1.0]; // two tokens, the second without input
+        for log in [-50.0, -56.0, -80.0, -87.0, -95.0] {
+            let inputs = Inputs { xbc: &xbc, dt: &[1.0, 1.0], a: &[log], d: &[0.0] };
+            let kept = if log < LOST { 0.0 } else { (1e-3 * log.exp()) as f32 };
+            for isa in Isa::available() {
+                let (mut stepped, mut scanned, mut y) = ([0.0f32], [0.0f32], [f32::NAN; 2]);
+                for (xbc, y) in xbc.chunks(3).zip(y.chunks_mut(1)) {
+                    step(isa, sizing, &mut stepped, Inputs { xbc, ..inputs }, y);
+                }
+                scan(isa, sizing, &mut scanned, inputs, &mut y);
+                for state in [stepped[0], scanned[0]] {
+                    assert!((state - kept).abs() <= 1e-6 * kept && !state.is_subnormal(), "{isa:?} {log}: {state:e}");
+                }
             }
         }
     }

@@ -124,10 +124,15 @@ pub fn run(parts: usize, work: impl Fn(usize) + Sync) {
     }
 }
 
-/// Splits `0..count` into ranges of at least `least`, a few for each thread, and calls `work` with each.
+/// Splits `0..count` into ranges of at least `least`, and calls `work` with each.
 fn split(count: usize, least: usize, work: impl Fn(Range<usize>) + Sync) {
-    let ranges = Ranges::new(count, least);
-    run(ranges.count, |part| work(ranges.get(part)));
+    let least = least.max(count.div_ceil(u32::MAX as usize)).max(1);
+    let runs = Runs::new(count.div_ceil(least));
+    run(runs.0.len(), |own| {
+        while let Some(range) = runs.next(own) {
+            work(range.start * least..count.min(range.end * least));
+        }
+    });
 }
 
 /// Splits `rows` of `width` numbers each into ranges of at least `least`, and calls `work` with the number of the first row and the
@@ -176,34 +181,54 @@ pub fn split_rows_of_two<T: Send + Sync>(
     });
 }
 
-/// The most parts that something is split into.
-const MOST_PARTS: usize = 64;
+/// A run of pieces for each thread: what is left of it. A thread takes from the start of its own, so that it reads memory in
+/// one stream and what it asks for ahead is its own; when that is done, from the end of another's.
+struct Runs(Vec<Padded<AtomicU64>>);
 
-/// Ranges that get shorter, so that threads which take one after the other end together.
-struct Ranges {
-    ends: [usize; MOST_PARTS],
-    count: usize,
+/// Where pieces are taken from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Start,
+    End,
 }
 
-impl Ranges {
-    fn new(count: usize, least: usize) -> Self {
-        let (mut ranges, mut start) = (Self { ends: [count; MOST_PARTS], count: 0 }, 0);
-        while start < count {
-            let is_last = ranges.count + 1 == MOST_PARTS;
-            let size = ((count - start) / (2 * threads())).max(least).max(1);
-            start = if is_last { count } else { count.min(start + size) };
-            if let Some(end) = ranges.ends.get_mut(ranges.count) {
-                *end = start;
-            }
-            ranges.count += 1;
-        }
-        ranges
+impl Runs {
+    fn new(pieces: usize) -> Self {
+        let runs = threads().min(pieces);
+        let border = |run: usize| run * pieces / runs;
+        Self((0..runs).map(|run| Padded(AtomicU64::new(packed(&(border(run)..border(run + 1)))))).collect())
     }
 
-    fn get(&self, part: usize) -> Range<usize> {
-        let end = |part: Option<usize>| part.and_then(|part| self.ends.get(part)).copied();
-        end(part.checked_sub(1)).unwrap_or(0)..end(Some(part)).unwrap_or(0)
+    /// What the thread that has the run `own` is to do next.
+    fn next(&self, own: usize) -> Option<Range<usize>> {
+        let first = self.0.get(own).and_then(|run| take(&run.0, Side::Start));
+        first.or_else(|| self.0.iter().find_map(|run| take(&run.0, Side::End)))
     }
+}
+
+/// Takes half of what is left of a run: pieces get shorter, so that threads end together.
+fn take(run: &AtomicU64, side: Side) -> Option<Range<usize>> {
+    let mut taken = 0..0;
+    let rest = |left: u64| {
+        let left = unpacked(left);
+        let half = left.len().div_ceil(2);
+        let rest = match side {
+            Side::Start => left.start + half..left.end,
+            Side::End => left.start..left.end - half,
+        };
+        taken = if side == Side::Start { left.start..rest.start } else { rest.end..left.end };
+        (!left.is_empty()).then(|| packed(&rest))
+    };
+    run.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).ok().map(|_| taken)
+}
+
+/// A range of numbers below 2³² in one word.
+fn packed(range: &Range<usize>) -> u64 {
+    (range.start as u64) << 32 | range.end as u64
+}
+
+fn unpacked(word: u64) -> Range<usize> {
+    (word >> 32) as usize..word as u32 as usize
 }
 
 /// Calls `work` with each chunk of `size` items, the last may have fewer, and its number.
@@ -479,6 +504,31 @@ mod tests {
         let rows = |which: usize, count: usize| (0..count).flat_map(move |row| [10 * (which + 1) + row; 3]);
         assert!(first.into_iter().eq(rows(0, 5)));
         assert!(third.into_iter().eq(rows(2, 5).take(13)));
+    }
+
+    #[test]
+    fn threads_take_from_the_start_of_their_runs_and_then_from_the_ends_of_others() {
+        Pool::new(2).unwrap().install(|| {
+            let runs = Runs::new(11);
+            let taken = [0, 1, 0, 0, 0, 1].map(|thread| runs.next(thread));
+            assert_eq!(taken, [0..3, 5..8, 3..4, 4..5, 9..11, 8..9].map(Some));
+            assert_eq!((runs.next(0), runs.next(1), Runs::new(0).next(0)), (None, None, None));
+        });
+    }
+
+    #[test]
+    fn what_a_slow_thread_has_not_taken_others_do() {
+        let pool = Pool::new(2).unwrap();
+        let mut hits = vec![0u8; 1000];
+        pool.install(|| {
+            split_rows(&mut hits, 1, 1, |first, hits| {
+                if first == 0 {
+                    thread::sleep(std::time::Duration::from_millis(50));
+                }
+                hits.iter_mut().for_each(|hit| *hit += 1);
+            });
+        });
+        assert!(hits.iter().all(|hit| *hit == 1));
     }
 
     #[test]
