@@ -14,6 +14,9 @@ const KEYS: usize = 64;
 /// The queries of a head that look at a block together.
 const QUERIES: usize = 32;
 
+/// The columns of values that are summed up together.
+const TILE: usize = 4 * LANES;
+
 /// Fewer keys than this are not split among threads.
 const LEAST_KEYS: usize = 256;
 
@@ -245,8 +248,14 @@ vectorized! {
         let scores = scores.get_mut(..count).unwrap_or_default();
         partial.weight = partial.weight * shrunk + exp_row(isa, largest, scores);
         partial.largest = largest;
+        let (tiles, rest) = partial.sum.as_chunks_mut::<TILE>();
+        let first_of_rest = tiles.len() * TILE;
+        for (at, sums) in tiles.iter_mut().enumerate() {
+            add_tile(isa, scores, v, at * TILE, sums);
+        }
         for (weight, value) in scores.iter().zip(v.data.chunks(v.stride)) {
-            partial.sum.iter_mut().zip(value).for_each(|(sum, value)| *sum = isa.mul_add(*weight, *value, *sum));
+            let value = value.get(first_of_rest..).unwrap_or_default();
+            rest.iter_mut().zip(value).for_each(|(sum, value)| *sum = isa.mul_add(*weight, *value, *sum));
         }
     }
 
@@ -260,6 +269,18 @@ vectorized! {
             }
         }
     }
+}
+
+/// Adds the weighed values of [`TILE`] columns from `first` on; their sums stay in registers.
+#[inline(always)]
+fn add_tile(isa: Isa, weights: &[f32], v: Rows<'_>, first: usize, sums: &mut [f32; TILE]) {
+    let mut own = *sums;
+    for (weight, value) in weights.iter().zip(v.data.chunks(v.stride)) {
+        let Some(value) = value.get(first..).and_then(|value| value.first_chunk::<TILE>()) else { return };
+        prefetch::<FAR, _>(value);
+        own.iter_mut().zip(value).for_each(|(sum, value)| *sum = isa.mul_add(*weight, *value, *sum));
+    }
+    *sums = own;
 }
 
 /// The product of `q` and as many numbers of `key`.
