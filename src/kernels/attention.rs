@@ -17,8 +17,11 @@ const QUERIES: usize = 32;
 /// The columns of values that are summed up together.
 const TILE: usize = 4 * LANES;
 
-/// Fewer keys than this are not split among threads.
+/// Fewer keys of a head than this are not split.
 const LEAST_KEYS: usize = 256;
+
+/// So many multiply-adds are worth a part of a parallel region: a microsecond.
+const LEAST_WORK: usize = 1 << 14;
 
 /// Vectors of several heads in memory, one a token.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +96,7 @@ impl Attention<'_> {
         let size = seen.div_ceil(splits);
         let mut partials: Vec<Vec<Partial>> = Vec::new();
         partials.resize_with(self.kv_heads * splits, Vec::new);
-        let least = LEAST_KEYS.div_ceil(size.max(1));
+        let least = LEAST_WORK.div_ceil((size * self.group() * (self.k.width + self.v.width)).max(1));
         pool::split_rows(&mut partials, 1, least, |at, partials| {
             for (at, own) in (at..).zip(partials) {
                 let start = first + at % splits * size;

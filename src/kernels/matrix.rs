@@ -59,8 +59,8 @@ enum Way {
     Widened,
 }
 
-/// So many bytes of weights are worth a part of a parallel region: some microseconds.
-const PART: usize = 64 << 10;
+/// So many bytes of weights are worth a part of a parallel region: a microsecond.
+const PART: usize = 16 << 10;
 
 /// So many bytes are loaded by one thread at a time.
 const LOADED_TOGETHER: usize = 1 << 20;
@@ -346,7 +346,8 @@ fn row_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision
     let has_blocks = matrices.iter().any(|matrix| matches!(matrix.dtype, WeightType::Blocks(_)));
     let quantized = (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x));
     let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max();
-    let least = PART.div_ceil(panel.unwrap_or_default().max(1));
+    // Panels of blocks meet a row two by two.
+    let least = PART.div_ceil(panel.unwrap_or_default().max(1)).next_multiple_of(2);
     let mut ys: Vec<_> = matrices.iter().map(|matrix| vec![0.0; matrix.n_out]).collect();
     let mut outputs: Vec<_> = ys.iter_mut().map(Vec::as_mut_slice).collect();
     pool::split_rows_of_all(&mut outputs, PANEL, least, |which, first, y| {
