@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How fast transformers takes a prompt in and decodes: one run of each after a short one that is not timed, as JSON.
+"""How fast transformers takes a prompt in and decodes: one run of each after one that is not timed, as JSON.
 
     transformers_speed.py MODEL_DIR [--device cpu] [--threads 2] [--prefill 512] [--decode 64]
 
@@ -63,7 +63,7 @@ def main() -> None:
     tokens = torch.randint(model.config.vocab_size, (1, max(args.prefill, args.decode))).to(args.device)
     with torch.inference_mode():
         decode_seconds(model, tokens[:, :4])
-        prefill_seconds(model, tokens[:, :32])
+        prefill_seconds(model, tokens[:, : args.prefill])
         prefill = args.prefill / prefill_seconds(model, tokens[:, : args.prefill])
         decode = args.decode / decode_seconds(model, tokens[:, : args.decode])
     versions = f"transformers {transformers.__version__}, PyTorch {torch.__version__}"
