@@ -256,7 +256,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn every_level_equals_the_exact_product(
-            rows in 0usize..20, inner in 0usize..40, columns in 0usize..40, transposed: bool, gap in 0usize..3,
+            rows in 0usize..20, inner in prop_oneof![3 => 0usize..40, 1 => SUMMED - 1..3 * SUMMED], columns in 0usize..40,
+            transposed: bool, gap in 0usize..3,
         ) {
             let wave = |n: usize, k: f32| (0..n).map(|i| (i as f32 * k).sin()).collect::<Vec<f32>>();
             let (row_stride, column_stride) = if transposed { (1, rows + gap) } else { (inner + gap, 1) };
@@ -275,7 +276,9 @@ mod tests {
                     let product = |k: usize| f64::from(data[row * row_stride + k * column_stride]) * f64::from(b[k * stride + column]);
                     let sum: f64 = if is_inside { (0..inner).map(product).sum() } else { 0.0 };
                     let want = f64::from(*before) + sum;
-                    prop_assert!((f64::from(*got) - want).abs() < 1e-5, "{isa:?} at {row}, {column}: {got} for {want}");
+                    // Rounding grows with the sum, whose terms are at most 1.
+                    let bound = 1e-5f64.max(1e-7 * inner as f64);
+                    prop_assert!((f64::from(*got) - want).abs() < bound, "{isa:?} at {row}, {column}: {got} for {want}");
                 }
             }
         }

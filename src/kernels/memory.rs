@@ -9,7 +9,7 @@ use memmap2::{Advice, MmapMut, MmapRaw};
 const HUGE_PAGE: usize = 2 << 20;
 
 /// So much is mapped at a time and given out piece by piece: a matrix is often smaller than a huge page. What nobody has
-/// asked for yet takes addresses alone.
+/// asked for yet takes addresses alone. Larger pieces than half of it are mapped by themselves.
 const CHUNK: usize = 32 * HUGE_PAGE;
 
 /// The chunk that pieces are taken from, as long as anybody has one, and how much of it is given out.
@@ -45,13 +45,16 @@ impl Memory {
     /// So many zeros; none where the machine can't have as many.
     pub fn zeroed(len: usize) -> Option<Self> {
         let room = len.checked_next_multiple_of(size_of::<Line>())?;
+        if room > CHUNK / 2 {
+            return Some(Self { chunk: Arc::new(mapped(room)?), range: 0..len });
+        }
         let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
         let (chunk, given) = &mut *current;
         let fitting = chunk.upgrade().filter(|chunk| chunk.len() - *given >= room);
         let own = match fitting {
             Some(chunk) => chunk,
             None => {
-                let fresh = Arc::new(mapped(room.max(CHUNK)).or_else(|| mapped(room))?);
+                let fresh = Arc::new(mapped(CHUNK).or_else(|| mapped(room))?);
                 (*chunk, *given) = (Arc::downgrade(&fresh), 0);
                 fresh
             }
@@ -100,7 +103,7 @@ mod tests {
 
     #[test]
     fn pieces_are_zeros_that_share_nothing() {
-        let lens = [0, 1, 63, 64, 65, 5000, CHUNK - 1, CHUNK + 1, 7];
+        let lens = [0, 1, 63, 64, 65, 5000, CHUNK / 2, CHUNK + 1, CHUNK / 2 - 4096, 7];
         let mut pieces: Vec<Memory> = lens.iter().map(|len| Memory::zeroed(*len).unwrap()).collect();
         for (at, (piece, len)) in (1..).zip(pieces.iter_mut().zip(lens)) {
             assert_eq!((piece.len(), piece.as_ptr().align_offset(align_of::<Line>())), (len, 0));
