@@ -9,7 +9,8 @@ const STEP_BLOCK: usize = 512;
 const CHUNK: usize = 128;
 const TILE: usize = 64;
 const TILE_BLOCK: usize = 256;
-const TILE_BYTES: usize = 2 * 16 * TILE * size_of::<f32>();
+/// Two operands of 16 terms, each with room beside bank conflicts.
+const TILE_BYTES: usize = 2 * 16 * (TILE + 4) * size_of::<f32>();
 /// The largest grid in the second and third direction.
 const MOST_IN_GRID: usize = 65_535;
 
@@ -175,7 +176,7 @@ impl Mamba2 {
         };
         let tiles = |rows: usize, columns: usize| rows.div_ceil(TILE) * columns.div_ceil(TILE);
         let product =
-            |function, grid, arguments| Launch::new(function, grid, TILE_BLOCK, TILE_BYTES, with_sizes(arguments));
+            |kernel, grid, arguments| Launch::new(kernel, grid, TILE_BLOCK, TILE_BYTES, with_sizes(arguments));
         let mut times = with_sizes(arguments![self.dt(run), self.dt_bias, self.a, deltas, sums]);
         times.extend(arguments![self.stride(), low, high]);
         let numbers = (self.sizing.inner() * state_size).div_ceil(BLOCK);
