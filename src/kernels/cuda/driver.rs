@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::CudaDevice;
 use candle_core::cuda_backend::cudarc::cublas::{self, sys as blas};
-use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute, CUresult};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, result,
 };
@@ -113,7 +113,7 @@ impl<'a> Kernels<'a> {
 fn load(stream: &CudaStream) -> Result<Vec<CudaFunction>> {
     let mut functions = Vec::new();
     for (module, ptx) in MODULES.iter().zip(SOURCES) {
-        let loaded = stream.context().load_module(ptx.into()).map_err(failed)?;
+        let loaded = stream.context().load_module(ptx.into()).map_err(unusable)?;
         for name in module.names() {
             functions.push(loaded.load_function(&name).map_err(failed)?);
         }
@@ -151,8 +151,8 @@ pub fn uninitialized<T: DeviceRepr>(device: &CudaDevice, count: usize) -> candle
 /// # Errors
 /// There is no such device, or no driver, or it doesn't take the kernels: it may be older than they are.
 pub fn open(ordinal: usize) -> Result<CudaDevice> {
-    let context = CudaContext::new(ordinal).map_err(|error| Error::Unsupported(error.to_string()))?;
-    let device = CudaDevice::new_with_stream(ordinal)?;
+    let context = CudaContext::new(ordinal).map_err(unusable)?;
+    let device = CudaDevice::new_with_stream(ordinal).map_err(|error| with_remedy(&error, LOOK))?;
     context.bind_to_thread().map_err(failed)?;
     let mut all = u64::MAX;
     #[allow(unsafe_code)]
@@ -169,12 +169,46 @@ pub fn open(ordinal: usize) -> Result<CudaDevice> {
     Ok(device)
 }
 
+/// Whether the driver has a device of this number, or fails to say so.
+pub fn has(ordinal: usize) -> bool {
+    match CudaContext::device_count() {
+        Ok(count) => usize::try_from(count).is_ok_and(|count| ordinal < count),
+        Err(error) => !matches!(error.0, CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_STUB_LIBRARY),
+    }
+}
+
 /// How many bytes of its memory are free.
 ///
 /// # Errors
 /// The driver's.
 pub fn free_bytes(device: &CudaDevice) -> Result<usize> {
     Ok(device.cuda_stream().context().mem_get_info().map_err(failed)?.0)
+}
+
+/// What there is to do about errors that have no remedy of their own.
+const LOOK: &str = "nvidia-smi tells how it is, and who has its memory";
+
+/// The error of a device that can't be opened, with what there is to do.
+fn unusable(error: DriverError) -> Error {
+    let remedy = match error.0 {
+        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => {
+            "another process has it to itself: end that one, or let several have it with nvidia-smi --compute-mode=0"
+        }
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU | CUresult::CUDA_ERROR_INVALID_PTX => {
+            "build blazr with the CUDA_COMPUTE_CAP of this GPU, or a lower one"
+        }
+        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+            "install a newer driver: nvidia-smi tells up to which CUDA it goes"
+        }
+        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => "restart the machine, or load the driver's module anew",
+        CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_INVALID_DEVICE => "nvidia-smi tells which there are",
+        _ => LOOK,
+    };
+    with_remedy(&error, remedy)
+}
+
+fn with_remedy(error: &impl std::fmt::Display, remedy: &str) -> Error {
+    Error::Unsupported(format!("{error}; {remedy}"))
 }
 
 fn failed(error: DriverError) -> Error {
