@@ -1,9 +1,9 @@
 //! From a validated request to a stream of events.
 //!
 //! In reading order: [`request`] is what can be asked for and the only place that judges it, [`event`] what is told.
-//! `prefill` takes a prompt in, chunk by chunk, `answer` generates from it, token by token, `transcript` makes text of the
-//! tokens, and [`run`] is the loop that drives them. For a server, [`queue`] says who waits, [`Engine`] takes work in and
-//! tells how things stand, and its one thread does the work.
+//! `prefill` takes a prompt in, chunk by chunk, `answer` generates from it, token by token, both by [`logits`];
+//! `transcript` makes text of the tokens, and [`run`] is the loop that drives them. For a server, [`queue`] says who
+//! waits, [`Engine`] takes work in and tells how things stand, and its one thread does the work.
 //!
 //! A request belongs to whoever holds its [`Generation`]: when that is dropped the request is given up, be it waiting
 //! (it leaves the queue at once) or running (the loop looks before every chunk and token). The loop never waits for
@@ -11,6 +11,7 @@
 
 mod answer;
 pub mod event;
+pub mod logits;
 mod meter;
 mod prefill;
 pub mod queue;
