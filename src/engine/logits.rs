@@ -56,7 +56,34 @@ pub fn usual_need(model: &Model) -> Result<Option<Need>> {
     Ok(Sampler::new(&Params::default(), model.config().vocab_size, &[])?.need())
 }
 
+/// Does once, with a state of its own, what requests do: a GPU's libraries load a kernel when it is first asked for.
+///
+/// # Errors
+/// Those of [`Model::forward`].
+pub(super) fn warm_up(model: &Model) -> Result<()> {
+    let (mut state, need) = (model.new_state()?, usual_need(model)?);
+    let tokens = vec![0; model.config().max_seq_len.min(3)];
+    let (prompt, others) = tokens.split_at(tokens.len().min(2));
+    take_in(model, &mut state, prompt, Wanted::Last)?;
+    others.iter().try_for_each(|token| Logits::after(model, &mut state, *token, need).map(drop))
+}
+
 fn forward(model: &Model, state: &mut State, tokens: &[u32], wanted: Wanted) -> Result<Tensor> {
     let logits = model.forward(&mut [Step { tokens, state, wanted }])?.pop();
     logits.ok_or_else(|| Error::Internal("a forward pass gave no logits".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::ModelConfig;
+    use crate::support::{RandomWeights, every_kind};
+
+    #[test]
+    fn a_model_is_warm_after_a_prompt_and_a_token_or_as_many_as_it_has_room_for() {
+        for max_seq_len in [1, 2, 3, 512] {
+            let model = RandomWeights::new(1).model(&ModelConfig { max_seq_len, ..every_kind() });
+            warm_up(&model).unwrap();
+        }
+    }
 }

@@ -136,10 +136,10 @@ struct Pulse {
 
 impl Engine {
     /// Starts the thread, which computes with `threads` threads, and counts as stalled where a step takes longer than
-    /// `longest_step`.
+    /// `longest_step`. A GPU is warm by then.
     ///
     /// # Errors
-    /// The system has no more threads.
+    /// The system has no more threads, or a GPU fails.
     pub fn start(
         model: Model,
         tokenizer: Arc<Tokenizer>,
@@ -147,6 +147,9 @@ impl Engine {
         threads: usize,
         longest_step: Duration,
     ) -> Result<(Self, JoinHandle<()>)> {
+        if !model.device().is_cpu() {
+            logits::warm_up(&model)?;
+        }
         let waiting =
             Waiting { queue: Queue::new(limits), is_open: true, is_running: false, seconds_per_request: None };
         waiting.publish();
