@@ -59,8 +59,10 @@ pub(super) struct BenchArgs {
 
 pub(super) fn run(args: &BenchArgs, threads: usize) -> Result<ExitCode> {
     let checkpoint = args.model.open()?;
-    let plan = Plan::new(&args.prefill, args.decode, &args.at, checkpoint.config().max_seq_len)?;
+    let Cases { cases, skipped } = Cases::new(&args.prefill, args.decode, &args.at, checkpoint.config().max_seq_len)?;
     let device = args.model.device()?;
+    let longest = cases.iter().map(|case| case.end()).max().unwrap_or_default();
+    plan::check(&checkpoint, &args.model, &device, longest)?;
     let mut subject = Subject::new(&checkpoint, &device, threads);
 
     let started = Instant::now();
@@ -68,10 +70,10 @@ pub(super) fn run(args: &BenchArgs, threads: usize) -> Result<ExitCode> {
     let load_seconds = started.elapsed().as_secs_f64();
     subject.hold(&model.weight_bytes());
     let needs = Needs::new(&model);
-    let bench = Bench::new(model, &plan.cases)?;
+    let bench = Bench::new(model, &cases)?;
     // Before there is the memory that is read to find the bandwidth.
     let peak_memory_bytes = memory::peak_bytes();
-    let (bandwidth, cases) = measure(&bench, &plan.cases, args.runs, threads)?;
+    let (bandwidth, cases) = measure(&bench, &cases, args.runs, threads)?;
 
     let measured = Measured { load_seconds, peak_memory_bytes, bandwidth, cases };
     let report = Report::new(subject, &needs, measured, skipped);
