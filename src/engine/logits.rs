@@ -11,7 +11,7 @@ use crate::sampling::{Params, Sampler, Scores};
 /// The logits of one position, as far as the next token needs them.
 #[derive(Debug)]
 pub enum Logits {
-    /// That of every token. [vocab]
+    /// That of every token, `[vocab]`.
     All(Vec<f32>),
     /// The best of those that lie on a GPU.
     Best(Shortlist),
@@ -40,7 +40,7 @@ impl Logits {
     }
 }
 
-/// Takes in a chunk of a prompt: the rows of logits that are wanted. [rows, vocab]
+/// Takes in a chunk of a prompt: the rows of logits that are wanted, [rows, vocab].
 ///
 /// # Errors
 /// Those of [`Model::forward`].
