@@ -1,8 +1,9 @@
 //! The log-probability that a model gives each token of a sequence after those before it, as JSON on standard output.
 //!
-//!     cargo run --release --example logprobs -- MODEL fast|exact [DTYPE] < tokens.json
+//!     cargo run --release --example logprobs -- MODEL fast|exact [DTYPE|auto [DEVICE]] < tokens.json
 //!
-//! The sequence is taken in as a prompt, in one piece, so that this is what `--precision` and `--dtype` do to prompts.
+//! The sequence is taken in as a prompt, in one piece, so that this is what `--precision` and `--dtype` do to prompts: on the
+//! CPU, or on the device that is named (`cuda:0`).
 
 use std::io::Read;
 use std::path::Path;
@@ -11,6 +12,7 @@ use blazr::checkpoint::Checkpoint;
 use blazr::error::{Error, Result};
 use blazr::kernels::matrix::{Precision, WeightType};
 use blazr::kernels::pool::Pool;
+use blazr::model::device::{self, Place};
 use blazr::model::weights::Settings;
 use blazr::model::{Step, Wanted};
 use blazr::nano;
@@ -19,28 +21,39 @@ use candle_core::{Device, Tensor};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (model, precision, dtype) = match arguments.as_slice() {
-        [model, precision] => (model, precision, None),
-        [model, precision, dtype] => (model, precision, Some(dtype)),
-        _ => return Err(Error::Unsupported("expected MODEL fast|exact [DTYPE], and tokens on standard input".into())),
+    let (model, precision, others) = match arguments.as_slice() {
+        [model, precision, others @ ..] if others.len() <= 2 => (model, precision, others),
+        _ => {
+            let usage = "expected MODEL fast|exact [DTYPE|auto [DEVICE]], and tokens on standard input";
+            return Err(Error::Unsupported(usage.into()));
+        }
     };
     let settings = Settings {
-        dtype: dtype.and_then(|name| WeightType::ALL.into_iter().find(|dtype| dtype.name() == name)),
+        dtype: others.first().map(|name| dtype(name)).transpose()?.flatten(),
         precision: if precision == "exact" { Precision::Exact } else { Precision::Fast },
     };
+    let place = others.get(1).map_or(Ok(Place::Cpu), |name| name.parse());
+    let device = device::choose(Some(place.map_err(|expected| Error::setting("DEVICE", expected))?))?;
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).map_err(|error| Error::io(Path::new("standard input"), error))?;
     let tokens: Vec<u32> = serde_json::from_str(&text).map_err(|error| Error::Internal(error.to_string()))?;
     let pool = Pool::new(num_cpus::get_physical()).map_err(|error| Error::Unsupported(error.to_string()))?;
-    let logprobs = pool.install(|| logprobs(model, settings, &tokens))?;
+    let logprobs = pool.install(|| logprobs(model, &device, settings, &tokens))?;
     println!("{}", serde_json::json!(logprobs));
     Ok(())
 }
 
-fn logprobs(model: &str, settings: Settings, tokens: &[u32]) -> Result<Vec<f32>> {
+/// A type of weights by its name; none: as stored.
+fn dtype(name: &str) -> Result<Option<WeightType>> {
+    let known = WeightType::ALL.into_iter().find(|dtype| dtype.name() == name);
+    let unknown = || Error::Unsupported(format!("expected a type of weights or auto, found {name}"));
+    if name == "auto" { Ok(None) } else { known.map(Some).ok_or_else(unknown) }
+}
+
+fn logprobs(model: &str, device: &Device, settings: Settings, tokens: &[u32]) -> Result<Vec<f32>> {
     let checkpoint =
         if model == nano::ID { Checkpoint::embedded(&nano::MODEL)? } else { Checkpoint::open(Path::new(model))? };
-    let model = checkpoint.load(&Device::Cpu, settings)?;
+    let model = checkpoint.load(device, settings)?;
     let mut state = model.new_state()?;
     let logits = model.forward(&mut [Step { tokens, state: &mut state, wanted: Wanted::All }])?;
     let rows = logits.first().map(Tensor::to_vec2::<f32>).transpose()?.unwrap_or_default();

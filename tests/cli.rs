@@ -290,3 +290,51 @@ fn a_plan_says_what_a_model_needs_and_whether_it_is_there() {
     let table = String::from_utf8(blazr().arg("plan").output().unwrap().stdout).unwrap();
     assert!(table.ends_with("It fits.\n"), "{table}");
 }
+
+/// Writes a checkpoint of plain attention and a wide MLP for `bytes` of weights, which are all 0 and take no room on the disk.
+#[cfg(target_os = "linux")]
+fn write_sparse_checkpoint(directory: &Path, bytes: usize) {
+    const HIDDEN: usize = 4096;
+    let wide = (bytes / (3 * HIDDEN * 2)).next_multiple_of(256); // whole blocks
+    let norms = ["norm", "layers.0.input_layernorm", "layers.0.post_attention_layernorm"];
+    let norms = norms.map(|name| (name.to_owned(), vec![HIDDEN]));
+    let heads = ["q", "k", "v", "o"].map(|name| (format!("layers.0.self_attn.{name}_proj"), vec![HIDDEN, HIDDEN]));
+    let mlp = [("gate", [wide, HIDDEN]), ("up", [wide, HIDDEN]), ("down", [HIDDEN, wide])];
+    let mlp = mlp.map(|(name, shape)| (format!("layers.0.mlp.{name}_proj"), shape.to_vec()));
+    let embedding = ("embed_tokens".to_owned(), vec![support::BYTE_VOCAB, HIDDEN]);
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (name, shape) in [embedding].into_iter().chain(norms).chain(heads).chain(mlp) {
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        let tensor = serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]});
+        header.insert(format!("{name}.weight"), tensor);
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = std::fs::File::create(directory.join("model.safetensors")).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len((8 + header.len() + end) as u64).unwrap();
+    let config = serde_json::json!({"hidden_size": HIDDEN, "num_layers": 1, "num_attention_heads": HIDDEN / 64});
+    std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
+    std::fs::write(directory.join("tokenizer.json"), support::byte_tokenizer().to_string()).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
+    let available = json(&blazr().args(["plan", "--json"]).output().unwrap())["available_bytes"].as_u64().unwrap();
+    let model = tempfile::tempdir().unwrap();
+    write_sparse_checkpoint(model.path(), 2 * available as usize);
+    let commands = [&["generate", "--prompt", "Once"][..], &["info", "--check"], &["bench"], &["serve", "--port", "0"]];
+    for command in commands {
+        // Should it ask for the memory in earnest, it does not get it.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -d 2097152; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_blazr")]).args(command);
+        let output = shell.arg("--model").arg(model.path()).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{command:?}: {said}");
+        let parts =
+            [" doesn't fit into memory: ", " MB of weights + ", " MB, and there are ", "q4_k (and a context of 4096 "];
+        assert!(parts.iter().all(|part| said.contains(part)), "{command:?}: {said}");
+    }
+}

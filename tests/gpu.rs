@@ -4,6 +4,7 @@
 
 #[path = "support/devices.rs"]
 mod devices;
+mod support;
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use blazr::model::weights::Settings;
 use blazr::model::{Model, Step, Wanted, ops};
 use blazr::nano;
 use blazr::sampling::{Params, Sampler};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// The largest difference between ways to the same logits in f32.
 const TOLERANCE: f32 = 1e-4;
@@ -27,6 +28,10 @@ const ROUNDED: f32 = 0.1;
 
 /// More than a chunk of the scan, a tile of its products, a span of keys and the first room of a cache have.
 const LENGTH: usize = 300;
+
+/// More than fit into one panel of attention scores, where two heads share keys, into two chunks of a prompt, and into as
+/// many spans of keys as blocks are handed one each.
+const LONG: usize = 5900;
 
 fn load(folder: &Path, device: &Device, settings: Settings) -> Model {
     Checkpoint::open(folder).unwrap().load(device, settings).unwrap()
@@ -123,6 +128,30 @@ fn fast_precision_is_near_what_the_cpu_computes_exactly() {
         let fast = Settings { precision: Precision::Fast, ..Settings::EXACT };
         let got = in_two(&load(&folder, &gpu, fast), &tokens, tokens.len());
         assert_close(&got, &in_two(&cpu, &tokens, tokens.len()), ROUNDED, &folder);
+    }
+}
+
+#[test]
+fn a_long_text_gives_the_answer_that_it_gives_on_the_cpu() {
+    let Some(gpu) = devices::gpu() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    support::write_checkpoint(folder.path(), 7, DType::F32);
+    let config = folder.path().join("config.json");
+    std::fs::write(&config, std::fs::read_to_string(&config).unwrap().replace("512", "6000")).unwrap();
+    let [on_gpu, on_cpu] = [&gpu, &Device::Cpu].map(|device| load(folder.path(), device, Settings::EXACT));
+    let tokens = support::random_tokens(3, LONG, support::BYTE_VOCAB);
+    let (prompt, decoded) = tokens.split_at(LONG - 5);
+    // The logits after the prompt, and after each token that follows.
+    let answers = |model: &Model, chunk| {
+        let mut state = model.new_state().unwrap();
+        let steps = prompt.chunks(chunk).chain(decoded.chunks(1));
+        let logits: Vec<_> = steps.map(|tokens| last_logits(model, &mut state, tokens)).collect();
+        logits[logits.len() - 1 - decoded.len()..].concat()
+    };
+    let want = answers(&on_cpu, on_cpu.prefill_chunk());
+    // As the engine takes it in, and in one piece.
+    for chunk in [on_gpu.prefill_chunk(), prompt.len()] {
+        assert_close(&answers(&on_gpu, chunk), &want, OF_DEVICES, folder.path());
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{ModelArgs, print};
+use super::{ModelArgs, plan, print};
 use crate::engine::event::{Event, FinishReason, Piece, Usage};
 use crate::engine::request::{GenerateRequest, Options};
 use crate::engine::run::generate;
@@ -106,7 +106,9 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let prompt = tokenizer.encode_prompt(&prompt, config.max_seq_len)?;
     let defaults = if args.options.generation_config { checkpoint.sampling()? } else { Params::default() };
     let request = GenerateRequest::new(prompt, &args.options.options(&defaults), config)?;
-    let model = checkpoint.load(&args.model.device()?, args.model.settings())?;
+    let device = args.model.device()?;
+    plan::check(&checkpoint, &args.model, &device, request.prompt_tokens().saturating_add(args.options.max_tokens))?;
+    let model = checkpoint.load(&device, args.model.settings())?;
     let shutdown = Shutdown::on_signals()?;
 
     let mut answer = Answer::new(args.json);

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{ModelArgs, print_json};
+use super::{ModelArgs, plan, print_json};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::report::Report;
 use crate::error::{Error, Result};
@@ -85,8 +85,10 @@ fn layers(config: &ModelConfig) -> Map<String, Value> {
 
 /// Loads all weights and generates a token after the first one of the vocabulary: no tokenizer is needed.
 fn check(checkpoint: Checkpoint, args: &ModelArgs) -> Result<Check> {
+    let device = args.device()?;
+    plan::check(&checkpoint, args, &device, 1)?;
     let started = Instant::now();
-    let model = checkpoint.load(&args.device()?, args.settings())?;
+    let model = checkpoint.load(&device, args.settings())?;
     let mut state = model.new_state()?;
     let logits = model.forward(&mut [Step { tokens: &[0], state: &mut state, wanted: Wanted::Last }])?;
     let logits = logits.first().ok_or_else(|| Error::Internal("a forward pass gave no logits".into()))?;

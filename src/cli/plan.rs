@@ -14,6 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::blocks::Format;
 use crate::kernels::matrix::WeightType;
+use crate::model::config::ModelConfig;
 use crate::model::device;
 use crate::model::weights::Settings;
 
@@ -63,7 +64,14 @@ pub(super) struct Plan {
     available_of: &'static str,
     /// Where the model doesn't fit: in which types of weights it would.
     #[serde(skip)]
-    fitting: Vec<&'static str>,
+    fitting: Vec<Fitting>,
+}
+
+/// A type of weights in which a model fits, and how many tokens of a sequence fit besides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Fitting {
+    dtype: &'static str,
+    tokens: usize,
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<ExitCode> {
@@ -72,8 +80,19 @@ pub(super) fn run(args: &PlanArgs) -> Result<ExitCode> {
     Ok(if plan.check().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Whether a model can be loaded, for a text of so many tokens or as many as its context has: to be asked before.
+///
+/// # Errors
+/// It doesn't fit. Where it does, and the text doesn't, the log says so.
+pub(super) fn check(checkpoint: &Checkpoint, args: &ModelArgs, device: &Device, tokens: usize) -> Result<()> {
+    let plan = Plan::new(checkpoint, args, device)?;
+    plan.check()?;
+    plan.warning(tokens).iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(())
+}
+
 impl Plan {
-    pub(super) fn new(checkpoint: &Checkpoint, args: &ModelArgs, device: &Device) -> Result<Self> {
+    fn new(checkpoint: &Checkpoint, args: &ModelArgs, device: &Device) -> Result<Self> {
         let (config, of_gpu) = (checkpoint.config(), device::free_bytes(device)?);
         let (available_bytes, available_of) =
             of_gpu.map_or_else(|| Memory::read().available(), |bytes| (bytes, OF_GPU));
@@ -89,16 +108,13 @@ impl Plan {
             available_of,
             fitting: Vec::new(),
         };
-        if plan.least() > available_bytes {
-            let fitting = fitting(checkpoint, args.settings(), device, available_bytes.saturating_sub(plan.rest()))?;
-            return Ok(Self { fitting, ..plan });
-        }
-        // A cache has room for a power of two, and while it grows the half of it besides. On a CPU what is not used is not
-        // there.
-        let whole = |tokens: usize| tokens.checked_next_power_of_two().unwrap_or(usize::MAX);
-        let room = |tokens| if of_gpu.is_some() { (whole(tokens) / 2).saturating_mul(3) } else { tokens };
-        let fits = |tokens| plan.least().saturating_add(config.cache_bytes(room(tokens))) <= available_bytes;
-        Ok(Self { tokens_that_fit: largest(config.max_seq_len, fits), ..plan })
+        Ok(match available_bytes.checked_sub(plan.least()) {
+            Some(spare) => Self { tokens_that_fit: tokens_within(spare, config, device), ..plan },
+            None => {
+                let spare = available_bytes.saturating_sub(plan.rest());
+                Self { fitting: fitting(checkpoint, args.settings(), device, spare)?, ..plan }
+            }
+        })
     }
 
     /// What is needed before the first token.
@@ -113,7 +129,7 @@ impl Plan {
 
     /// # Errors
     /// The model doesn't fit.
-    pub(super) fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         if self.least() <= self.available_bytes {
             return Ok(());
         }
@@ -122,7 +138,10 @@ impl Plan {
                 .map(|bytes| megabytes(bytes as u64));
         let fewer = match self.fitting.as_slice() {
             [] => "take a smaller model".to_owned(),
-            fitting => format!("with --dtype {} it would fit", fitting.join(" or ")),
+            fitting => {
+                let fitting: Vec<_> = fitting.iter().map(ToString::to_string).collect();
+                format!("with --dtype {} it would fit", fitting.join(" or "))
+            }
         };
         let other = match self.available_of {
             OF_GPU => "run it on the CPU with --cpu",
@@ -135,11 +154,11 @@ impl Plan {
         )))
     }
 
-    /// What to warn of: there is no room for a whole context.
-    pub(super) fn warning(&self) -> Option<String> {
-        let is_short = self.tokens_that_fit < self.max_seq_len;
+    /// What to warn of: there is no room for a text of so many tokens.
+    fn warning(&self, tokens: usize) -> Option<String> {
+        let Self { tokens_that_fit, max_seq_len, .. } = self;
+        let is_short = *tokens_that_fit < tokens.min(*max_seq_len);
         is_short.then(|| {
-            let Self { tokens_that_fit, max_seq_len, .. } = self;
             let what = if self.available_of == OF_GPU { "fails" } else { "may end blazr" };
             format!(
                 "there is memory for {tokens_that_fit} tokens of the context of {max_seq_len}: a longer text {what}"
@@ -163,7 +182,7 @@ impl fmt::Display for Plan {
         ] {
             writeln!(f, "{what:<28}{:>12.1} MB", bytes as f64 / 1e6)?;
         }
-        match (self.check(), self.warning()) {
+        match (self.check(), self.warning(self.max_seq_len)) {
             (Err(error), _) => writeln!(f, "{error}"),
             (_, Some(warning)) => writeln!(f, "{warning}"),
             _ => writeln!(f, "It fits."),
@@ -171,16 +190,33 @@ impl fmt::Display for Plan {
     }
 }
 
+impl fmt::Display for Fitting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dtype, tokens } = self;
+        write!(f, "{dtype} (and a context of {tokens} tokens)")
+    }
+}
+
 /// The types of weights in which a checkpoint takes no more than so many bytes, the finest first.
-fn fitting(checkpoint: &Checkpoint, settings: Settings, device: &Device, bytes: usize) -> Result<Vec<&'static str>> {
+fn fitting(checkpoint: &Checkpoint, settings: Settings, device: &Device, bytes: usize) -> Result<Vec<Fitting>> {
     let mut fitting = Vec::new();
     for dtype in COARSER {
         let settings = Settings { dtype: Some(dtype), ..settings };
-        if checkpoint.bytes_in_memory(settings, device)? <= bytes {
-            fitting.push(dtype.name());
+        if let Some(spare) = bytes.checked_sub(checkpoint.bytes_in_memory(settings, device)?) {
+            let tokens = tokens_within(spare, checkpoint.config(), device);
+            fitting.push(Fitting { dtype: dtype.name(), tokens });
         }
     }
     Ok(fitting)
+}
+
+/// How many tokens of a sequence have room for their caches in so many bytes.
+fn tokens_within(bytes: usize, config: &ModelConfig, device: &Device) -> usize {
+    // A cache has room for a power of two, and while it grows the half of it besides. On a CPU what is not used is not
+    // there.
+    let whole = |tokens: usize| tokens.checked_next_power_of_two().unwrap_or(usize::MAX);
+    let room = |tokens| if device.is_cpu() { tokens } else { (whole(tokens) / 2).saturating_mul(3) };
+    largest(config.max_seq_len, |tokens| config.cache_bytes(room(tokens)) <= bytes)
 }
 
 /// The largest number up to `most` that is still good, where all below a good one are.
@@ -221,11 +257,11 @@ mod tests {
         assert!(plan(2_200_000_000).check().is_ok());
         let told = Plan { available_of: OF_GPU, ..plan(0) }.check().unwrap_err().to_string();
         assert!(told.contains("there are 0 MB (free on the GPU); ") && told.contains("--cpu"), "{told}");
-        let told = Plan { fitting: vec!["q8_0", "q4_k"], ..plan(0) }.check().unwrap_err().to_string();
-        assert!(
-            told.ends_with("(available); with --dtype q8_0 or q4_k it would fit, or give it more memory"),
-            "{told}"
-        );
+        let fitting = [("q8_0", 40), ("q4_k", 1000)].map(|(dtype, tokens)| Fitting { dtype, tokens }).into();
+        let told = Plan { fitting, ..plan(0) }.check().unwrap_err().to_string();
+        let types =
+            "with --dtype q8_0 (and a context of 40 tokens) or q4_k (and a context of 1000 tokens) it would fit";
+        assert!(told.ends_with(&format!("(available); {types}, or give it more memory")), "{told}");
     }
 
     #[test]
@@ -235,19 +271,24 @@ mod tests {
             let settings = Settings { dtype: Some(dtype), ..Settings::default() };
             nano.bytes_in_memory(settings, &Device::Cpu).unwrap()
         };
-        let of = |bytes| fitting(&nano, Settings::default(), &Device::Cpu, bytes).unwrap();
+        let all = |bytes| fitting(&nano, Settings::default(), &Device::Cpu, bytes).unwrap();
+        let of = |bytes| all(bytes).iter().map(|fitting| fitting.dtype).collect::<Vec<_>>();
         let q8_0 = bytes(WeightType::Blocks(Format::Q8_0));
         assert_eq!(of(q8_0), ["q8_0", "q6_k", "q5_k", "q4_k"]);
         assert_eq!(of(q8_0 - 1), ["q6_k", "q5_k", "q4_k"]);
         assert!(of(usize::MAX).len() == COARSER.len() && of(0).is_empty());
+        let tokens = |spare| all(q8_0 + spare)[0].tokens;
+        let config = nano.config();
+        assert_eq!([0, config.cache_bytes(100), usize::MAX - q8_0].map(tokens), [0, 100, config.max_seq_len]);
     }
 
     #[test]
     fn a_context_that_does_not_fit_is_warned_of() {
-        assert!(
-            plan(4_000_000_000).warning().unwrap().starts_with("there is memory for 250 tokens of the context of 1000")
-        );
-        assert_eq!(Plan { tokens_that_fit: 1000, ..plan(1 << 40) }.warning(), None);
+        let short = plan(4_000_000_000);
+        let told = "there is memory for 250 tokens of the context of 1000: a longer text may end blazr";
+        assert_eq!([251, usize::MAX].map(|tokens| short.warning(tokens)), [(); 2].map(|()| Some(told.into())));
+        assert_eq!(short.warning(250), None);
+        assert_eq!(Plan { tokens_that_fit: 1000, ..plan(1 << 40) }.warning(usize::MAX), None);
     }
 
     #[test]

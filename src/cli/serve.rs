@@ -15,9 +15,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::memory::Memory;
 use super::parsers::{self, Hidden};
-use super::plan::Plan;
 use super::progress::{bar, megabytes};
-use super::{AddressArgs, ConfigArgs, ModelArgs, computing, print};
+use super::{AddressArgs, ConfigArgs, ModelArgs, computing, plan, print};
 use crate::api::app::{ApiKey, App, Served, Settings, now};
 use crate::api::serve::{Listeners, serve};
 use crate::engine::Engine;
@@ -299,9 +298,7 @@ impl Loading {
         let template = checkpoint.chat_template(self.chat_template.as_deref(), &tokenizer)?;
         let sampling = if self.generation_config { checkpoint.sampling()? } else { Params::default() };
         let device = self.model.device()?;
-        let plan = Plan::new(&checkpoint, &self.model, &device)?;
-        plan.check()?;
-        plan.warning().iter().for_each(|warning| tracing::warn!("{warning}"));
+        plan::check(&checkpoint, &self.model, &device, config.max_seq_len)?;
         let kind = if device.is_cpu() { "cpu" } else { "gpu" };
         let fingerprint = format!("blazr-{}-{kind}-{:016x}", env!("CARGO_PKG_VERSION"), checkpoint.fingerprint());
         tracing::info!("loading {id}: {} MB of weights", megabytes(size.bytes as u64));

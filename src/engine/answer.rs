@@ -1,14 +1,13 @@
 //! One answer to a prompt, token by token.
 
-use candle_core::Tensor;
-
 use super::event::{Event, FinishReason, Usage};
+use super::logits::Logits;
 use super::request::GenerateRequest;
 use super::transcript::Transcript;
-use crate::error::{Error, Result};
-use crate::kernels::shortlist::{Need, Shortlist};
+use crate::error::Result;
+use crate::kernels::shortlist::Need;
+use crate::model::Model;
 use crate::model::state::State;
-use crate::model::{Model, Step, Wanted, ops};
 use crate::sampling::{Ranked, Sampled, Sampler, Scores, rank};
 use crate::text::Tokenizer;
 
@@ -59,14 +58,12 @@ impl<'a> Answer<'a> {
         if let Some(reason) = self.finish {
             return Ok(self.done(reason));
         }
-        if let Some(logits) = self.logits.take() {
-            return self.sample(Scores::All(&logits));
-        }
-        let logits = self.decode()?;
-        match self.shortlist(&logits)? {
-            Some(shortlist) => self.sample(Scores::Best(&shortlist)),
-            None => self.sample(Scores::All(&logits.to_vec1::<f32>()?)),
-        }
+        let need = self.need();
+        let logits = match self.logits.take() {
+            Some(logits) => Logits::All(logits),
+            None => Logits::after(self.model, &mut self.state, self.last, need)?,
+        };
+        self.sample(logits.scores())
     }
 
     /// Bytes that the state has in use.
@@ -79,18 +76,10 @@ impl<'a> Answer<'a> {
         self.done(FinishReason::Cancelled)
     }
 
-    /// The logits after the last token, where they lie. [vocab]
-    fn decode(&mut self) -> Result<Tensor> {
-        let step = Step { tokens: &[self.last], state: &mut self.state, wanted: Wanted::Last };
-        let logits = self.model.forward(&mut [step])?;
-        let no_logits = || Error::Internal("a forward pass gave no logits".into());
-        Ok(logits.first().ok_or_else(no_logits)?.flatten_all()?)
-    }
-
-    /// What suffices of logits that lie on a GPU; none where all must be copied.
-    fn shortlist(&self, logits: &Tensor) -> Result<Option<Shortlist>> {
-        let Some(need) = self.sampler.need().filter(|_| !self.is_too_early()) else { return Ok(None) };
-        ops::shortlist(logits, Need { best: need.best.max(self.n_top()), ..need })
+    /// Which logits suffice for the next token; none where it takes all of them.
+    fn need(&self) -> Option<Need> {
+        let need = self.sampler.need().filter(|_| !self.is_too_early())?;
+        Some(Need { best: need.best.max(self.n_top()), ..need })
     }
 
     /// How many of the most probable tokens are told beside each one.

@@ -1,9 +1,9 @@
 //! From a validated request to a stream of events.
 //!
 //! In reading order: [`request`] is what can be asked for and the only place that judges it, [`event`] what is told.
-//! `prefill` takes a prompt in, chunk by chunk, `answer` generates from it, token by token, `transcript` makes text of the
-//! tokens, and [`run`] is the loop that drives them. For a server, [`queue`] says who waits, [`Engine`] takes work in and
-//! tells how things stand, and its one thread does the work.
+//! `prefill` takes a prompt in, chunk by chunk, `answer` generates from it, token by token, both by [`logits`];
+//! `transcript` makes text of the tokens, and [`run`] is the loop that drives them. For a server, [`queue`] says who
+//! waits, [`Engine`] takes work in and tells how things stand, and its one thread does the work.
 //!
 //! A request belongs to whoever holds its [`Generation`]: when that is dropped the request is given up, be it waiting
 //! (it leaves the queue at once) or running (the loop looks before every chunk and token). The loop never waits for
@@ -11,6 +11,7 @@
 
 mod answer;
 pub mod event;
+pub mod logits;
 mod meter;
 mod prefill;
 pub mod queue;
@@ -135,10 +136,10 @@ struct Pulse {
 
 impl Engine {
     /// Starts the thread, which computes with `threads` threads, and counts as stalled where a step takes longer than
-    /// `longest_step`.
+    /// `longest_step`. A GPU is warm by then.
     ///
     /// # Errors
-    /// The system has no more threads.
+    /// The system has no more threads, or a GPU fails.
     pub fn start(
         model: Model,
         tokenizer: Arc<Tokenizer>,
@@ -146,6 +147,9 @@ impl Engine {
         threads: usize,
         longest_step: Duration,
     ) -> Result<(Self, JoinHandle<()>)> {
+        if !model.device().is_cpu() {
+            logits::warm_up(&model)?;
+        }
         let waiting =
             Waiting { queue: Queue::new(limits), is_open: true, is_running: false, seconds_per_request: None };
         waiting.publish();

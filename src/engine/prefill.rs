@@ -2,11 +2,12 @@
 
 use super::answer::Answer;
 use super::event::{Event, FinishReason, Piece, Usage};
+use super::logits::take_in;
 use super::request::GenerateRequest;
 use super::transcript::Transcript;
 use crate::error::{Error, Result};
 use crate::model::state::State;
-use crate::model::{Model, Step, Wanted};
+use crate::model::{Model, Wanted};
 use crate::sampling::rank;
 use crate::text::Tokenizer;
 
@@ -46,12 +47,11 @@ impl<'a> Prefill<'a> {
             (false, true) => Wanted::Last,
             (false, false) => Wanted::None,
         };
-        let logits = self.model.forward(&mut [Step { tokens, state: &mut self.state, wanted }])?;
-        let no_logits = || Error::Internal("a forward pass gave no logits".into());
-        let rows = logits.first().ok_or_else(no_logits)?.to_vec2::<f32>()?;
+        let rows = take_in(self.model, &mut self.state, tokens, wanted)?;
         self.n_done = end;
         let event = self.request.echo.then(|| Event::Prompt(self.echo(start, end, &rows)));
         if is_last {
+            let no_logits = || Error::Internal("there are no logits after the prompt".into());
             self.logits = rows.into_iter().next_back().ok_or_else(no_logits)?;
         }
         Ok(event)

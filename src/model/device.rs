@@ -31,39 +31,58 @@ impl FromStr for Place {
 }
 
 /// The device that is asked for; else the first CUDA device where this build has CUDA support and the machine has a
-/// device, and the CPU where not. Logs the choice.
+/// device that can be used, and the CPU where not. Logs the choice, as a warning where a device is there that can't be used.
 ///
 /// # Errors
-/// The device that is asked for is not there.
+/// The device that is asked for is not there, or can't be used.
 pub fn choose(asked: Option<Place>) -> Result<Device> {
     match asked {
         Some(Place::Cpu) => tracing::info!("Using CPU (as asked for)"),
-        Some(Place::Cuda(ordinal)) => return cuda(ordinal).map_err(|reason| missing(ordinal, &reason)),
+        Some(Place::Cuda(ordinal)) => {
+            let error = |lack: Lack| format!("{}; leave --device out to run on what there is", lack.of(ordinal));
+            return cuda(ordinal).map_err(|lack| Error::Unsupported(error(lack)));
+        }
         None if !cfg!(feature = "cuda") => tracing::info!("Using CPU (CUDA feature not enabled)"),
         None => match cuda(0) {
             Ok(device) => return Ok(device),
-            Err(reason) => tracing::info!("Using CPU (no CUDA device: {reason})"),
+            Err(Lack { is_there: false, reason }) => tracing::info!("Using CPU (no CUDA device: {reason})"),
+            Err(lack) => tracing::warn!("Using CPU: {}", lack.of(0)),
         },
     }
     Ok(Device::Cpu)
 }
 
-fn missing(ordinal: u16, reason: &str) -> Error {
-    Error::Unsupported(format!(
-        "there is no CUDA device {ordinal}: {reason}; leave --device out to run on what there is"
-    ))
+/// Why a CUDA device is not to be had.
+struct Lack {
+    /// Whether the machine has it, and it can't be used.
+    is_there: bool,
+    reason: String,
+}
+
+impl Lack {
+    /// The same of the device of this number.
+    fn of(&self, ordinal: u16) -> String {
+        let Self { is_there, reason } = self;
+        match is_there {
+            true => format!("CUDA device {ordinal} is there and can't be used: {reason}"),
+            false => format!("there is no CUDA device {ordinal}: {reason}"),
+        }
+    }
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: u16) -> Result<Device, String> {
-    let device = crate::kernels::cuda::driver::open(ordinal.into()).map_err(|error| error.to_string())?;
+fn cuda(ordinal: u16) -> Result<Device, Lack> {
+    use crate::kernels::cuda::driver;
+
+    let lack = |error: Error| Lack { is_there: driver::has(ordinal.into()), reason: error.to_string() };
+    let device = driver::open(ordinal.into()).map_err(lack)?;
     tracing::info!("Using CUDA device {ordinal}");
     Ok(Device::Cuda(device))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: u16) -> Result<Device, String> {
-    Err("this build has no CUDA support, which --features cuda adds".into())
+fn cuda(_: u16) -> Result<Device, Lack> {
+    Err(Lack { is_there: false, reason: "this build has no CUDA support, which --features cuda adds".into() })
 }
 
 /// How many bytes are free on a device that has memory of its own.
@@ -98,5 +117,11 @@ mod tests {
         assert!(choose(Some(Place::Cpu)).is_ok_and(|device| device.is_cpu()));
         let told = choose(Some(Place::Cuda(97))).unwrap_err().to_string();
         assert!(told.starts_with("there is no CUDA device 97: "), "{told}");
+    }
+
+    #[test]
+    fn a_device_that_is_there_and_fails_is_not_called_missing() {
+        let full = Lack { is_there: true, reason: "out of memory; free some".into() };
+        assert_eq!(full.of(1), "CUDA device 1 is there and can't be used: out of memory; free some");
     }
 }

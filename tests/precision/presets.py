@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """How far log-probabilities of the reference's presets are from float64: blazr's, and transformers' in bfloat16.
 
-    presets.py --logprobs LOGPROBS [--prompts 64] [--tokens 256]
+    presets.py --logprobs LOGPROBS [--prompts 64] [--tokens 256] [--device cpu]
 
 LOGPROBS is `target/release/examples/logprobs`. The checkpoints are tests/golden/*-bf16; each reads random tokens, and
 the float64 is that of tests/reference/hybrid_reference.py. transformers has whole models for plain attention (Llama),
 for it with experts (Mixtral), and for Mamba2 layers alone, but with RMSNorm before them where LayerNorm is put in. What
 stands for the others is put together from its layers: Mamba2's mixer, DeepSeek V3's attention without the norms of its
 latents, Llama's attention, MLP and norms, Mixtral's experts, and residuals in bfloat16 as its hybrid models have them.
-All presets are run so too, for comparison. Both must be the reference in float64. Prints a table in Markdown: root mean
-square and largest error. Needs torch and transformers.
+All presets are run so too, for comparison. Both must be the reference in float64, on the CPU whatever --device says.
+Prints a table in Markdown: root mean square and largest error. Needs torch and transformers; on a GPU (`--device
+cuda:0`) LOGPROBS built with `--features cuda`.
 """
 
 import argparse
@@ -132,7 +133,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "Mamba2":
             return x + self.mamba2["mixer"](self.mamba2["norm"](x))
-        angles = self.rotary(x, torch.arange(x.shape[1])[None])
+        angles = self.rotary(x, torch.arange(x.shape[1], device=x.device)[None])
         x = x + self.self_attn(self.input_layernorm(x), position_embeddings=angles, attention_mask=None)[0]
         return x + (self.moe if self.kind.endswith("Moe") else self.mlp)(self.post_attention_layernorm(x))
 
@@ -211,19 +212,24 @@ def computing_in(dtype: torch.dtype) -> Iterator[None]:
 
 
 def of_next(logits: Tensor, tokens: list[int]) -> Tensor:
-    return torch.log_softmax(logits[:-1].double(), -1)[torch.arange(len(tokens) - 1), tokens[1:]]
+    return torch.log_softmax(logits[:-1].double().cpu(), -1)[torch.arange(len(tokens) - 1), tokens[1:]]
 
 
 @torch.inference_mode()
-def of_layers(cfg: dict, w: dict[str, Tensor], prompts: list[list[int]], dtype: torch.dtype) -> Tensor:
+def of_layers(
+    cfg: dict, w: dict[str, Tensor], prompts: list[list[int]], dtype: torch.dtype, device: str = "cpu"
+) -> Tensor:
     with computing_in(dtype):
         model = Layers(Configs(cfg, dtype))
         model.load_state_dict(w)
-        return torch.cat([of_next(model.eval()(torch.tensor([tokens]))[0], tokens) for tokens in prompts])
+        model.eval().to(device)
+        return torch.cat([of_next(model(torch.tensor([t], device=device))[0], t) for t in prompts])
 
 
 @torch.inference_mode()
-def of_whole(cfg: dict, w: dict[str, Tensor], prompts: list[list[int]], dtype: torch.dtype) -> Tensor | None:
+def of_whole(
+    cfg: dict, w: dict[str, Tensor], prompts: list[list[int]], dtype: torch.dtype, device: str = "cpu"
+) -> Tensor | None:
     with computing_in(dtype):
         found = whole(Configs(cfg, dtype))
         if found is None:
@@ -236,8 +242,9 @@ def of_whole(cfg: dict, w: dict[str, Tensor], prompts: list[list[int]], dtype: t
                 name = name.replace(ours, theirs)
             renamed[name] = x
         model.load_state_dict(renamed)
-        model.eval()
-        return torch.cat([of_next(model(torch.tensor([t]), use_cache=False).logits[0], t) for t in prompts])
+        model.eval().to(device)
+        logits = (model(torch.tensor([t], device=device), use_cache=False).logits[0] for t in prompts)
+        return torch.cat([of_next(own, t) for own, t in zip(logits, prompts, strict=True)])
 
 
 def main() -> None:
@@ -245,6 +252,7 @@ def main() -> None:
     parser.add_argument("--logprobs", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     print("| preset (bf16) | blazr exact | blazr fast | transformers in bf16 | its layers in bf16 |")
     print("| --- | --- | --- | --- | --- |")
@@ -262,10 +270,10 @@ def main() -> None:
                 sys.exit(f"{checkpoint.name}: in float64 off by {(found - expected).abs().max():.1e}")
         cells = [checkpoint.name.removesuffix("-bf16")]
         for found in (
-            torch.cat([of_blazr(args.logprobs, checkpoint, t, "exact") for t in prompts]),
-            torch.cat([of_blazr(args.logprobs, checkpoint, t, "fast") for t in prompts]),
-            of_whole(cfg, w, prompts, torch.bfloat16),
-            of_layers(cfg, w, prompts, torch.bfloat16),
+            torch.cat([of_blazr(args.logprobs, checkpoint, t, "exact", args.device) for t in prompts]),
+            torch.cat([of_blazr(args.logprobs, checkpoint, t, "fast", args.device) for t in prompts]),
+            of_whole(cfg, w, prompts, torch.bfloat16, args.device),
+            of_layers(cfg, w, prompts, torch.bfloat16, args.device),
         ):
             error = None if found is None else (found - expected).abs()
             cells.append("–" if error is None else f"{error.square().mean().sqrt():.1e} ({error.max():.1e})")

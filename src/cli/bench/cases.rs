@@ -38,7 +38,8 @@ impl Case {
         }
     }
 
-    fn end(self) -> usize {
+    /// How many tokens the sequence has after it.
+    pub(super) fn end(self) -> usize {
         self.position().saturating_add(self.tokens())
     }
 }
@@ -54,14 +55,14 @@ impl fmt::Display for Case {
 
 /// The cases that a model has room for, and the others.
 #[derive(Debug, PartialEq)]
-pub(super) struct Plan {
+pub(super) struct Cases {
     /// Those to time, at least one.
     pub(super) cases: Vec<Case>,
     /// A line about each of the others.
     pub(super) skipped: Vec<String>,
 }
 
-impl Plan {
+impl Cases {
     /// Each length and each position once, by size.
     ///
     /// # Errors
@@ -91,16 +92,16 @@ mod tests {
 
     #[test]
     fn what_the_model_has_no_room_for_is_skipped_and_told() {
-        let plan = Plan::new(&[4096, 512, 512], 128, &[4096, 0], 4200).unwrap();
-        let timed: Vec<String> = plan.cases.iter().map(ToString::to_string).collect();
+        let found = Cases::new(&[4096, 512, 512], 128, &[4096, 0], 4200).unwrap();
+        let timed: Vec<String> = found.cases.iter().map(ToString::to_string).collect();
         assert_eq!(timed, ["prefill 512", "prefill 4096", "decode 128 at 0"]);
-        assert_eq!(plan.skipped, ["decode 128 at 4096: 4224 tokens are more than max_seq_len 4200"]);
-        assert_eq!(Plan::new(&[512], 128, &[4096], 4224).unwrap().skipped, [] as [&str; 0], "it just fits");
+        assert_eq!(found.skipped, ["decode 128 at 4096: 4224 tokens are more than max_seq_len 4200"]);
+        assert_eq!(Cases::new(&[512], 128, &[4096], 4224).unwrap().skipped, [] as [&str; 0], "it just fits");
     }
 
     #[test]
     fn nothing_to_time_is_an_error() {
-        let error = Plan::new(&[512], 8, &[1000], 100).unwrap_err().to_string();
+        let error = Cases::new(&[512], 8, &[1000], 100).unwrap_err().to_string();
         let expected = "nothing to time has room in the model: prefill 512: 512 tokens are more than max_seq_len 100; \
                         decode 8 at 1000: 1008 tokens are more than max_seq_len 100";
         assert_eq!(error, expected);

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::kernels::isa::Isa;
 use crate::kernels::matrix::Precision;
 use crate::kernels::{memory, panels};
-use crate::model::linear::Weight;
-use crate::model::{device, ops};
+use crate::model::device;
+use crate::model::linear::{Linear, Weight};
 
 /// The memory that is read: far more than the caches of a processor hold.
 const MOST_BYTES: usize = 1 << 30;
@@ -30,6 +30,9 @@ const PASSES: usize = 5;
 /// The width of the matrix that is read on a GPU.
 const INPUTS_OF_GPU: usize = 4096;
 
+/// A GPU is waited for after so many products, as after a token: to wait takes as long as a part of one.
+const PRODUCTS_OF_GPU: usize = 16;
+
 /// What a processor reads at once.
 type Line = [u64; 8];
 
@@ -37,8 +40,8 @@ type Line = [u64; 8];
 pub(super) enum Memory {
     /// A part for each thread.
     Cpu(Vec<memory::Memory>),
-    /// A matrix of weights, and a row to multiply with it.
-    Gpu(Weight, Tensor),
+    /// A layer, and the row that it multiplies.
+    Gpu(Linear, Tensor),
 }
 
 impl Memory {
@@ -49,9 +52,14 @@ impl Memory {
             return Ok(Self::of_cpu(threads));
         }
         let free = device::free_bytes(device)?.unwrap_or(usize::MAX);
-        let n_out = MOST_BYTES.min(free / SHARE_OF_FREE).max(LEAST_BYTES) / (INPUTS_OF_GPU * size_of::<bf16>());
-        let weights = Tensor::zeros((n_out, INPUTS_OF_GPU), DType::BF16, device)?;
-        Ok(Self::Gpu(Weight::Tensor(weights), Tensor::zeros((1, INPUTS_OF_GPU), DType::F32, device)?))
+        Self::of_gpu(device, MOST_BYTES.min(free / SHARE_OF_FREE).max(LEAST_BYTES))
+    }
+
+    fn of_gpu(device: &Device, bytes: usize) -> Result<Self> {
+        let n_out = bytes / (INPUTS_OF_GPU * size_of::<bf16>());
+        let weights = Weight::Tensor(Tensor::zeros((n_out, INPUTS_OF_GPU), DType::BF16, device)?);
+        let row = Tensor::zeros((1, INPUTS_OF_GPU), DType::F32, device)?;
+        Ok(Self::Gpu(Linear::new(weights, Precision::Fast), row))
     }
 
     /// Each part is written by a thread that reads it: memory that nobody has written is not there at all.
@@ -68,35 +76,36 @@ impl Memory {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Cpu(parts) => parts.iter().map(|part| part.len()).sum(),
-            Self::Gpu(weights, _) => weights.bytes().read,
+            Self::Gpu(layer, _) => layer.bytes().read,
         }
     }
 
     /// How many bytes per second all threads together read, in the best of three ways: processors differ in how many
-    /// streams they fetch ahead, and in what asking for memory ahead brings, as products do. On a GPU, in a product.
+    /// streams they fetch ahead, and in what asking for memory ahead brings, as products do. On a GPU, in the products that
+    /// decoding is made of.
     pub(super) fn read_bandwidth(&self) -> Result<f64> {
         match self {
             Self::Cpu(parts) => {
                 let ways = [sum::<4>, sum::<8>, products];
-                let ways = ways.map(|sum| self.median(|| read(parts, sum)));
+                let ways = ways.map(|sum| median_rate(self.bytes(), || read(parts, sum)));
                 ways.into_iter().try_fold(0.0, |most, way| Ok(f64::max(most, way?)))
             }
-            Self::Gpu(weights, x) => self.median(|| {
-                ops::linear(x, weights, Precision::Fast)?;
-                Ok(x.device().synchronize()?)
+            Self::Gpu(layer, row) => median_rate(PRODUCTS_OF_GPU * self.bytes(), || {
+                (0..PRODUCTS_OF_GPU).try_for_each(|_| layer.forward(row).map(drop))?;
+                Ok(row.device().synchronize()?)
             }),
         }
     }
+}
 
-    /// The median of some passes.
-    fn median(&self, pass: impl Fn() -> Result<()>) -> Result<f64> {
-        let pass = |_| {
-            let started = Instant::now();
-            pass()?;
-            Ok(self.bytes() as f64 / started.elapsed().as_secs_f64())
-        };
-        Ok(median(&(0..PASSES).map(pass).collect::<Result<Vec<_>>>()?))
-    }
+/// The bytes per second of passes that read so many, the median of some.
+fn median_rate(bytes: usize, pass: impl Fn() -> Result<()>) -> Result<f64> {
+    let pass = |_| {
+        let started = Instant::now();
+        pass()?;
+        Ok(bytes as f64 / started.elapsed().as_secs_f64())
+    };
+    Ok(median(&(0..PASSES).map(pass).collect::<Result<Vec<_>>>()?))
 }
 
 /// Reads each part on a thread of its own.
@@ -166,6 +175,13 @@ mod tests {
         let expected: u64 = (0..8 * 64).sum();
         assert_eq!([sum::<1>(&lines), sum::<4>(&lines), sum::<8>(&lines)], [expected; 3]);
         assert_eq!(sum::<8>(&lines[..7]), 0, "no line for each");
+    }
+
+    #[test]
+    fn a_gpu_reads_a_matrix_of_so_many_bytes() {
+        let memory = Memory::of_gpu(&Device::Cpu, 1 << 20).unwrap();
+        assert_eq!(memory.bytes(), 1 << 20);
+        assert!(memory.read_bandwidth().unwrap() > 0.0);
     }
 
     #[test]

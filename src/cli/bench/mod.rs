@@ -1,8 +1,8 @@
 //! `blazr bench`: how fast a model takes prompts in and decodes, beside how fast this machine reads memory.
 //!
 //! [`cases`] are what is timed, [`memory`] is what the machine can do, [`floor`] what a token needs of it, and [`report`]
-//! is what is printed of all this. The model is driven as the engine drives it, but for the tokens: they are fixed, so that
-//! no tokenizer is needed and every run does the same work.
+//! is what is printed of all this. The model is driven as the engine drives it where a request asks for nothing else, but
+//! for the tokens: they are fixed, so that no tokenizer is needed and every run does the same work, and none is drawn.
 
 mod cases;
 mod floor;
@@ -18,11 +18,13 @@ use clap::Args;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{ModelArgs, print, print_json};
+use super::{ModelArgs, plan, print, print_json};
+use crate::engine::logits::{Logits, take_in, usual_need};
 use crate::error::{Error, Result};
+use crate::kernels::shortlist::Need;
 use crate::model::state::State;
-use crate::model::{Model, Step, Wanted};
-use cases::{Case, Plan};
+use crate::model::{Model, Wanted};
+use cases::{Case, Cases};
 use floor::Needs;
 use memory::Memory;
 use report::{Report, Subject};
@@ -57,8 +59,10 @@ pub(super) struct BenchArgs {
 
 pub(super) fn run(args: &BenchArgs, threads: usize) -> Result<ExitCode> {
     let checkpoint = args.model.open()?;
-    let plan = Plan::new(&args.prefill, args.decode, &args.at, checkpoint.config().max_seq_len)?;
+    let Cases { cases, skipped } = Cases::new(&args.prefill, args.decode, &args.at, checkpoint.config().max_seq_len)?;
     let device = args.model.device()?;
+    let longest = cases.iter().map(|case| case.end()).max().unwrap_or_default();
+    plan::check(&checkpoint, &args.model, &device, longest)?;
     let mut subject = Subject::new(&checkpoint, &device, threads);
 
     let started = Instant::now();
@@ -66,13 +70,13 @@ pub(super) fn run(args: &BenchArgs, threads: usize) -> Result<ExitCode> {
     let load_seconds = started.elapsed().as_secs_f64();
     subject.hold(&model.weight_bytes());
     let needs = Needs::new(&model);
-    let bench = Bench::new(model, &plan.cases)?;
+    let bench = Bench::new(model, &cases)?;
     // Before there is the memory that is read to find the bandwidth.
     let peak_memory_bytes = memory::peak_bytes();
-    let (bandwidth, cases) = measure(&bench, &plan.cases, args.runs, threads)?;
+    let (bandwidth, cases) = measure(&bench, &cases, args.runs, threads)?;
 
     let measured = Measured { load_seconds, peak_memory_bytes, bandwidth, cases };
-    let report = Report::new(subject, &needs, measured, plan.skipped);
+    let report = Report::new(subject, &needs, measured, skipped);
     if args.json {
         print_json(&report)?;
     } else {
@@ -121,12 +125,14 @@ struct Bench {
     model: Model,
     /// By position, for the cases that start there.
     states: BTreeMap<usize, State>,
+    /// What drawing a token takes of the logits.
+    need: Option<Need>,
 }
 
 impl Bench {
     /// Takes in a prompt of every length that is needed, and keeps the states that cases start from.
     fn new(model: Model, cases: &[Case]) -> Result<Self> {
-        let mut bench = Self { model, states: BTreeMap::new() };
+        let mut bench = Self { need: usual_need(&model)?, model, states: BTreeMap::new() };
         bench.decode(
             &mut bench.model.new_state()?,
             &bench.tokens(WARM_UP_TOKENS.min(bench.model.config().max_seq_len)),
@@ -171,21 +177,17 @@ impl Bench {
         let mut chunks = tokens.chunks(self.model.prefill_chunk()).peekable();
         while let Some(chunk) = chunks.next() {
             let wanted = if chunks.peek().is_some() { Wanted::None } else { Wanted::Last };
-            self.step(&mut state, chunk, wanted)?;
+            black_box(take_in(&self.model, &mut state, chunk, wanted)?);
         }
         Ok(state)
     }
 
     /// Takes in one token after the other, each up to the logits after it.
     fn decode(&self, state: &mut State, tokens: &[u32]) -> Result<()> {
-        tokens.iter().try_for_each(|token| self.step(state, &[*token], Wanted::Last))
-    }
-
-    fn step(&self, state: &mut State, tokens: &[u32], wanted: Wanted) -> Result<()> {
-        for logits in self.model.forward(&mut [Step { tokens, state, wanted }])? {
-            black_box(logits.flatten_all()?.to_vec1::<f32>()?);
-        }
-        Ok(())
+        tokens.iter().try_for_each(|token| {
+            black_box(Logits::after(&self.model, state, *token, self.need)?);
+            Ok(())
+        })
     }
 }
 

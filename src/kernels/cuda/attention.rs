@@ -1,5 +1,6 @@
 //! Attention over a growing cache.
 
+use super::kernel::kernel;
 use super::launch::{Address, Argument, BLOCK, Launch, ROW_BLOCK, WARP, arguments, room_of_a_row};
 
 /// As in `attention.cu`.
@@ -69,8 +70,8 @@ impl Attend {
         arguments.extend(arguments![self.k.width, width, self.n_keys, heads / self.kv_heads.max(1), self.scale]);
         let shared = BLOCK / WARP * (2 + width) * size_of::<f32>();
         [
-            Launch::new("attend", [heads, spans, 1], BLOCK, shared, arguments),
-            Launch::new("join", [heads, 1, 1], BLOCK, 0, arguments![room, sums, y, spans, width]),
+            Launch::new(kernel!("attend"), [heads, spans, 1], BLOCK, shared, arguments),
+            Launch::new(kernel!("join"), [heads, 1, 1], BLOCK, 0, arguments![room, sums, y, spans, width]),
         ]
     }
 }
@@ -79,5 +80,5 @@ impl Attend {
 /// the keys before it and its own as `window` says.
 pub fn causal_softmax(scores: Address, [heads, tokens, keys]: [usize; 3], window: usize) -> Launch {
     let arguments = arguments![scores, tokens, keys, window];
-    Launch::new("causal_softmax", [tokens, heads, 1], ROW_BLOCK, room_of_a_row(), arguments)
+    Launch::new(kernel!("causal_softmax"), [tokens, heads, 1], ROW_BLOCK, room_of_a_row(), arguments)
 }

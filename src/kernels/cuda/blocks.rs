@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::kernel::Kernel;
 use super::launch::{Address, BLOCK, Launch, arguments, typed};
 use super::products::Weights;
 use crate::kernels::blocks::Format;
@@ -23,8 +24,8 @@ impl Weights {
         self.widen(typed!(self.dtype, "widen_to_float"), ids, 0..count, y)
     }
 
-    fn widen(&self, function: &'static str, ids: Address, rows: Range<usize>, y: Address) -> Launch {
+    fn widen(&self, kernel: Kernel, ids: Address, rows: Range<usize>, y: Address) -> Launch {
         let arguments = arguments![self.at, ids, rows.start, y, self.n_in];
-        Launch::new(function, [rows.len(), 1, 1], BLOCK, 0, arguments)
+        Launch::new(kernel, [rows.len(), 1, 1], BLOCK, 0, arguments)
     }
 }

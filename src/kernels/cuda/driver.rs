@@ -1,43 +1,49 @@
 //! Launches on a device, in the order of its one stream.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use candle_core::CudaDevice;
-use candle_core::cuda_backend::cudarc::cublas::{self, CudaBlas, sys as blas};
-use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+use candle_core::cuda_backend::cudarc::cublas::{self, sys as blas};
+use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute, CUresult};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, result,
 };
 
-use super::{Address, Launch, MODULES};
+use super::{Address, Kernel, Launch, MODULES};
 use crate::error::{Error, Result};
 
-/// The kernels as the driver has them, one set for each device.
-static LOADED: Mutex<Vec<Arc<Kernels>>> = Mutex::new(Vec::new());
+/// Devices have numbers below this.
+const MOST_DEVICES: usize = 64;
+
+/// The kernels as the driver has them on each device, by their numbers.
+static LOADED: [OnceLock<Vec<CudaFunction>>; MOST_DEVICES] = [const { OnceLock::new() }; MOST_DEVICES];
 
 /// All kernels on one device.
 #[derive(Debug)]
-pub struct Kernels {
+pub struct Kernels<'a> {
+    device: &'a CudaDevice,
     stream: Arc<CudaStream>,
-    blas: Arc<CudaBlas>,
-    functions: HashMap<String, CudaFunction>,
+    functions: &'static [CudaFunction],
 }
 
-impl Kernels {
+impl<'a> Kernels<'a> {
     /// The kernels of a device: the driver compiles them when they are first asked for.
     ///
     /// # Errors
     /// The driver does not take them.
-    pub fn of(device: &CudaDevice) -> Result<Arc<Self>> {
+    pub fn of(device: &'a CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernels) = loaded.iter().find(|kernels| Arc::ptr_eq(&kernels.stream, &stream)) {
-            return Ok(Arc::clone(kernels));
-        }
-        let kernels = Arc::new(Self { functions: load(&stream)?, stream, blas: device.cublas_handle() });
-        loaded.push(Arc::clone(&kernels));
-        Ok(kernels)
+        let ordinal = stream.context().ordinal();
+        let too_high = || Error::Unsupported(format!("CUDA device {ordinal}: expected a number below {MOST_DEVICES}"));
+        let place = LOADED.get(ordinal).ok_or_else(too_high)?;
+        let functions = match place.get() {
+            Some(functions) => functions,
+            None => {
+                let functions = load(&stream)?;
+                place.get_or_init(|| functions)
+            }
+        };
+        Ok(Self { device, stream, functions })
     }
 
     /// Hands launches to the device, which works on them in this order, and after all that it was handed before.
@@ -50,8 +56,9 @@ impl Kernels {
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
-        let function = self.functions.get(launch.function);
-        let function = function.ok_or_else(|| Error::Internal(format!("there is no kernel {}", launch.function)))?;
+        let Kernel { name, number } = launch.kernel;
+        let not_there = || Error::Internal(format!("there is no kernel {name}"));
+        let function = self.functions.get(number).ok_or_else(not_there)?;
         let ([x, y, z], mut arguments) = (launch.grid, launch.arguments());
         #[allow(unsafe_code)]
         // SAFETY: the emulator's tests hold the arguments to what the kernel takes, and whoever made the launch gave
@@ -60,7 +67,7 @@ impl Kernels {
             let (function, stream) = (function.cu_function(), self.stream.cu_stream());
             result::launch_kernel(function, (x, y, z), (launch.block, 1, 1), launch.shared, stream, &mut arguments)
         };
-        launched.map_err(|error| Error::Internal(format!("kernel {}: {error}", launch.function)))
+        launched.map_err(|error| Error::Internal(format!("kernel {name}: {error}")))
     }
 
     /// `x` `[rows, n_in]` times the transpose of `w` `[n_out, n_in]`, both bf16: `y` `[rows, n_out]`, f32.
@@ -77,7 +84,7 @@ impl Kernels {
         // [n_in, n_out], x is [n_in, rows] and y is [n_out, rows].
         let multiplied = unsafe {
             cublas::result::gemm_ex(
-                *self.blas.handle(),
+                *self.device.cublas_handle().handle(),
                 blas::cublasOperation_t::CUBLAS_OP_T,
                 blas::cublasOperation_t::CUBLAS_OP_N,
                 n_out,
@@ -102,13 +109,13 @@ impl Kernels {
     }
 }
 
-fn load(stream: &CudaStream) -> Result<HashMap<String, CudaFunction>> {
-    let mut functions = HashMap::new();
+/// In the order of [`MODULES`], which numbers them.
+fn load(stream: &CudaStream) -> Result<Vec<CudaFunction>> {
+    let mut functions = Vec::new();
     for (module, ptx) in MODULES.iter().zip(SOURCES) {
-        let loaded = stream.context().load_module(ptx.into()).map_err(failed)?;
+        let loaded = stream.context().load_module(ptx.into()).map_err(unusable)?;
         for name in module.names() {
-            let function = loaded.load_function(&name).map_err(failed)?;
-            functions.insert(name, function);
+            functions.push(loaded.load_function(&name).map_err(failed)?);
         }
     }
     Ok(functions)
@@ -144,8 +151,8 @@ pub fn uninitialized<T: DeviceRepr>(device: &CudaDevice, count: usize) -> candle
 /// # Errors
 /// There is no such device, or no driver, or it doesn't take the kernels: it may be older than they are.
 pub fn open(ordinal: usize) -> Result<CudaDevice> {
-    let context = CudaContext::new(ordinal).map_err(|error| Error::Unsupported(error.to_string()))?;
-    let device = CudaDevice::new_with_stream(ordinal)?;
+    let context = CudaContext::new(ordinal).map_err(unusable)?;
+    let device = CudaDevice::new_with_stream(ordinal).map_err(|error| with_remedy(&error, LOOK))?;
     context.bind_to_thread().map_err(failed)?;
     let mut all = u64::MAX;
     #[allow(unsafe_code)]
@@ -162,12 +169,46 @@ pub fn open(ordinal: usize) -> Result<CudaDevice> {
     Ok(device)
 }
 
+/// Whether the driver has a device of this number, or fails to say so.
+pub fn has(ordinal: usize) -> bool {
+    match CudaContext::device_count() {
+        Ok(count) => usize::try_from(count).is_ok_and(|count| ordinal < count),
+        Err(error) => !matches!(error.0, CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_STUB_LIBRARY),
+    }
+}
+
 /// How many bytes of its memory are free.
 ///
 /// # Errors
 /// The driver's.
 pub fn free_bytes(device: &CudaDevice) -> Result<usize> {
     Ok(device.cuda_stream().context().mem_get_info().map_err(failed)?.0)
+}
+
+/// What there is to do about errors that have no remedy of their own.
+const LOOK: &str = "nvidia-smi tells how it is, and who has its memory";
+
+/// The error of a device that can't be opened, with what there is to do.
+fn unusable(error: DriverError) -> Error {
+    let remedy = match error.0 {
+        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => {
+            "another process has it to itself: end that one, or let several have it with nvidia-smi --compute-mode=0"
+        }
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU | CUresult::CUDA_ERROR_INVALID_PTX => {
+            "build blazr with the CUDA_COMPUTE_CAP of this GPU, or a lower one"
+        }
+        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+            "install a newer driver: nvidia-smi tells up to which CUDA it goes"
+        }
+        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => "restart the machine, or load the driver's module anew",
+        CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_INVALID_DEVICE => "nvidia-smi tells which there are",
+        _ => LOOK,
+    };
+    with_remedy(&error, remedy)
+}
+
+fn with_remedy(error: &impl std::fmt::Display, remedy: &str) -> Error {
+    Error::Unsupported(format!("{error}; {remedy}"))
 }
 
 fn failed(error: DriverError) -> Error {

@@ -25,13 +25,13 @@ static EMULATOR: Mutex<()> = Mutex::new(());
 pub(crate) fn run(launches: impl IntoIterator<Item = Launch>) {
     let _alone = EMULATOR.lock().unwrap_or_else(PoisonError::into_inner);
     for launch in launches {
-        let (name, mut arguments) = (CString::new(launch.function).unwrap(), launch.arguments());
+        let (name, mut arguments) = (CString::new(launch.kernel.name).unwrap(), launch.arguments());
         let (place, count) = (arguments.as_mut_ptr(), arguments.len());
         #[allow(unsafe_code)]
         // SAFETY: the tests give addresses of slices as large as the kernels expect.
         let is_known =
             unsafe { blazr_emulate(name.as_ptr(), launch.grid.as_ptr(), launch.block, launch.shared, place, count) };
-        assert!(is_known, "a kernel {} with {count} arguments", launch.function);
+        assert!(is_known, "a kernel {} with {count} arguments", launch.kernel.name);
     }
 }
 

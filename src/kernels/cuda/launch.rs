@@ -1,5 +1,6 @@
 //! A launch as plain data.
 
+use super::kernel::Kernel;
 use super::mamba2::Convolution;
 use super::moe::Routing;
 use super::products::{After, Norm};
@@ -18,7 +19,7 @@ pub(super) const ROW_BLOCK: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// The function.
-    pub function: &'static str,
+    pub kernel: Kernel,
     /// How many blocks there are, in three directions.
     pub grid: [u32; 3],
     /// How many threads a block has.
@@ -90,14 +91,8 @@ pub(super) fn narrow(value: usize) -> u32 {
 }
 
 impl Launch {
-    pub(super) fn new(
-        function: &'static str,
-        grid: [usize; 3],
-        block: usize,
-        shared: usize,
-        arguments: Vec<Argument>,
-    ) -> Self {
-        Self { function, grid: grid.map(narrow), block: narrow(block), shared: narrow(shared), arguments }
+    pub(super) fn new(kernel: Kernel, grid: [usize; 3], block: usize, shared: usize, arguments: Vec<Argument>) -> Self {
+        Self { kernel, grid: grid.map(narrow), block: narrow(block), shared: narrow(shared), arguments }
     }
 
     /// Where each argument lies, as the driver wants it: good as long as this launch.
@@ -110,13 +105,13 @@ impl Launch {
 macro_rules! typed {
     ($dtype:expr, $family:literal) => {
         match $dtype {
-            WeightType::F32 => concat!($family, "_float"),
-            WeightType::F16 => concat!($family, "_f16"),
-            WeightType::Bf16 => concat!($family, "_bf16"),
-            WeightType::Blocks(Format::Q8_0) => concat!($family, "_q8_0"),
-            WeightType::Blocks(Format::Q4K) => concat!($family, "_q4_k"),
-            WeightType::Blocks(Format::Q5K) => concat!($family, "_q5_k"),
-            WeightType::Blocks(Format::Q6K) => concat!($family, "_q6_k"),
+            WeightType::F32 => crate::kernels::cuda::kernel::kernel!(concat!($family, "_float")),
+            WeightType::F16 => crate::kernels::cuda::kernel::kernel!(concat!($family, "_f16")),
+            WeightType::Bf16 => crate::kernels::cuda::kernel::kernel!(concat!($family, "_bf16")),
+            WeightType::Blocks(Format::Q8_0) => crate::kernels::cuda::kernel::kernel!(concat!($family, "_q8_0")),
+            WeightType::Blocks(Format::Q4K) => crate::kernels::cuda::kernel::kernel!(concat!($family, "_q4_k")),
+            WeightType::Blocks(Format::Q5K) => crate::kernels::cuda::kernel::kernel!(concat!($family, "_q5_k")),
+            WeightType::Blocks(Format::Q6K) => crate::kernels::cuda::kernel::kernel!(concat!($family, "_q6_k")),
         }
     };
 }

@@ -126,21 +126,33 @@ constexpr u32 TILE = 64;   // rows and columns of a product that a block makes
 constexpr u32 DEPTH = 16;  // of its terms, so many at a time
 constexpr u32 SIDE = 4;    // rows and columns of each thread: a block has (TILE / SIDE)² = 256
 
-struct Tile {
-    float a[DEPTH][TILE], b[DEPTH][TILE];
+// Terms of an operand, with room beside bank conflicts.
+using Terms = float[DEPTH][TILE + 4];
+
+struct alignas(16) Tile {
+    Terms a, b;
 };
 
-// Adds to `sums` a thread's part of Σ_k a(row, k) · b(k, column), k < depth, of a tile.
-template <typename A, typename B>
+// What lies side by side in memory, and so is read by threads side by side: the terms of one row or column, or all rows or
+// columns of one term.
+enum class Beside { Terms, Places };
+
+template <Beside beside, typename Operand>
+__device__ __forceinline__ void fetch(Terms& terms, u32 start, u32 depth, Operand operand) {
+    for (u32 i = threadIdx.x; i < TILE * DEPTH; i += blockDim.x) {
+        u32 k = beside == Beside::Terms ? i % DEPTH : i / TILE;
+        u32 place = beside == Beside::Terms ? i / DEPTH : i % TILE;
+        terms[k][place] = start + k < depth ? operand(place, start + k) : 0;
+    }
+}
+
+// Adds to `sums` a thread's part of Σ_k a(row, k) · b(column, k), k < depth, of a tile.
+template <Beside of_a, Beside of_b, typename A, typename B>
 __device__ __forceinline__ void add_product(Tile& tile, float (&sums)[SIDE][SIDE], u32 depth, A a, B b) {
     u32 row = threadIdx.x / (TILE / SIDE) * SIDE, column = threadIdx.x % (TILE / SIDE) * SIDE;
     for (u32 start = 0; start < depth; start += DEPTH) {
-        for (u32 i = threadIdx.x; i < TILE * DEPTH; i += blockDim.x) {
-            u32 k = i % DEPTH, at = i / DEPTH;
-            tile.a[k][at] = start + k < depth ? a(at, start + k) : 0;
-            u32 deep = i / TILE, across = i % TILE;
-            tile.b[deep][across] = start + deep < depth ? b(start + deep, across) : 0;
-        }
+        fetch<of_a>(tile.a, start, depth, a);
+        fetch<of_b>(tile.b, start, depth, b);
         __syncthreads();
         for (u32 k = 0; k < DEPTH; k++)
             for (u32 i = 0; i < SIDE; i++)
@@ -168,10 +180,10 @@ extern "C" __global__ void __launch_bounds__(256) scan_scores(const float* __res
     const float* b = xbc + u64(chunk) * CHUNK * width + sizes.inner() + group * sizes.state_size;
     const float* c = b + sizes.shared();
     float sums[SIDE][SIDE] = {};
-    add_product(
+    add_product<Beside::Terms, Beside::Terms>(
         *tile, sums, sizes.state_size,
         [&](u32 row, u32 k) { return first_row + row < tokens ? c[u64(first_row + row) * width + k] : 0; },
-        [&](u32 k, u32 column) {
+        [&](u32 column, u32 k) {
             return first_column + column < tokens ? b[u64(first_column + column) * width + k] : 0;
         });
     scores += (u64(chunk) * sizes.groups + group) * CHUNK * CHUNK;
@@ -196,13 +208,13 @@ extern "C" __global__ void __launch_bounds__(256) scan_gains(const float* __rest
     sums_of_logs += u64(head) * sizes.tokens + chunk * CHUNK;
     double last = sums_of_logs[tokens - 1];
     float sums[SIDE][SIDE] = {};
-    add_product(
+    add_product<Beside::Places, Beside::Places>(
         *tile, sums, tokens,
         [&](u32 row, u32 token) {
             if (first_row + row >= sizes.head_dim) return 0.0f;
             return x[u64(token) * width + first_row + row] * deltas[token] * expf(float(last - sums_of_logs[token]));
         },
-        [&](u32 token, u32 column) {
+        [&](u32 column, u32 token) {
             return first_column + column < sizes.state_size ? b[u64(token) * width + first_column + column] : 0;
         });
     gains += (u64(chunk) * sizes.heads + head) * sizes.head_dim * sizes.state_size;
@@ -253,10 +265,10 @@ extern "C" __global__ void __launch_bounds__(256) scan_outputs(const float* __re
     states += (u64(chunk) * sizes.heads + head) * sizes.head_dim * sizes.state_size;
 
     float sums[SIDE][SIDE] = {};
-    auto own_x = [&](u32 token, u32 column) {
+    auto own_x = [&](u32 column, u32 token) {
         return first_column + column < sizes.head_dim ? x[u64(token) * width + first_column + column] : 0;
     };
-    add_product(
+    add_product<Beside::Terms, Beside::Places>(
         *tile, sums, min(first_row + TILE, tokens),
         [&](u32 row, u32 token) {
             row += first_row;
@@ -264,13 +276,13 @@ extern "C" __global__ void __launch_bounds__(256) scan_outputs(const float* __re
             return scores[row * CHUNK + token] * expf(float(sums_of_logs[row] - sums_of_logs[token])) * deltas[token];
         },
         own_x);
-    add_product(
+    add_product<Beside::Terms, Beside::Terms>(
         *tile, sums, sizes.state_size,
         [&](u32 row, u32 k) {
             row += first_row;
             return row < tokens ? c[u64(row) * width + k] * expf(float(sums_of_logs[row])) : 0;
         },
-        [&](u32 k, u32 column) {
+        [&](u32 column, u32 k) {
             column += first_column;
             return column < sizes.head_dim ? states[u64(column) * sizes.state_size + k] : 0;
         });
@@ -278,6 +290,6 @@ extern "C" __global__ void __launch_bounds__(256) scan_outputs(const float* __re
         u32 token = first_row + row;
         if (token >= tokens || first_column + column >= sizes.head_dim) return;
         u64 place = (u64(chunk) * CHUNK + token) * sizes.inner() + head * sizes.head_dim + first_column + column;
-        y[place] = fmaf(d[head], own_x(token, column), sum);
+        y[place] = fmaf(d[head], own_x(column, token), sum);
     });
 }

@@ -1,5 +1,6 @@
 //! Mamba2 between its projections.
 
+use super::kernel::kernel;
 use super::launch::{Address, Argument, BLOCK, Launch, ROW_BLOCK, WARP, arguments, narrow, places, room_of_a_row};
 use crate::kernels::mamba2::Sizing;
 
@@ -9,7 +10,8 @@ const STEP_BLOCK: usize = 512;
 const CHUNK: usize = 128;
 const TILE: usize = 64;
 const TILE_BLOCK: usize = 256;
-const TILE_BYTES: usize = 2 * 16 * TILE * size_of::<f32>();
+/// Two operands of 16 terms, each with room beside bank conflicts.
+const TILE_BYTES: usize = 2 * 16 * (TILE + 4) * size_of::<f32>();
 /// The largest grid in the second and third direction.
 const MOST_IN_GRID: usize = 65_535;
 
@@ -136,7 +138,7 @@ impl Mamba2 {
     fn convolve(&self, run: Mamba2Run, xbc: Address) -> Launch {
         let blocks = self.sizing.conv_dim().div_ceil(BLOCK);
         let arguments = arguments![self.convolution(run), run.next_conv, xbc];
-        Launch::new("convolve", [blocks, run.tokens.min(MOST_IN_GRID), 1], BLOCK, 0, arguments)
+        Launch::new(kernel!("convolve"), [blocks, run.tokens.min(MOST_IN_GRID), 1], BLOCK, 0, arguments)
     }
 
     fn dt(&self, run: Mamba2Run) -> Address {
@@ -162,7 +164,7 @@ impl Mamba2 {
         ];
         let blocks = self.sizing.head_dim.div_ceil(STEP_BLOCK / WARP);
         let shared = (2 * self.sizing.state_size + 2) * size_of::<f32>();
-        Launch::new("step", [self.sizing.heads, blocks, 1], STEP_BLOCK, shared, arguments)
+        Launch::new(kernel!("step"), [self.sizing.heads, blocks, 1], STEP_BLOCK, shared, arguments)
     }
 
     fn scan(&self, run: Mamba2Run, xbc: Address, room: Scan) -> [Launch; 5] {
@@ -175,18 +177,22 @@ impl Mamba2 {
         };
         let tiles = |rows: usize, columns: usize| rows.div_ceil(TILE) * columns.div_ceil(TILE);
         let product =
-            |function, grid, arguments| Launch::new(function, grid, TILE_BLOCK, TILE_BYTES, with_sizes(arguments));
+            |kernel, grid, arguments| Launch::new(kernel, grid, TILE_BLOCK, TILE_BYTES, with_sizes(arguments));
         let mut times = with_sizes(arguments![self.dt(run), self.dt_bias, self.a, deltas, sums]);
         times.extend(arguments![self.stride(), low, high]);
         let numbers = (self.sizing.inner() * state_size).div_ceil(BLOCK);
         let states = with_sizes(arguments![run.ssm, gains, sums]);
         [
-            Launch::new("scan_times", [heads, chunks, 1], CHUNK, CHUNK * size_of::<f64>(), times),
-            product("scan_scores", [tiles(CHUNK, CHUNK), groups, chunks], arguments![xbc, scores]),
-            product("scan_gains", [tiles(head_dim, state_size), heads, chunks], arguments![xbc, deltas, sums, gains]),
-            Launch::new("scan_states", [numbers, 1, 1], BLOCK, 0, states),
+            Launch::new(kernel!("scan_times"), [heads, chunks, 1], CHUNK, CHUNK * size_of::<f64>(), times),
+            product(kernel!("scan_scores"), [tiles(CHUNK, CHUNK), groups, chunks], arguments![xbc, scores]),
             product(
-                "scan_outputs",
+                kernel!("scan_gains"),
+                [tiles(head_dim, state_size), heads, chunks],
+                arguments![xbc, deltas, sums, gains],
+            ),
+            Launch::new(kernel!("scan_states"), [numbers, 1, 1], BLOCK, 0, states),
+            product(
+                kernel!("scan_outputs"),
                 [tiles(CHUNK, head_dim), heads, chunks],
                 arguments![xbc, deltas, sums, scores, gains, self.d, run.y],
             ),
@@ -197,7 +203,7 @@ impl Mamba2 {
         let inner = self.sizing.inner();
         let arguments = arguments![run.y, run.projected, self.norm, inner, self.stride(), self.eps, self.is_norm_first];
         let grid = [run.tokens, self.sizing.groups, 1];
-        Launch::new("gate", grid, ROW_BLOCK, room_of_a_row(), arguments)
+        Launch::new(kernel!("gate"), grid, ROW_BLOCK, room_of_a_row(), arguments)
     }
 }
 

@@ -13,6 +13,7 @@ mod blocks;
 pub mod driver;
 #[cfg(all(test, feature = "cuda-emulator"))]
 pub(crate) mod emulator;
+mod kernel;
 mod launch;
 mod mamba2;
 mod moe;
@@ -24,6 +25,7 @@ pub(crate) mod tests;
 mod visits;
 
 pub use self::attention::{Attend, Heads, causal_softmax};
+pub use self::kernel::Kernel;
 pub use self::launch::{Address, Launch};
 pub use self::mamba2::{Mamba2, Mamba2Run};
 pub use self::moe::{Experts, ExpertsRun, Routing, Table};
@@ -77,7 +79,7 @@ pub struct Module {
 }
 
 impl Module {
-    /// The names of all kernels in it.
+    /// The names of all kernels in it, in the order of their numbers.
     pub fn names(&self) -> impl Iterator<Item = String> {
         let typed = |(family, types): &(&'static str, &'static [&'static str])| {
             let family = *family;

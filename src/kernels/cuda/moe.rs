@@ -1,5 +1,6 @@
 //! A mixture of experts: whom tokens visit, and one token's visits.
 
+use super::kernel::kernel;
 use super::launch::{Address, BLOCK, Launch, WARP, arguments, places, typed};
 use super::products::ROWS_OF_A_WARP;
 use crate::kernels::blocks::Format;
@@ -104,7 +105,7 @@ impl Experts {
                 let arguments = arguments![inner, count as u64];
                 launches.extend([
                     self.up.row_times(ids, chosen, x, 0, inner),
-                    Launch::new("squared_relu", [count.div_ceil(BLOCK), 1, 1], BLOCK, 0, arguments),
+                    Launch::new(kernel!("squared_relu"), [count.div_ceil(BLOCK), 1, 1], BLOCK, 0, arguments),
                 ]);
             }
         }
@@ -119,30 +120,30 @@ impl Experts {
     pub(super) fn choose(&self, run: ExpertsRun, ids: Address, shares: Address) -> Launch {
         let arguments = arguments![run.logits, self.correction, ids, shares, self.routing];
         let numbers = 2 * self.routing.experts as usize + self.routing.groups as usize;
-        Launch::new("choose", [run.tokens, 1, 1], WARP, numbers * size_of::<f32>(), arguments)
+        Launch::new(kernel!("choose"), [run.tokens, 1, 1], WARP, numbers * size_of::<f32>(), arguments)
     }
 
     /// Sums each token's `answers` `[tokens, chosen, n_out]`.
     pub(super) fn weigh(&self, run: ExpertsRun, answers: Address, shares: Address) -> Launch {
         let (chosen, size) = (self.routing.chosen, self.down.n_out);
         let arguments = arguments![answers, shares, run.y, chosen, size];
-        Launch::new("weigh", [run.tokens, size.div_ceil(BLOCK), 1], BLOCK, 0, arguments)
+        Launch::new(kernel!("weigh"), [run.tokens, size.div_ceil(BLOCK), 1], BLOCK, 0, arguments)
     }
 }
 
 impl Table {
     /// As [`gated`] for the chosen experts, `y` `[chosen, n_out]`, where these are the gates.
     fn gated(&self, up: &Self, factor: f32, ids: Address, chosen: usize, x: Address, y: Address) -> Launch {
-        let function = typed!(self.dtype, "chosen_gated");
+        let kernel = typed!(self.dtype, "chosen_gated");
         let arguments = arguments![self.at, up.at, ids, x, y, self.n_in, self.n_out, factor];
-        Launch::new(function, [self.n_out.div_ceil(BLOCK / WARP), chosen, 1], BLOCK, 0, arguments)
+        Launch::new(kernel, [self.n_out.div_ceil(BLOCK / WARP), chosen, 1], BLOCK, 0, arguments)
     }
 
     /// A row of `x`, and rows so far apart for each, times the matrices of the chosen experts: `y` `[chosen, n_out]`.
     fn row_times(&self, ids: Address, chosen: usize, x: Address, x_stride: usize, y: Address) -> Launch {
-        let function = typed!(self.dtype, "chosen_row_times");
+        let kernel = typed!(self.dtype, "chosen_row_times");
         let blocks = self.n_out.div_ceil(ROWS_OF_A_WARP * BLOCK / WARP);
         let arguments = arguments![self.at, ids, x, y, self.n_in, self.n_out, x_stride];
-        Launch::new(function, [blocks, chosen, 1], BLOCK, 0, arguments)
+        Launch::new(kernel, [blocks, chosen, 1], BLOCK, 0, arguments)
     }
 }

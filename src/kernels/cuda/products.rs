@@ -49,24 +49,24 @@ impl Weights {
     /// `x` `[count, n_in]`, each times the transpose of its matrix: `y` `[count, n_out]`, with what comes before and after,
     /// which all share. x begins at a multiple of 16 bytes.
     pub fn row_times(&self, x: Address, norm: Norm, after: After, y: Address) -> Launch {
-        let function = typed!(self.dtype, "row_times");
+        let kernel = typed!(self.dtype, "row_times");
         let blocks = self.n_out.div_ceil(ROWS_OF_A_WARP * BLOCK / WARP);
         let arguments = arguments![self.at, x, norm, after, y, self.n_in, self.n_out];
-        Launch::new(function, [blocks, self.count, 1], BLOCK, 0, arguments)
+        Launch::new(kernel, [blocks, self.count, 1], BLOCK, 0, arguments)
     }
 
     /// `x` `[count, n_out]`, each times its matrix, which is not of blocks: `y` `[count, n_in]`.
     pub fn columns_times(&self, x: Address, y: Address) -> Launch {
-        let function = typed!(self.dtype, "columns_times");
+        let kernel = typed!(self.dtype, "columns_times");
         let arguments = arguments![self.at, x, y, self.n_in, self.n_out];
-        Launch::new(function, [self.n_in.div_ceil(BLOCK), self.count, 1], BLOCK, 0, arguments)
+        Launch::new(kernel, [self.n_in.div_ceil(BLOCK), self.count, 1], BLOCK, 0, arguments)
     }
 }
 
 /// `silu(gate · x · factor) · (up · x)` of a row `x` `[n_in]` and two matrices of one kind: `y` `[n_out]`. As for
 /// [`Weights::row_times`], x begins at a multiple of 16 bytes.
 pub fn gated(gate: &Weights, up: &Weights, factor: f32, x: Address, norm: Norm, y: Address) -> Launch {
-    let function = typed!(gate.dtype, "gated");
+    let kernel = typed!(gate.dtype, "gated");
     let arguments = arguments![gate.at, up.at, x, norm, y, gate.n_in, gate.n_out, factor];
-    Launch::new(function, [gate.n_out.div_ceil(BLOCK / WARP), 1, 1], BLOCK, 0, arguments)
+    Launch::new(kernel, [gate.n_out.div_ceil(BLOCK / WARP), 1, 1], BLOCK, 0, arguments)
 }

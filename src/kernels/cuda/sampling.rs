@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::kernel::kernel;
 use super::launch::{Address, BLOCK, Launch, ROW_BLOCK, WARP, arguments};
 use crate::kernels::shortlist::{Need, Shortlist};
 
@@ -68,11 +69,11 @@ impl Best {
         let of_warps = |threads| threads / WARP * size_of::<f64>();
         let shared = of_warps(BLOCK) + BLOCK / WARP * size_of::<f32>();
         let shared_of_parts = of_warps(PARTS) + PARTS * size_of::<f32>();
-        let blocks = n_logits.div_ceil(BLOCK);
+        let (blocks, listing) = (n_logits.div_ceil(BLOCK), arguments![logits, answer, list, n_logits, ROOM]);
         [
-            Launch::new("survey", [PARTS, 1, 1], BLOCK, shared, arguments![logits, room, n_logits]),
-            Launch::new("set_floor", [1; 3], PARTS, shared_of_parts, arguments![room, answer, best, within]),
-            Launch::new("list_best", [blocks, 1, 1], BLOCK, 0, arguments![logits, answer, list, n_logits, ROOM]),
+            Launch::new(kernel!("survey"), [PARTS, 1, 1], BLOCK, shared, arguments![logits, room, n_logits]),
+            Launch::new(kernel!("set_floor"), [1; 3], PARTS, shared_of_parts, arguments![room, answer, best, within]),
+            Launch::new(kernel!("list_best"), [blocks, 1, 1], BLOCK, 0, listing),
         ]
     }
 

@@ -3,6 +3,7 @@
 #[cfg(all(test, feature = "cuda-emulator"))]
 mod tests;
 
+use super::kernel::{Kernel, kernel};
 use super::launch::{Address, Argument, BLOCK, Launch, ROW_BLOCK, arguments, narrow, places, room_of_a_row, typed};
 use super::moe::{Experts, ExpertsRun, Table};
 use crate::kernels::blocks::Format;
@@ -25,7 +26,7 @@ pub(super) struct Visits {
 /// The kernel of a family for the matrices of a role.
 macro_rules! visiting {
     ($experts:expr, $run:expr, $role:expr, $family:literal) => {
-        if $experts.rounds($run.tokens) { concat!($family, "_rounded") } else { typed!($role.dtype, $family) }
+        if $experts.rounds($run.tokens) { kernel!(concat!($family, "_rounded")) } else { typed!($role.dtype, $family) }
     };
 }
 
@@ -103,12 +104,12 @@ impl Experts {
     fn visit(
         &self,
         tokens: usize,
-        (function, matrices): (&'static str, usize),
+        (kernel, matrices): (Kernel, usize),
         visits: Visits,
         arguments: Vec<Argument>,
     ) -> Launch {
         let grid = [(visits.n_out as usize).div_ceil(SQUARE), self.batches(tokens), 1];
-        Launch::new(function, grid, BLOCK, shared(1 + matrices, self.rounds(tokens)), arguments)
+        Launch::new(kernel, grid, BLOCK, shared(1 + matrices, self.rounds(tokens)), arguments)
     }
 }
 
@@ -121,7 +122,7 @@ fn most_batches(visits: usize, experts: usize) -> usize {
 fn gather(ids: Address, order: Address, batches: Address, visits: usize, experts: usize) -> Launch {
     let shared = (experts + ROW_BLOCK) * size_of::<u32>() + room_of_a_row();
     let arguments = arguments![ids, order, batches, visits, most_batches(visits, experts)];
-    Launch::new("gather", [experts, 1, 1], ROW_BLOCK, shared, arguments)
+    Launch::new(kernel!("gather"), [experts, 1, 1], ROW_BLOCK, shared, arguments)
 }
 
 /// The bytes that a block shares, as in `square.cuh`: operands twice, and then, in the same place, results.

@@ -373,7 +373,7 @@ fn run(x: &Tensor, launches: &[Launch]) -> Result<()> {
     kernels(x)?.run(launches)
 }
 
-fn kernels(x: &Tensor) -> Result<std::sync::Arc<Kernels>> {
+fn kernels(x: &Tensor) -> Result<Kernels<'_>> {
     Kernels::of(device(x)?)
 }
 
