@@ -107,7 +107,8 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let defaults = if args.options.generation_config { checkpoint.sampling()? } else { Params::default() };
     let request = GenerateRequest::new(prompt, &args.options.options(&defaults), config)?;
     let device = args.model.device()?;
-    plan::check(&checkpoint, &args.model, &device, request.prompt_tokens().saturating_add(args.options.max_tokens))?;
+    let tokens = request.prompt_tokens().saturating_add(args.options.max_tokens);
+    plan::check(&checkpoint, &args.model, &device, (tokens, 0))?;
     let model = checkpoint.load(&device, args.model.settings())?;
     let shutdown = Shutdown::on_signals()?;
 

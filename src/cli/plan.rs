@@ -75,24 +75,36 @@ struct Fitting {
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<ExitCode> {
-    let plan = Plan::new(&args.model.open()?, &args.model, &args.model.device()?)?;
+    let device = args.model.device()?;
+    let plan = Plan::new(&args.model.open()?, &args.model, &device, working_bytes(&device))?;
     (if args.json { print_json(&plan) } else { print(&plan.to_string()) })?;
     Ok(if plan.check().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether a model can be loaded, for a text of so many tokens or as many as its context has: to be asked before.
+/// What a server needs on a device beside weights, state and caches, whatever it is asked.
+pub(super) fn working_bytes(device: &Device) -> usize {
+    if device.is_cpu() { WORKING_BYTES } else { WORKING_BYTES_OF_GPU }
+}
+
+/// Whether a model can be loaded with so many bytes to work with, for a text of so many tokens or as many as its context has:
+/// to be asked before.
 ///
 /// # Errors
 /// It doesn't fit. Where it does, and the text doesn't, the log says so.
-pub(super) fn check(checkpoint: &Checkpoint, args: &ModelArgs, device: &Device, tokens: usize) -> Result<()> {
-    let plan = Plan::new(checkpoint, args, device)?;
+pub(super) fn check(
+    checkpoint: &Checkpoint,
+    args: &ModelArgs,
+    device: &Device,
+    (tokens, working_bytes): (usize, usize),
+) -> Result<()> {
+    let plan = Plan::new(checkpoint, args, device, working_bytes)?;
     plan.check()?;
     plan.warning(tokens).iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(())
 }
 
 impl Plan {
-    fn new(checkpoint: &Checkpoint, args: &ModelArgs, device: &Device) -> Result<Self> {
+    fn new(checkpoint: &Checkpoint, args: &ModelArgs, device: &Device, working_bytes: usize) -> Result<Self> {
         let (config, of_gpu) = (checkpoint.config(), device::free_bytes(device)?);
         let (available_bytes, available_of) =
             of_gpu.map_or_else(|| Memory::read().available(), |bytes| (bytes, OF_GPU));
@@ -100,7 +112,7 @@ impl Plan {
             model: checkpoint.id().to_owned(),
             weight_bytes: checkpoint.bytes_in_memory(args.settings(), device)?,
             state_bytes: config.state_bytes(),
-            working_bytes: if of_gpu.is_some() { WORKING_BYTES_OF_GPU } else { WORKING_BYTES },
+            working_bytes,
             cache_bytes_at_max_seq_len: config.cache_bytes(config.max_seq_len),
             max_seq_len: config.max_seq_len,
             tokens_that_fit: 0,

@@ -126,12 +126,13 @@ constexpr u32 TILE = 64;   // rows and columns of a product that a block makes
 constexpr u32 DEPTH = 16;  // of its terms, so many at a time
 constexpr u32 SIDE = 4;    // rows and columns of each thread: a block has (TILE / SIDE)² = 256
 
-// Terms of an operand, with room beside bank conflicts.
+// Terms of an operand; rows that are no multiple of all banks, so that two threads at most meet in one.
 using Terms = float[DEPTH][TILE + 4];
 
 struct alignas(16) Tile {
     Terms a, b;
 };
+static_assert(sizeof(Tile) == 2 * DEPTH * (TILE + 4) * sizeof(float), "what a launch asks for");
 
 // What lies side by side in memory, and so is read by threads side by side: the terms of one row or column, or all rows or
 // columns of one term.
