@@ -108,7 +108,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let request = GenerateRequest::new(prompt, &args.options.options(&defaults), config)?;
     let device = args.model.device()?;
     let tokens = request.prompt_tokens().saturating_add(args.options.max_tokens);
-    plan::check(&checkpoint, &args.model, &device, (tokens, 0))?;
+    plan::check(&checkpoint, &args.model, &device, tokens)?;
     let model = checkpoint.load(&device, args.model.settings())?;
     let shutdown = Shutdown::on_signals()?;
 

@@ -86,7 +86,7 @@ fn layers(config: &ModelConfig) -> Map<String, Value> {
 /// Loads all weights and generates a token after the first one of the vocabulary: no tokenizer is needed.
 fn check(checkpoint: Checkpoint, args: &ModelArgs) -> Result<Check> {
     let device = args.device()?;
-    plan::check(&checkpoint, args, &device, (1, 0))?;
+    plan::check(&checkpoint, args, &device, 1)?;
     let started = Instant::now();
     let model = checkpoint.load(&device, args.settings())?;
     let mut state = model.new_state()?;

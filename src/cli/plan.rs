@@ -81,26 +81,26 @@ pub(super) fn run(args: &PlanArgs) -> Result<ExitCode> {
     Ok(if plan.check().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What a server needs on a device beside weights, state and caches, whatever it is asked.
-pub(super) fn working_bytes(device: &Device) -> usize {
-    if device.is_cpu() { WORKING_BYTES } else { WORKING_BYTES_OF_GPU }
-}
-
-/// Whether a model can be loaded with so many bytes to work with, for a text of so many tokens or as many as its context has:
-/// to be asked before.
+/// Whether a model can be loaded for one text of so many tokens: to be asked before. What is worked with is not counted, as
+/// a small model takes far less than a server keeps for it.
 ///
 /// # Errors
-/// It doesn't fit. Where it does, and the text doesn't, the log says so.
-pub(super) fn check(
-    checkpoint: &Checkpoint,
-    args: &ModelArgs,
-    device: &Device,
-    (tokens, working_bytes): (usize, usize),
-) -> Result<()> {
-    let plan = Plan::new(checkpoint, args, device, working_bytes)?;
-    plan.check()?;
-    plan.warning(tokens).iter().for_each(|warning| tracing::warn!("{warning}"));
-    Ok(())
+/// Weights and state don't fit. Where they do, and the text doesn't, the log says so.
+pub(super) fn check(checkpoint: &Checkpoint, args: &ModelArgs, device: &Device, tokens: usize) -> Result<()> {
+    Plan::new(checkpoint, args, device, 0)?.hold_to(tokens)
+}
+
+/// Whether a model can be served, with whole contexts: to be asked before.
+///
+/// # Errors
+/// It doesn't fit. Where it does, and a whole context doesn't, the log says so.
+pub(super) fn check_served(checkpoint: &Checkpoint, args: &ModelArgs, device: &Device) -> Result<()> {
+    Plan::new(checkpoint, args, device, working_bytes(device))?.hold_to(usize::MAX)
+}
+
+/// What a server needs on a device beside weights, state and caches, whatever it is asked.
+fn working_bytes(device: &Device) -> usize {
+    if device.is_cpu() { WORKING_BYTES } else { WORKING_BYTES_OF_GPU }
 }
 
 impl Plan {
@@ -127,6 +127,13 @@ impl Plan {
                 Self { fitting: fitting(checkpoint, args.settings(), device, spare)?, ..plan }
             }
         })
+    }
+
+    /// An error where the model doesn't fit, and a warning where so many tokens don't.
+    fn hold_to(&self, tokens: usize) -> Result<()> {
+        self.check()?;
+        self.warning(tokens).iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(())
     }
 
     /// What is needed before the first token.

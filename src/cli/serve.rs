@@ -298,7 +298,7 @@ impl Loading {
         let template = checkpoint.chat_template(self.chat_template.as_deref(), &tokenizer)?;
         let sampling = if self.generation_config { checkpoint.sampling()? } else { Params::default() };
         let device = self.model.device()?;
-        plan::check(&checkpoint, &self.model, &device, (config.max_seq_len, plan::working_bytes(&device)))?;
+        plan::check_served(&checkpoint, &self.model, &device)?;
         let kind = if device.is_cpu() { "cpu" } else { "gpu" };
         let fingerprint = format!("blazr-{}-{kind}-{:016x}", env!("CARGO_PKG_VERSION"), checkpoint.fingerprint());
         tracing::info!("loading {id}: {} MB of weights", megabytes(size.bytes as u64));

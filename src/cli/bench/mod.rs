@@ -62,7 +62,7 @@ pub(super) fn run(args: &BenchArgs, threads: usize) -> Result<ExitCode> {
     let Cases { cases, skipped } = Cases::new(&args.prefill, args.decode, &args.at, checkpoint.config().max_seq_len)?;
     let device = args.model.device()?;
     let longest = cases.iter().map(|case| case.end()).max().unwrap_or_default();
-    plan::check(&checkpoint, &args.model, &device, (longest, 0))?;
+    plan::check(&checkpoint, &args.model, &device, longest)?;
     let mut subject = Subject::new(&checkpoint, &device, threads);
 
     let started = Instant::now();
