@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 
-use blazr::kernels::attention::{Attention, Heads};
+use blazr::kernels::attention::{Attention, Heads, Pages};
 use blazr::kernels::blocks::Format;
 use blazr::kernels::gemm::Rows;
 use blazr::kernels::isa::Isa;
@@ -105,11 +105,20 @@ fn recurrence(c: &mut Criterion) {
     group.finish();
 }
 
+/// The tokens of a page of keys.
+const PAGE: usize = 256;
+
+fn pages(data: &[f32], heads: usize, width: usize) -> Vec<Heads<'_>> {
+    let of = |data| Heads { data, head_stride: PAGE * width, stride: width, width };
+    data.chunks(PAGE * heads * width).map(of).collect()
+}
+
 fn attention(c: &mut Criterion) {
     let (heads, kv_heads, width, n_keys) = (16, 4, 64, 4096);
     let (q, kv) = (wave(PROMPT * heads * width, 0.7), wave(kv_heads * n_keys * width, 0.3));
     let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
-    let k = Heads { data: &kv, head_stride: n_keys * width, stride: width, width };
+    let keys = pages(&kv, kv_heads, width);
+    let k = Pages { pages: &keys, page: PAGE };
     let mut group = c.benchmark_group("attention over 4096");
     let mut y = vec![0.0; PROMPT * heads * width];
     for n_queries in [1, PROMPT] {
@@ -124,8 +133,9 @@ fn attention(c: &mut Criterion) {
     let (width, value_width) = (576, 512);
     let (q, latents) = (wave(heads * width, 0.7), wave(n_keys * width, 0.3));
     let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
-    let k = Heads { data: &latents, head_stride: 0, stride: width, width };
-    let v = Heads { width: value_width, ..k };
+    let keys = pages(&latents, 1, width);
+    let values: Vec<_> = keys.iter().map(|page| Heads { width: value_width, ..*page }).collect();
+    let (k, v) = (Pages { pages: &keys, page: PAGE }, Pages { pages: &values, page: PAGE });
     let over = Attention { q, k, v, heads, kv_heads: 1, n_queries: 1, n_keys, scale: 0.07, window: usize::MAX };
     let mut y = vec![0.0; heads * value_width];
     pooled(|| {

@@ -654,12 +654,11 @@ async fn the_tokens_that_wait_are_bounded_too() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let _waiting = tokio::spawn(server.post(COMPLETIONS, &json!({"prompt": vec![7; 8]})).send());
-    let (status, error) = loop {
-        let answer = server.post(COMPLETIONS, &json!({"prompt": vec![7; 8], "stream": true})).send();
-        if let Ok(answer) = tokio::time::timeout(Duration::from_millis(100), answer).await {
-            break json_of(answer.unwrap()).await;
-        }
-    };
+    while !server.metrics().await.contains("blazr_queue_tokens 8") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let answer = server.post(COMPLETIONS, &json!({"prompt": vec![7; 8], "stream": true})).send().await;
+    let (status, error) = json_of(answer.unwrap()).await;
     assert_eq!((status.as_u16(), &error["error"]["code"]), (429, &json!("queue_full")));
     assert!(error["error"]["message"].as_str().unwrap().contains("of at most 10 prompt tokens"), "{error}");
 }

@@ -2,6 +2,8 @@
 //! (FlashAttention, <https://arxiv.org/abs/2205.14135>): keys are taken in blocks, and what was summed up so far shrinks
 //! where a block has a larger score.
 
+use std::ops::Range;
+
 use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
 use super::isa::{FAR, Isa, prefetch, vectorized};
 use super::math::exp;
@@ -47,6 +49,27 @@ impl<'a> Heads<'a> {
     }
 }
 
+/// Keys or values of several heads, in pages.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages<'a> {
+    /// The vectors of each page.
+    pub pages: &'a [Heads<'a>],
+    /// The tokens of each page but the last.
+    pub page: usize,
+}
+
+impl<'a> Pages<'a> {
+    /// The numbers of a vector.
+    pub fn width(&self) -> usize {
+        self.pages.first().map_or(0, |page| page.width)
+    }
+
+    fn rows(&self, head: usize, first: usize) -> Rows<'a> {
+        let page = self.pages.get(first / self.page.max(1));
+        page.map_or(Rows { data: &[], stride: 1 }, |page| page.rows(head, first % self.page.max(1)))
+    }
+}
+
 /// What attention runs over. The last of `n_queries` queries stands at the last of `n_keys` keys; head h reads key head
 /// `h / (heads / kv_heads)`.
 #[derive(Clone, Copy, Debug)]
@@ -54,9 +77,9 @@ pub struct Attention<'a> {
     /// The queries of `heads` heads.
     pub q: Heads<'a>,
     /// The keys of `kv_heads` heads.
-    pub k: Heads<'a>,
+    pub k: Pages<'a>,
     /// The values of `kv_heads` heads.
-    pub v: Heads<'a>,
+    pub v: Pages<'a>,
     /// How many heads ask.
     pub heads: usize,
     /// How many heads answer.
@@ -88,6 +111,17 @@ impl Attention<'_> {
         self.heads / self.kv_heads.max(1)
     }
 
+    /// The keys of a range block by block, each within a page of keys and one of values.
+    fn blocks(&self, keys: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let page_end = |start: usize, page: usize| (start / page.max(1)).saturating_add(1).saturating_mul(page);
+        let (k, v, mut next) = (self.k.page, self.v.page, keys.start);
+        std::iter::from_fn(move || {
+            let start = next;
+            next = keys.end.min(start + KEYS).min(page_end(start, k)).min(page_end(start, v));
+            (start < next).then_some(start..next)
+        })
+    }
+
     /// One query for each head: the keys are split among threads where there are many.
     fn decode(&self, isa: Isa, y: &mut [f32]) {
         let first = self.n_keys.saturating_sub(self.window);
@@ -96,14 +130,14 @@ impl Attention<'_> {
         let size = seen.div_ceil(splits);
         let mut partials: Vec<Vec<Partial>> = Vec::new();
         partials.resize_with(self.kv_heads * splits, Vec::new);
-        let least = LEAST_WORK.div_ceil((size * self.group() * (self.k.width + self.v.width)).max(1));
+        let least = LEAST_WORK.div_ceil((size * self.group() * (self.k.width() + self.v.width())).max(1));
         pool::split_rows(&mut partials, 1, least, |at, partials| {
             for (at, own) in (at..).zip(partials) {
                 let start = first + at % splits * size;
                 *own = self.decode_some(isa, at / splits, start..self.n_keys.min(start + size));
             }
         });
-        let width = self.v.width;
+        let width = self.v.width();
         for (head, y) in y.chunks_exact_mut(width.max(1)).enumerate() {
             let kv_head = head / self.group();
             let own = partials.iter().skip(kv_head * splits).take(splits);
@@ -112,15 +146,14 @@ impl Attention<'_> {
     }
 
     /// All queries of a key head over some of its keys.
-    fn decode_some(&self, isa: Isa, kv_head: usize, keys: std::ops::Range<usize>) -> Vec<Partial> {
-        let empty = || Partial { largest: f32::NEG_INFINITY, weight: 0.0, sum: vec![0.0; self.v.width] };
+    fn decode_some(&self, isa: Isa, kv_head: usize, keys: Range<usize>) -> Vec<Partial> {
+        let empty = || Partial { largest: f32::NEG_INFINITY, weight: 0.0, sum: vec![0.0; self.v.width()] };
         let mut partials: Vec<Partial> = (0..self.group()).map(|_| empty()).collect();
-        for start in keys.clone().step_by(KEYS) {
-            let count = KEYS.min(keys.end - start);
-            let (k, v) = (self.k.rows(kv_head, start), self.v.rows(kv_head, start));
+        for block in self.blocks(keys) {
+            let (k, v) = (self.k.rows(kv_head, block.start), self.v.rows(kv_head, block.start));
             for (own, partial) in partials.iter_mut().enumerate() {
                 let q = self.q.row(kv_head * self.group() + own, 0);
-                add_block(isa, q, k, v, self.scale, count, partial);
+                add_block(isa, q, k, v, self.scale, block.len(), partial);
             }
         }
         partials
@@ -128,7 +161,7 @@ impl Attention<'_> {
 
     /// Several queries: blocks of them for each key head, on all threads.
     fn prefill(&self, isa: Isa, y: &mut [f32]) {
-        let (group, value_width) = (self.group(), self.v.width);
+        let (group, value_width) = (self.group(), self.v.width());
         let blocks = self.n_queries.div_ceil(QUERIES);
         let rows = pool::Chunks::new(y, value_width);
         pool::run(self.kv_heads * blocks, |part| {
@@ -151,24 +184,23 @@ impl Attention<'_> {
     fn prefill_block(&self, isa: Isa, kv_head: usize, first: usize, count: usize) -> Vec<Block> {
         let before = self.n_keys - self.n_queries;
         let keys = (before + first + 1).saturating_sub(self.window)..before + first + count;
-        let mut blocks: Vec<Block> = (0..self.group()).map(|_| Block::new(self.v.width)).collect();
-        let mut transposed = vec![0.0; self.k.width * KEYS];
-        for start in keys.clone().step_by(KEYS) {
-            let n_keys = KEYS.min(keys.end - start);
-            transpose(isa, self.k.rows(kv_head, start), n_keys, self.k.width, &mut transposed);
+        let mut blocks: Vec<Block> = (0..self.group()).map(|_| Block::new(self.v.width())).collect();
+        let width = self.k.width();
+        let mut transposed = vec![0.0; width * KEYS];
+        for Range { start, end } in self.blocks(keys) {
+            transpose(isa, self.k.rows(kv_head, start), end - start, width, &mut transposed);
             for (own, block) in blocks.iter_mut().enumerate() {
                 let q = self.q.rows(kv_head * self.group() + own, first);
                 let q = Strided { data: q.data, row_stride: q.stride, column_stride: 1 };
-                let sizes = Sizes { rows: count, inner: self.k.width, columns: KEYS };
+                let sizes = Sizes { rows: count, inner: width, columns: KEYS };
                 block.scores.fill(0.0);
                 let scores = RowsMut { data: &mut block.scores, stride: KEYS };
                 add_product(isa, sizes, q, Rows { data: &transposed, stride: KEYS }, scores);
                 let seen = |query: usize| {
                     let own = before + first + query;
-                    (own + 1).saturating_sub(self.window).max(start) - start
-                        ..(own + 1).min(start + n_keys).max(start) - start
+                    (own + 1).saturating_sub(self.window).max(start) - start..(own + 1).min(end).max(start) - start
                 };
-                block.add(isa, self.scale, count, seen, self.v.rows(kv_head, start), n_keys);
+                block.add(isa, self.scale, count, seen, self.v.rows(kv_head, start), end - start);
             }
         }
         blocks
@@ -201,7 +233,7 @@ impl Block {
         isa: Isa,
         scale: f32,
         count: usize,
-        seen: impl Fn(usize) -> std::ops::Range<usize>,
+        seen: impl Fn(usize) -> Range<usize>,
         v: Rows<'_>,
         n_keys: usize,
     ) {
@@ -220,7 +252,7 @@ vectorized! {
     /// Turns the scores that are `seen` into weights and the others into zeros, and shrinks `sums` and the sum of weights
     /// before, which with the new ones is returned.
     fn weigh(
-        isa: Isa, scores: &mut [f32], seen: std::ops::Range<usize>, scale: f32, largest: &mut f32, weight: f32,
+        isa: Isa, scores: &mut [f32], seen: Range<usize>, scale: f32, largest: &mut f32, weight: f32,
         sums: &mut [f32],
     ) -> f32 {
         let (start, end) = (seen.start, seen.end);
@@ -320,6 +352,11 @@ mod tests {
         (0..count).map(|i| (i as f32 * k).sin() * 2.0).collect()
     }
 
+    fn pages(data: &[f32], heads: usize, width: usize, page: usize) -> Vec<Heads<'_>> {
+        let of = |data| Heads { data, head_stride: page * width, stride: width, width };
+        data.chunks(page * heads * width).map(of).collect()
+    }
+
     /// Attention by its definition, in f64: `[n_queries, heads · value width]`.
     fn exact(attention: &Attention<'_>) -> Vec<f64> {
         let Attention { q, k, v, heads, kv_heads, n_queries, n_keys, scale, window } = *attention;
@@ -329,13 +366,13 @@ mod tests {
                 let (kv_head, own) = (head / (heads / kv_heads), n_keys - n_queries + query);
                 let keys = (own + 1).saturating_sub(window)..own + 1;
                 let score = |key: usize| {
-                    let products = q.row(head, query).iter().zip(k.row(kv_head, key));
+                    let products = q.row(head, query).iter().zip(k.rows(kv_head, key).data);
                     products.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() * f64::from(scale)
                 };
                 let weights: Vec<f64> = keys.clone().map(|key| score(key).exp()).collect();
                 let total: f64 = weights.iter().sum();
-                y.extend((0..v.width).map(|at| {
-                    let values = keys.clone().map(|key| f64::from(v.row(kv_head, key)[at]));
+                y.extend((0..v.width()).map(|at| {
+                    let values = keys.clone().map(|key| f64::from(v.rows(kv_head, key).data[at]));
                     weights.iter().zip(values).map(|(weight, value)| weight / total * value).sum::<f64>()
                 }));
             }
@@ -349,15 +386,18 @@ mod tests {
         fn every_level_equals_the_definition(
             (kv_heads, group) in (1usize..4, 1usize..4), width in 1usize..40,
             value_width in prop_oneof![1usize..40, TILE..2 * TILE + 20], n_queries in prop_oneof![2 => Just(1usize), 3 => 2usize..80], before in 0usize..150,
-            window in prop_oneof![Just(usize::MAX), 1usize..100], (gap, threads) in (0usize..3, 1usize..4),
+            window in prop_oneof![Just(usize::MAX), 1usize..100], threads in 1usize..4,
+            (k_page, v_page) in prop_oneof![Just((230, 230)), (1usize..100, 1usize..100)],
         ) {
             let (heads, n_keys) = (kv_heads * group, before + n_queries);
             let q = wave(n_queries * heads * width, 0.7);
-            let (k, v) = (wave(kv_heads * (n_keys + gap) * width, 0.3), wave(kv_heads * (n_keys + gap) * value_width, 0.11));
-            let of = |data, width: usize| Heads { data, head_stride: (n_keys + gap) * width, stride: width, width };
+            let k = wave(n_keys.next_multiple_of(k_page) * kv_heads * width, 0.3);
+            let v = wave(n_keys.next_multiple_of(v_page) * kv_heads * value_width, 0.11);
+            let (k, v) = (pages(&k, kv_heads, width, k_page), pages(&v, kv_heads, value_width, v_page));
             let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
             let attention = Attention {
-                q, k: of(&k, width), v: of(&v, value_width), heads, kv_heads, n_queries, n_keys, scale: 0.3, window,
+                q, k: Pages { pages: &k, page: k_page }, v: Pages { pages: &v, page: v_page },
+                heads, kv_heads, n_queries, n_keys, scale: 0.3, window,
             };
             let want = exact(&attention);
             let pool = pool::Pool::new(threads).unwrap();
@@ -375,9 +415,10 @@ mod tests {
     fn many_keys_are_split_among_threads() {
         let (n_keys, width) = (3000, 16);
         let (q, k, v) = (wave(4 * width, 0.7), wave(n_keys * width, 0.3), wave(n_keys * width, 0.11));
-        let of = |data| Heads { data, head_stride: 0, stride: width, width };
         let q = Heads { data: &q, head_stride: width, stride: 4 * width, width };
-        let (k, v, scale, window) = (of(&k), of(&v), 0.3, usize::MAX);
+        let (k, v) = (pages(&k, 1, width, n_keys), pages(&v, 1, width, n_keys));
+        let (k, v) = (Pages { pages: &k, page: n_keys }, Pages { pages: &v, page: n_keys });
+        let (scale, window) = (0.3, usize::MAX);
         let attention = Attention { q, k, v, heads: 4, kv_heads: 1, n_queries: 1, n_keys, scale, window };
         let mut y = vec![0.0; 4 * width];
         pool::Pool::new(2).unwrap().install(|| attention.run(Isa::best(), &mut y));

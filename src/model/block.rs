@@ -102,15 +102,15 @@ impl LayerState {
         Ok(match spec {
             MixerSpec::None => Self::None,
             MixerSpec::Mamba2(spec) => Self::Mamba2(Mamba2State::new(spec, device)?),
-            MixerSpec::Mla(spec) => Self::Mla(MlaCache::new(spec, device)?),
-            MixerSpec::Gqa(spec) => Self::Gqa(GqaCache::new(spec, device)?),
+            MixerSpec::Mla(spec) => Self::Mla(MlaCache::new(spec, device)),
+            MixerSpec::Gqa(spec) => Self::Gqa(GqaCache::new(spec, device)),
             MixerSpec::Parallel(ParallelSpec { mamba2, gqa, .. }) => {
-                Self::Parallel(Mamba2State::new(mamba2, device)?, GqaCache::new(gqa, device)?)
+                Self::Parallel(Mamba2State::new(mamba2, device)?, GqaCache::new(gqa, device))
             }
         })
     }
 
-    /// A copy that shares no memory with this one.
+    /// A copy that goes on by itself.
     pub(super) fn copy_to(&self, device: &Device) -> Result<Self> {
         Ok(match self {
             Self::None => Self::None,

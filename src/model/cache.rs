@@ -1,99 +1,190 @@
-//! What attention keeps of earlier tokens: a buffer that grows by doubling and is written in place; where only the last
-//! tokens are looked at, it is a ring of them.
+//! What attention keeps of earlier tokens: pages that are written in place and, on the CPU, never move; where only the
+//! last tokens are looked at, they are a ring.
 
 use candle_core::{DType, Device, Tensor};
 
 use super::ops;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// How many tokens a cache has room for at first.
-const FIRST_CAPACITY: usize = 256;
+/// The tokens of a page on the CPU, and of the only one of a GPU at first.
+const PAGE: usize = 256;
 
 /// Rows of f32 values, one a token, for each of several heads.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    pages: Vec<Tensor>, // [heads, page, width] each
+    page: usize,
+    len: usize,
+}
+
+impl Rows {
+    /// `rows` [heads, tokens, width] as a single page.
+    pub fn whole(rows: Tensor) -> Result<Self> {
+        let len = rows.dim(1)?;
+        Ok(Self { pages: vec![rows], page: len.max(1), len })
+    }
+
+    /// How many tokens there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many heads there are.
+    pub fn heads(&self) -> usize {
+        self.pages.first().and_then(|page| page.dims().first()).copied().unwrap_or_default()
+    }
+
+    /// How many tokens a page has.
+    pub fn page(&self) -> usize {
+        self.page
+    }
+
+    /// The pages, [heads, page, width] each; not all of the last one need be in use.
+    pub fn pages(&self) -> &[Tensor] {
+        &self.pages
+    }
+
+    /// The first columns of each row.
+    pub fn columns(&self, count: usize) -> Result<Self> {
+        let pages = self.pages.iter().map(|page| page.narrow(2, 0, count));
+        Ok(Self { pages: pages.collect::<candle_core::Result<_>>()?, ..*self })
+    }
+
+    /// All of them, [heads, tokens, width]: a copy where there are several pages.
+    pub fn joined(&self) -> Result<Tensor> {
+        self.range(0, self.len)
+    }
+
+    fn range(&self, start: usize, end: usize) -> Result<Tensor> {
+        let piece = |(page, first, count): (&Tensor, usize, usize)| page.narrow(1, first, count);
+        let mut pieces = self.pieces(start, end).map(piece).collect::<candle_core::Result<Vec<_>>>()?;
+        match (pieces.pop(), pieces.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (last, _) => {
+                pieces.extend(last);
+                Ok(Tensor::cat(&pieces, 1)?)
+            }
+        }
+    }
+
+    /// Where the rows between two tokens lie: a page, the first of its rows and how many.
+    fn pieces(&self, start: usize, end: usize) -> impl Iterator<Item = (&Tensor, usize, usize)> {
+        self.pages.iter().zip((0..).step_by(self.page)).filter_map(move |(page, before)| {
+            let (first, last) = (start.max(before), end.min(before + self.page));
+            (first < last).then(|| (page, first - before, last - first))
+        })
+    }
+
+    /// Writes `rows` [heads, tokens, width] from `at` on, where there is room.
+    fn set(&self, rows: &Tensor, at: usize) -> Result<()> {
+        let mut done = 0;
+        for (page, first, count) in self.pieces(at, at + rows.dim(1)?) {
+            page.slice_set(&rows.narrow(1, done, count)?.contiguous()?, 1, first)?;
+            done += count;
+        }
+        Ok(())
+    }
+}
+
+/// The rows of one sequence.
 #[derive(Debug)]
 pub struct Cache {
-    rows: Tensor, // [heads, capacity, width]
-    len: usize,
+    rows: Rows,
+    heads: usize,
+    width: usize,
     /// How many of the last rows are kept; all where there is no window.
     window: Option<usize>,
     /// The oldest row of a ring that is full.
     oldest: usize,
+    device: Device,
 }
 
 impl Cache {
     /// An empty cache that keeps all rows, or the last ones that a `window` covers.
-    pub fn new(heads: usize, width: usize, window: Option<usize>, device: &Device) -> Result<Self> {
-        let capacity = window.map_or(FIRST_CAPACITY, |window| window.min(FIRST_CAPACITY));
-        Ok(Self { rows: Tensor::zeros((heads, capacity, width), DType::F32, device)?, len: 0, window, oldest: 0 })
+    pub fn new(heads: usize, width: usize, window: Option<usize>, device: &Device) -> Self {
+        let page = window.map_or(PAGE, |window| window.clamp(1, PAGE));
+        let rows = Rows { pages: Vec::new(), page, len: 0 };
+        Self { rows, heads, width, window, oldest: 0, device: device.clone() }
     }
 
-    /// Adds `rows` [heads, tokens, width], and gives what the queries of these tokens may look at: [heads, seen, width].
-    /// The added rows come last, unless a single one was added to a ring, all of which it may look at.
-    pub fn append(&mut self, rows: &Tensor) -> Result<Tensor> {
+    /// Adds `rows` [heads, tokens, width], and gives what the queries of these tokens may look at. The added rows come
+    /// last, unless a single one was added to a ring, all of which it may look at.
+    pub fn append(&mut self, rows: &Tensor) -> Result<Rows> {
         match self.window {
-            None => {
-                self.write(rows, self.len)?;
-                self.kept()
-            }
+            None => self.write(rows, self.rows.len)?,
             Some(window) if rows.dim(1)? == 1 => {
-                if self.len < window {
-                    self.write(rows, self.len)?;
+                if self.rows.len < window {
+                    self.write(rows, self.rows.len)?;
                 } else {
-                    self.rows.slice_set(&rows.contiguous()?, 1, self.oldest)?;
+                    self.rows.set(rows, self.oldest)?;
                     self.oldest = (self.oldest + 1) % window;
                 }
-                self.rows_in_use()
             }
             Some(window) => {
-                let seen = last(&Tensor::cat(&[&self.kept()?, rows], 1)?, rows.dim(1)? + window - 1)?;
-                self.len = 0;
+                let seen = [self.kept()?, Some(rows.clone())];
+                let seen = Tensor::cat(&seen.into_iter().flatten().collect::<Vec<_>>(), 1)?;
+                let seen = last(&seen, rows.dim(1)? + window - 1)?;
                 self.oldest = 0;
                 self.write(&last(&seen, window)?, 0)?;
-                Ok(seen)
+                return Rows::whole(seen);
             }
         }
+        Ok(self.rows.clone())
     }
 
-    /// Writes rows behind the first `at` ones, making room where there is none.
+    /// Writes rows behind the first `at` ones, which are all there are then.
     fn write(&mut self, rows: &Tensor, at: usize) -> Result<()> {
-        let (heads, tokens, width) = rows.dims3()?;
-        let needed = at + tokens;
-        if needed > self.rows.dim(1)? {
-            let capacity = needed.next_power_of_two().min(self.window.unwrap_or(usize::MAX));
-            let grown = Tensor::zeros((heads, capacity, width), DType::F32, rows.device())?;
-            if at > 0 {
-                grown.slice_set(&self.rows_in_use()?.contiguous()?, 1, 0)?;
-            }
-            self.rows = grown;
-        }
-        self.rows.slice_set(&rows.contiguous()?, 1, at)?;
-        self.len = needed;
+        let len = at + rows.dim(1)?;
+        self.make_room(len)?;
+        self.rows.set(rows, at)?;
+        self.rows.len = len;
         Ok(())
     }
 
-    /// What is kept, oldest first, [heads, tokens, width]: good until the next append.
-    pub fn kept(&self) -> Result<Tensor> {
-        if self.oldest == 0 {
-            return self.rows_in_use();
+    /// On the CPU there are more pages then, on a GPU, whose kernels take one, a larger one.
+    fn make_room(&mut self, len: usize) -> Result<()> {
+        let page = |page| Ok::<_, Error>(Tensor::zeros((self.heads, page, self.width), DType::F32, &self.device)?);
+        if self.device.is_cpu() {
+            while self.rows.pages.len() * self.rows.page < len {
+                self.rows.pages.push(page(self.rows.page)?);
+            }
+        } else if self.rows.pages.is_empty() || self.rows.page < len {
+            let size = len.next_power_of_two().min(self.window.unwrap_or(usize::MAX)).max(self.rows.page);
+            let larger = Rows { pages: vec![page(size)?], page: size, len: self.rows.len };
+            if self.rows.len > 0 {
+                larger.set(&self.rows.joined()?, 0)?;
+            }
+            self.rows = larger;
         }
-        let (old, new) =
-            (self.rows.narrow(1, self.oldest, self.len - self.oldest)?, self.rows.narrow(1, 0, self.oldest)?);
-        Ok(Tensor::cat(&[old, new], 1)?)
+        Ok(())
+    }
+
+    /// What is kept, oldest first, [heads, tokens, width]: good until the next append. None where nothing is.
+    pub fn kept(&self) -> Result<Option<Tensor>> {
+        Ok(match (self.rows.len, self.oldest) {
+            (0, _) => None,
+            (_, 0) => Some(self.rows.joined()?),
+            (len, oldest) => Some(Tensor::cat(&[self.rows.range(oldest, len)?, self.rows.range(0, oldest)?], 1)?),
+        })
     }
 
     /// The bytes of what is kept.
     pub fn bytes(&self) -> usize {
-        let capacity = self.rows.dims().get(1).copied().unwrap_or_default();
-        self.rows.elem_count() / capacity.max(1) * self.len * size_of::<f32>()
+        self.heads * self.width * self.rows.len * size_of::<f32>()
     }
 
-    fn rows_in_use(&self) -> Result<Tensor> {
-        Ok(self.rows.narrow(1, 0, self.len)?)
-    }
-
-    /// A copy that shares no memory with this cache.
+    /// A copy on `device`. On the CPU, both have the pages that neither will write to.
     pub fn copy_to(&self, device: &Device) -> Result<Self> {
-        Ok(Self { rows: ops::copy_to(&self.rows, device)?, ..*self })
+        let mut copy = Self::new(self.heads, self.width, self.window, device);
+        let is_shared = self.window.is_none() && self.device.is_cpu() && device.is_cpu();
+        let n_shared = if is_shared { self.rows.len / self.rows.page } else { 0 };
+        copy.rows.pages = self.rows.pages.iter().take(n_shared).cloned().collect();
+        copy.rows.len = n_shared * self.rows.page;
+        if copy.rows.len < self.rows.len {
+            let rest = self.rows.range(copy.rows.len, self.rows.len)?;
+            copy.write(&ops::copy_to(&rest, device)?, copy.rows.len)?;
+        }
+        Ok(Self { oldest: self.oldest, ..copy })
     }
 }
 
@@ -108,30 +199,56 @@ fn last(rows: &Tensor, count: usize) -> Result<Tensor> {
 mod tests {
     use super::*;
 
-    const TOTAL: usize = 3 * FIRST_CAPACITY;
+    const TOTAL: usize = 3 * PAGE;
+
+    fn sorted(rows: &Tensor) -> Vec<Vec<f32>> {
+        let mut rows: Vec<Vec<f32>> = rows.to_vec3().unwrap().concat();
+        rows.sort_by(|a, b| a[0].total_cmp(&b[0]));
+        rows
+    }
+
+    fn ramp() -> Tensor {
+        let values: Vec<f32> = (0..2 * TOTAL * 3).map(|i| i as f32).collect();
+        Tensor::from_vec(values, (2, TOTAL, 3), &Device::Cpu).unwrap()
+    }
 
     #[test]
     fn rows_stay_as_they_were_added_while_the_cache_grows_and_a_ring_keeps_the_last() {
-        let values: Vec<f32> = (0..2 * TOTAL * 3).map(|i| i as f32).collect();
-        let rows = Tensor::from_vec(values, (2, TOTAL, 3), &Device::Cpu).unwrap();
-        let sorted = |x: &Tensor| {
-            let mut values: Vec<Vec<f32>> = x.to_vec3().unwrap().concat();
-            values.sort_by(|a, b| a[0].total_cmp(&b[0]));
-            values
-        };
-        for window in [None, Some(1), Some(7), Some(FIRST_CAPACITY), Some(FIRST_CAPACITY + 9), Some(TOTAL)] {
-            for piece in [1, 7, FIRST_CAPACITY, FIRST_CAPACITY + 1, TOTAL] {
-                let mut cache = Cache::new(2, 3, window, &Device::Cpu).unwrap();
+        let rows = ramp();
+        for window in [None, Some(1), Some(7), Some(PAGE), Some(PAGE + 9), Some(TOTAL)] {
+            for piece in [1, 7, PAGE, PAGE + 1, TOTAL] {
+                let mut cache = Cache::new(2, 3, window, &Device::Cpu);
                 for start in (0..TOTAL).step_by(piece) {
                     let count = piece.min(TOTAL - start);
                     let seen = cache.append(&rows.narrow(1, start, count).unwrap()).unwrap();
                     let so_far = rows.narrow(1, 0, start + count).unwrap();
                     let reach = window.map_or(TOTAL, |window| window + count - 1);
-                    assert_eq!(sorted(&seen), sorted(&last(&so_far, reach).unwrap()), "{window:?}, pieces of {piece}");
+                    let (seen, want) = (sorted(&seen.joined().unwrap()), sorted(&last(&so_far, reach).unwrap()));
+                    assert_eq!(seen, want, "{window:?}, pieces of {piece}");
                     let kept = last(&so_far, window.unwrap_or(TOTAL)).unwrap().to_vec3::<f32>().unwrap();
-                    assert_eq!(cache.kept().unwrap().to_vec3::<f32>().unwrap(), kept, "{window:?}, pieces of {piece}");
+                    let got = cache.kept().unwrap().unwrap().to_vec3::<f32>().unwrap();
+                    assert_eq!(got, kept, "{window:?}, pieces of {piece}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn pages_never_move_and_a_copy_has_those_that_are_full() {
+        let rows = ramp();
+        let places = |cache: &Cache| -> Vec<_> { cache.rows.pages.iter().map(Tensor::id).collect() };
+        let mut cache = Cache::new(2, 3, None, &Device::Cpu);
+        cache.append(&rows.narrow(1, 0, PAGE + 5).unwrap()).unwrap();
+        let before = places(&cache);
+        let mut copy = cache.copy_to(&Device::Cpu).unwrap();
+        assert_eq!((places(&copy)[0], places(&copy).len()), (before[0], 2));
+        assert_ne!(places(&copy)[1], before[1]);
+
+        cache.append(&rows.narrow(1, PAGE + 5, 2 * PAGE - 5).unwrap()).unwrap();
+        copy.append(&rows.narrow(1, 0, 9).unwrap()).unwrap();
+        assert_eq!(places(&cache)[..2], before);
+        assert_eq!(sorted(&cache.kept().unwrap().unwrap()), sorted(&rows));
+        let copied = [rows.narrow(1, 0, PAGE + 5).unwrap(), rows.narrow(1, 0, 9).unwrap()];
+        assert_eq!(sorted(&copy.kept().unwrap().unwrap()), sorted(&Tensor::cat(&copied, 1).unwrap()));
     }
 }

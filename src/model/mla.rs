@@ -5,7 +5,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::cache::Cache;
+use super::cache::{Cache, Rows};
 use super::gqa::{merge_heads, split_heads};
 use super::input::{Input, Residual};
 use super::linear::{Linear, Weight, WeightBytes};
@@ -55,11 +55,11 @@ pub struct MlaCache(Cache);
 
 impl MlaCache {
     /// The cache before the first token.
-    pub fn new(spec: &MlaSpec, device: &Device) -> Result<Self> {
-        Ok(Self(Cache::new(1, spec.kv_latent_dim + spec.rope.width, None, device)?))
+    pub fn new(spec: &MlaSpec, device: &Device) -> Self {
+        Self(Cache::new(1, spec.kv_latent_dim + spec.rope.width, None, device))
     }
 
-    /// A copy that shares no memory with this cache.
+    /// A copy that goes on by itself.
     pub fn copy_to(&self, device: &Device) -> Result<Self> {
         Ok(Self(self.0.copy_to(device)?))
     }
@@ -72,7 +72,7 @@ impl MlaCache {
     /// What is kept.
     #[cfg(test)]
     pub fn tensors(&self) -> Vec<Tensor> {
-        [self.0.kept()].into_iter().flatten().collect()
+        self.0.kept().unwrap().into_iter().collect()
     }
 }
 
@@ -150,10 +150,10 @@ impl Mla {
 
     /// `q_nope` [heads, tokens, head_dim], `q_rope` [heads, tokens, d_rope] and `cache` [1, positions, kv_latent +
     /// d_rope] -> [heads, tokens, value_dim].
-    fn attend(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor) -> Result<Tensor> {
-        let (queries, positions) = (q_nope.dim(1)?, cache.dim(1)?);
+    fn attend(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Rows) -> Result<Tensor> {
+        let (queries, positions) = (q_nope.dim(1)?, cache.len());
         if self.expanding_is_cheaper(queries) && self.expanded(positions) <= EXPANDED {
-            self.attend_expanded(q_nope, q_rope, cache)
+            self.attend_expanded(q_nope, q_rope, &cache.joined()?)
         } else {
             self.attend_absorbed(q_nope, q_rope, cache)
         }
@@ -173,12 +173,12 @@ impl Mla {
         positions * num_heads * (head_dim + value_dim + self.spec.rope.width)
     }
 
-    fn attend_absorbed(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor) -> Result<Tensor> {
+    fn attend_absorbed(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Rows) -> Result<Tensor> {
         let MlaSpec { num_heads, kv_latent_dim, .. } = self.spec;
         let by_head = |w: &Tensor| w.reshape((num_heads, (), kv_latent_dim));
         let q_latent = ops::linear_transposed_per_head(q_nope, &by_head(&self.w_uk)?)?; // [heads, tokens, kv_latent]
         let q = Tensor::cat(&[&q_latent, q_rope], 2)?;
-        let latents = cache.narrow(2, 0, kv_latent_dim)?;
+        let latents = cache.columns(kv_latent_dim)?;
         let y = ops::causal_attention(&q, cache, &latents, self.attention())?; // [heads, tokens, kv_latent]
         ops::linear_per_head(&y, &by_head(&self.w_uv)?)
     }
@@ -190,9 +190,10 @@ impl Mla {
         let expand =
             |w: &Tensor| split_heads(&ops::linear(&latents, &Weight::Tensor(w.clone()), Precision::Exact)?, num_heads); // [heads, positions, width]
         let k_rope = cache.narrow(2, kv_latent_dim, d_rope)?.broadcast_as((num_heads, positions, d_rope))?;
-        let k = Tensor::cat(&[&expand(&self.w_uk)?, &k_rope], 2)?;
+        let k = Tensor::cat(&[&expand(&self.w_uk)?, &k_rope], 2)?.contiguous()?;
         let q = Tensor::cat(&[q_nope, q_rope], 2)?;
-        ops::causal_attention(&q, &k, &expand(&self.w_uv)?.contiguous()?, self.attention())
+        let v = expand(&self.w_uv)?.contiguous()?;
+        ops::causal_attention(&q, &Rows::whole(k)?, &Rows::whole(v)?, self.attention())
     }
 
     fn attention(&self) -> Attention {
@@ -228,7 +229,7 @@ mod tests {
             };
             let cache = wave((1, positions, 12 + 6), 0.37);
             let (q_nope, q_rope) = (wave((4, tokens, HIDDEN / 4), 0.71), wave((4, tokens, 6), 0.53));
-            let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &cache).unwrap();
+            let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &Rows::whole(cache.clone()).unwrap()).unwrap();
             let expanded = layer.attend_expanded(&q_nope, &q_rope, &cache).unwrap();
             let difference = (absorbed - expanded).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
             assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "{difference}");

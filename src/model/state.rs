@@ -30,7 +30,7 @@ impl State {
         self.layers.iter().map(LayerState::bytes).sum()
     }
 
-    /// A copy that shares no memory with this state. Continuing from it gives, bit for bit, what this one gives.
+    /// A copy that goes on by itself. Continuing from it gives, bit for bit, what this one gives.
     pub fn snapshot(&self) -> Result<Self> {
         self.copy_to(&self.device)
     }

@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 
 #[cfg(any(feature = "cuda", test))]
 use super::composed;
+use super::super::cache::Rows;
 use super::{Lent, no_kernels};
 use crate::error::{Error, Result};
 use crate::kernels::attention;
@@ -18,40 +19,52 @@ pub struct Attention {
     pub window: Option<usize>,
 }
 
-/// Causal attention with shared key heads. `k` [kv_heads, positions, width] and `v` [kv_heads, positions, value_width] end
-/// at the position of the last of the queries `q` [heads, tokens, width]. Head h reads key head `h / (heads / kv_heads)`.
-/// The output is [heads, tokens, value_width].
-pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Tensor> {
+/// Causal attention with shared key heads. The keys [kv_heads, positions, width] and values [kv_heads, positions,
+/// value_width] end at the position of the last of the queries `q` [heads, tokens, width]. Head h reads key head
+/// `h / (heads / kv_heads)`. The output is [heads, tokens, value_width].
+pub fn causal_attention(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) -> Result<Tensor> {
     match q.device() {
-        Device::Cpu => attend_fused(q, k, v, how),
+        Device::Cpu => attend_fused(q, keys, values, how),
         #[cfg(feature = "cuda")]
-        Device::Cuda(_) => match super::cuda::attend_one(q, k, v, how)? {
-            Some(y) => Ok(y),
-            None => composed::attend(q, k, v, how, composed::SCORES),
-        },
+        Device::Cuda(_) => {
+            let (k, v) = (keys.joined()?, values.joined()?);
+            match super::cuda::attend_one(q, &k, &v, how)? {
+                Some(y) => Ok(y),
+                None => composed::attend(q, &k, &v, how, composed::SCORES),
+            }
+        }
         device => Err(no_kernels(device)),
     }
 }
 
-fn attend_fused(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Tensor> {
-    let ((heads, n_queries, _), (kv_heads, n_keys, _)) = (q.dims3()?, k.dims3()?);
-    let value_width = v.dim(2)?;
-    let (q, k, v) = (with_whole_rows(q)?, with_whole_rows(k)?, with_whole_rows(v)?);
-    let (q_lent, k_lent, v_lent) = (Lent::from_start(&q), Lent::from_start(&k), Lent::from_start(&v));
+fn attend_fused(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) -> Result<Tensor> {
+    let (heads, n_queries, _) = q.dims3()?;
+    let q = with_whole_rows(q)?;
+    let (q_lent, k_lent, v_lent) = (Lent::from_start(&q), lent_pages(keys), lent_pages(values));
+    let (k, v) = (pages(keys, &k_lent)?, pages(values, &v_lent)?);
     let attention = attention::Attention {
         q: vectors(&q, &q_lent)?,
-        k: vectors(&k, &k_lent)?,
-        v: vectors(&v, &v_lent)?,
+        k: attention::Pages { pages: &k, page: keys.page() },
+        v: attention::Pages { pages: &v, page: values.page() },
         heads,
-        kv_heads,
+        kv_heads: keys.heads(),
         n_queries,
-        n_keys,
+        n_keys: keys.len(),
         scale: how.scale as f32,
         window: how.window.unwrap_or(usize::MAX),
     };
+    let value_width = attention.v.width();
     let mut y = vec![0.0; n_queries * heads * value_width];
     attention.run(Isa::best(), &mut y);
     Ok(Tensor::from_vec(y, (n_queries, heads, value_width), q.device())?.transpose(0, 1)?)
+}
+
+fn lent_pages(rows: &Rows) -> Vec<Lent<'_>> {
+    rows.pages().iter().map(Lent::from_start).collect()
+}
+
+fn pages<'a>(rows: &Rows, lent: &'a [Lent<'_>]) -> Result<Vec<attention::Heads<'a>>> {
+    rows.pages().iter().zip(lent).map(|(page, lent)| vectors(page, lent)).collect()
 }
 
 /// The same numbers with those of a row side by side.
@@ -61,8 +74,8 @@ pub(super) fn with_whole_rows(x: &Tensor) -> Result<Tensor> {
 
 fn vectors<'a>(x: &Tensor, lent: &'a Lent<'_>) -> Result<attention::Heads<'a>> {
     let (head_stride, stride) = match x.stride() {
-        [head_stride, stride, _] => (*head_stride, *stride),
-        other => return Err(Error::Internal(format!("attention takes three dimensions, found strides {other:?}"))),
+        [head_stride, stride, 1] => (*head_stride, *stride),
+        other => return Err(Error::Internal(format!("attention takes whole rows of heads, found strides {other:?}"))),
     };
     Ok(attention::Heads { data: lent.slice()?, head_stride, stride, width: x.dim(2)? })
 }
@@ -95,7 +108,8 @@ mod tests {
             let q = wave((heads, tokens, width), 0.37);
             let (k, v) = (wave((kv_heads, positions, width), 0.23), wave((kv_heads, positions, value_width), 0.71));
             let how = Attention { scale, window };
-            for got in [attend_fused(&q, &k, &v, how).unwrap(), composed::attend(&q, &k, &v, how, 1 << 22).unwrap()] {
+            let (held_keys, held_values) = (Rows::whole(k.clone()).unwrap(), Rows::whole(v.clone()).unwrap());
+            for got in [attend_fused(&q, &held_keys, &held_values, how).unwrap(), composed::attend(&q, &k, &v, how, 1 << 22).unwrap()] {
                 for (head, token) in [(0, 0), (1, tokens / 2), (2, tokens - 1), (3, tokens - 1)] {
                     let row = |x: &Tensor, head: usize, from, count| {
                         values(&x.get(head).unwrap().narrow(0, from, count).unwrap())
