@@ -62,8 +62,11 @@ enum Way {
 /// So many bytes of weights are worth a part of a parallel region: a microsecond.
 const PART: usize = 16 << 10;
 
-/// So many bytes are loaded by one thread at a time.
+/// At most so many bytes are loaded by one thread at a time.
 const LOADED_TOGETHER: usize = 1 << 20;
+
+/// Each thread has so many turns in loading a matrix that is not small: quantizing takes long.
+const TURNS: usize = 8;
 
 impl WeightType {
     /// All types.
@@ -136,12 +139,13 @@ fn numbers<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(bytes: &[u8]) -> Cow
 }
 
 impl Matrix {
-    /// A matrix whose panels `fill` writes, about a MiB of them at a time, told of the number of the first; none where
-    /// there is no memory for it.
+    /// A matrix whose panels `fill` writes, some of them at a time, told of the number of the first; none where there is no
+    /// memory for it.
     pub fn new(dtype: WeightType, n_out: usize, n_in: usize, fill: impl Fn(usize, &mut [u8]) + Sync) -> Option<Self> {
         let panel = dtype.panel_bytes(n_in);
         let mut memory = Memory::zeroed(dtype.packed_bytes(n_out, n_in)?)?;
-        let together = LOADED_TOGETHER.div_ceil(panel.max(1));
+        let share = n_out.div_ceil(PANEL).div_ceil(TURNS * pool::threads()).max(1);
+        let together = LOADED_TOGETHER.div_ceil(panel.max(1)).min(share);
         pool::chunks(&mut memory, (together * panel).max(1), |at, panels| fill(at * together, panels));
         Some(Self { dtype, n_out, n_in, memory })
     }
@@ -489,6 +493,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn threads_share_the_filling_of_a_small_matrix() {
+        let filled = std::sync::Mutex::new(Vec::new());
+        let fill = |first: usize, panels: &mut [u8]| filled.lock().unwrap().push((first, panels.len() / (32 * 37)));
+        let new = || Matrix::new(WeightType::Bf16, 40 * PANEL, 37, fill);
+        pool::Pool::new(2).unwrap().install(new).unwrap();
+        let mut filled = filled.into_inner().unwrap();
+        filled.sort();
+        assert_eq!(filled, (0..40).step_by(3).map(|first| (first, 3.min(40 - first))).collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! Parallel regions that cost less than a microsecond to enter: decoding a token enters hundreds.
 //!
-//! The thread that calls takes part in the work. Helpers wait on one word, first busily and then asleep, and everybody
-//! takes the next part from that word; a helper that is late costs nothing, because the others take its parts. rayon's
-//! regions cost several microseconds here, since its threads sleep between them.
+//! The thread that calls takes part in the work. Each thread has a run of its pieces, in a seat of its own: cache lines that
+//! go to a helper when a region begins and back when it ends. Helpers look at their seats, first busily and then asleep; one
+//! that is late costs nothing, because the others take its pieces. rayon's regions cost several microseconds here, since its
+//! threads sleep between them.
 
 use std::cell::RefCell;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
@@ -30,30 +31,60 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Shared {
-    /// How many parts of the region nobody has taken yet, and above them the number of the region.
-    parts: Padded<AtomicU64>,
-    /// How many parts of the region are done.
-    done: Padded<AtomicUsize>,
-    /// What a part does.
-    work: AtomicPtr<Work<'static>>,
+    /// One for each thread; that of the region's own comes first.
+    seats: Box<[Seat]>,
     /// Whether a region is being worked on: another one that begins meanwhile runs on its own thread alone.
     is_busy: AtomicBool,
-    /// What the first part that panicked said.
+    /// What the first piece that panicked said.
     panic: Mutex<Option<Box<dyn std::any::Any + Send>>>,
     sleepers: Mutex<Vec<Thread>>,
     /// Whether there are any: looked at without the lock.
     are_asleep: AtomicBool,
-    is_over: AtomicBool,
-    threads: usize,
 }
 
-/// Alone in its cache lines.
+/// Where a thread finds its work, alone in its cache lines.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Padded<T>(T);
+struct Seat {
+    /// [`FREE`], [`CALLED`], [`TAKEN`] or [`CLOSED`].
+    phase: AtomicU8,
+    /// What is left of the thread's run of pieces. A thread takes from the start of its own, so that it reads memory in one
+    /// stream and what it asks for ahead is its own; when that is done, from the end of another's.
+    run: AtomicU64,
+    /// What the region does.
+    work: AtomicPtr<Work<'static>>,
+}
 
-/// A region's work, by the number of the part, and how many parts there are.
-struct Work<'a>(&'a (dyn Fn(usize) + Sync), usize);
+/// The helper has nothing to do with the region, or has done its part of it.
+const FREE: u8 = 0;
+
+/// The helper may enter the region.
+const CALLED: u8 = 1;
+
+/// The helper is in the region, which can't end without it.
+const TAKEN: u8 = 2;
+
+/// There will be no region any more.
+const CLOSED: u8 = 3;
+
+/// A region's work on some of its pieces, and how many are taken at a time.
+struct Work<'a>(&'a (dyn Fn(Range<usize>) + Sync), Bite);
+
+/// How much of a run is taken at a time.
+#[derive(Clone, Copy)]
+enum Bite {
+    /// A piece.
+    One,
+    /// Half of what is left: pieces get shorter, so that threads end together.
+    Half,
+}
+
+/// Where pieces are taken from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Start,
+    End,
+}
 
 impl Pool {
     /// A pool of so many threads, the calling one among them.
@@ -61,21 +92,10 @@ impl Pool {
     /// # Errors
     /// The system has no more threads.
     pub fn new(threads: usize) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            parts: Padded::default(),
-            done: Padded::default(),
-            work: AtomicPtr::new(std::ptr::null_mut()),
-            is_busy: AtomicBool::new(false),
-            panic: Mutex::new(None),
-            sleepers: Mutex::default(),
-            are_asleep: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
-            threads: threads.max(1),
-        });
-        let mut pool = Self { shared, helpers: Vec::new() };
-        for _ in 1..threads {
+        let mut pool = Self { shared: Arc::new(Shared::new(threads)), helpers: Vec::new() };
+        for own in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            pool.helpers.push(thread::Builder::new().name("compute".into()).spawn(move || shared.help())?);
+            pool.helpers.push(thread::Builder::new().name("compute".into()).spawn(move || shared.help(own))?);
         }
         Ok(pool)
     }
@@ -98,7 +118,7 @@ impl Drop for Restore {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.is_over.store(true, Ordering::SeqCst);
+        self.shared.seats.iter().for_each(|seat| seat.phase.store(CLOSED, Ordering::Release));
         self.shared.wake();
         for helper in self.helpers.drain(..) {
             // A helper catches the panics of its parts: there is nothing to learn from it.
@@ -109,33 +129,30 @@ impl Drop for Pool {
 
 /// How many threads share the regions of this thread.
 pub fn threads() -> usize {
-    CURRENT.with_borrow(|pool| pool.as_ref().map_or(1, |pool| pool.threads))
+    CURRENT.with_borrow(|pool| pool.as_ref().map_or(1, |pool| pool.seats.len()))
 }
 
 /// Calls `work` with each number below `parts`, on all threads of the pool that is installed here, and waits.
 pub fn run(parts: usize, work: impl Fn(usize) + Sync) {
-    if parts < 2 || threads() < 2 {
-        return (0..parts).for_each(work);
-    }
-    // A region inside a part of this one runs on its thread alone.
-    let pool = Restore(CURRENT.take());
-    if let Some(shared) = &pool.0 {
-        shared.run(parts, &work);
-    }
+    share(parts, Bite::One, &|parts| parts.for_each(&work));
 }
 
 /// Splits `0..count` into ranges of at least `least`, and calls `work` with each.
 fn split(count: usize, least: usize, work: impl Fn(Range<usize>) + Sync) {
     let least = least.max(count.div_ceil(u32::MAX as usize)).max(1);
-    if count <= least || threads() < 2 {
-        return work(0..count);
+    share(count.div_ceil(least), Bite::Half, &|pieces| work(pieces.start * least..count.min(pieces.end * least)));
+}
+
+/// Calls `work` with ranges of `0..pieces` on all threads of the pool that is installed here, and waits.
+fn share(pieces: usize, bite: Bite, work: &(dyn Fn(Range<usize>) + Sync)) {
+    if pieces < 2 || threads() < 2 {
+        return work(0..pieces);
     }
-    let runs = Runs::new(count.div_ceil(least));
-    run(runs.0.len(), |own| {
-        while let Some(range) = runs.next(own) {
-            work(range.start * least..count.min(range.end * least));
-        }
-    });
+    // A region inside a piece of this one runs on its thread alone.
+    let pool = Restore(CURRENT.take());
+    if let Some(shared) = &pool.0 {
+        shared.run(pieces, bite, work);
+    }
 }
 
 /// Splits `rows` of `width` numbers each into ranges of at least `least`, and calls `work` with the number of the first row and the
@@ -184,40 +201,18 @@ pub fn split_rows_of_two<T: Send + Sync>(
     });
 }
 
-/// A run of pieces for each thread: what is left of it. A thread takes from the start of its own, so that it reads memory in
-/// one stream and what it asks for ahead is its own; when that is done, from the end of another's.
-struct Runs(Vec<Padded<AtomicU64>>);
-
-/// Where pieces are taken from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Start,
-    End,
-}
-
-impl Runs {
-    fn new(pieces: usize) -> Self {
-        let runs = threads().min(pieces);
-        let border = |run: usize| run * pieces / runs;
-        Self((0..runs).map(|run| Padded(AtomicU64::new(packed(&(border(run)..border(run + 1)))))).collect())
-    }
-
-    /// What the thread that has the run `own` is to do next.
-    fn next(&self, own: usize) -> Option<Range<usize>> {
-        let first = self.0.get(own).and_then(|run| take(&run.0, Side::Start));
-        first.or_else(|| self.0.iter().find_map(|run| take(&run.0, Side::End)))
-    }
-}
-
-/// Takes half of what is left of a run: pieces get shorter, so that threads end together.
-fn take(run: &AtomicU64, side: Side) -> Option<Range<usize>> {
+/// Takes pieces of a run.
+fn take(run: &AtomicU64, side: Side, bite: Bite) -> Option<Range<usize>> {
     let mut taken = 0..0;
     let rest = |left: u64| {
         let left = unpacked(left);
-        let half = left.len().div_ceil(2);
+        let count = match bite {
+            Bite::One => left.len().min(1),
+            Bite::Half => left.len().div_ceil(2),
+        };
         let rest = match side {
-            Side::Start => left.start + half..left.end,
-            Side::End => left.start..left.end - half,
+            Side::Start => left.start + count..left.end,
+            Side::End => left.start..left.end - count,
         };
         taken = if side == Side::Start { left.start..rest.start } else { rest.end..left.end };
         (!left.is_empty()).then(|| packed(&rest))
@@ -334,65 +329,92 @@ impl<'a, T> SharedMut<'a, T> {
 }
 
 impl Shared {
-    fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
-        if parts > u32::MAX as usize || self.is_busy.swap(true, Ordering::Acquire) {
-            return (0..parts).for_each(work);
+    fn new(threads: usize) -> Self {
+        Self {
+            seats: (0..threads.max(1)).map(|_| Seat::default()).collect(),
+            is_busy: AtomicBool::new(false),
+            panic: Mutex::new(None),
+            sleepers: Mutex::default(),
+            are_asleep: AtomicBool::new(false),
         }
-        let mut work = Work(work, parts);
-        self.done.0.store(0, Ordering::Relaxed);
-        self.work.store((&raw mut work).cast(), Ordering::Relaxed);
-        let number = (self.parts.0.load(Ordering::Relaxed) >> 32).wrapping_add(1);
-        self.parts.0.store((number << 32) | parts as u64, Ordering::SeqCst);
-        if self.are_asleep.load(Ordering::SeqCst) {
-            self.wake();
+    }
+
+    fn run(&self, pieces: usize, bite: Bite, work: &(dyn Fn(Range<usize>) + Sync)) {
+        if pieces > u32::MAX as usize || self.is_busy.swap(true, Ordering::Acquire) {
+            return work(0..pieces);
         }
-        while self.take_part() {}
-        let mut spins = 0;
-        while self.done.0.load(Ordering::Acquire) < parts {
-            wait_a_little(&mut spins);
-        }
+        let mut work = Work(work, bite);
+        let helpers = self.call(pieces, &raw mut work);
+        self.work_on(0, &work);
+        helpers.iter().for_each(Seat::leave);
         self.is_busy.store(false, Ordering::Release);
         if let Some(panic) = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
             resume_unwind(panic);
         }
     }
 
-    /// Takes a part and does it; tells whether there was one.
-    fn take_part(&self) -> bool {
-        let take = |parts: u64| (parts as u32 > 0).then(|| parts - 1);
-        let Ok(parts) = self.parts.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) else { return false };
-        let work = self.work.load(Ordering::Relaxed);
-        #[allow(unsafe_code)]
-        // SAFETY: a part was taken and is not done yet: the region's thread waits until it is, so its work is there.
-        let work = unsafe { &*work };
-        let result = catch_unwind(AssertUnwindSafe(|| (work.0)(work.1 - parts as u32 as usize)));
-        if let Err(panic) = result {
-            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+    /// Shares pieces among the seats, and tells whom they are for beside the calling thread.
+    fn call(&self, pieces: usize, work: *mut Work<'_>) -> &[Seat] {
+        let runs = self.seats.len().min(pieces);
+        let border = |run: usize| run * pieces / runs;
+        for (at, seat) in self.seats.iter().enumerate().take(runs) {
+            seat.run.store(packed(&(border(at)..border(at + 1))), Ordering::Relaxed);
+            seat.work.store(work.cast(), Ordering::Relaxed);
         }
-        self.done.0.fetch_add(1, Ordering::Release);
-        true
+        let helpers = self.seats.get(1..runs).unwrap_or_default();
+        helpers.iter().for_each(|seat| seat.phase.store(CALLED, Ordering::Release));
+        // One that is falling asleep just now may be missed, until the next region.
+        if self.are_asleep.load(Ordering::Relaxed) {
+            self.wake();
+        }
+        helpers
     }
 
-    fn help(&self) {
+    /// Takes pieces and does them until there are none.
+    fn work_on(&self, own: usize, work: &Work<'_>) {
+        while let Some(pieces) = self.next(own, work.1) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (work.0)(pieces))) {
+                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            }
+        }
+    }
+
+    /// What the thread of a seat is to do next.
+    fn next(&self, own: usize, bite: Bite) -> Option<Range<usize>> {
+        let (before, from_own) = self.seats.split_at_checked(own)?;
+        let (own, behind) = from_own.split_first()?;
+        let others = || behind.iter().chain(before).find_map(|seat| take(&seat.run, Side::End, bite));
+        take(&own.run, Side::Start, bite).or_else(others)
+    }
+
+    fn help(&self, own: usize) {
+        let Some(seat) = self.seats.get(own) else { return };
         let mut spins = 0;
-        while !self.is_over.load(Ordering::SeqCst) {
-            if self.take_part() {
-                spins = 0;
-            } else if spins < PATIENCE {
-                wait_a_little(&mut spins);
-            } else {
-                self.sleep();
-                spins = 0;
+        loop {
+            match seat.phase.load(Ordering::Relaxed) {
+                CLOSED => return,
+                CALLED if seat.turn(CALLED, TAKEN) => {
+                    #[allow(unsafe_code)]
+                    // SAFETY: the region's thread waits for a seat that is taken, so its work is there until it is free.
+                    let work = unsafe { &*seat.work.load(Ordering::Relaxed) };
+                    self.work_on(own, work);
+                    seat.phase.store(FREE, Ordering::Release);
+                    spins = 0;
+                }
+                _ if spins < PATIENCE => wait_a_little(&mut spins),
+                _ => {
+                    self.sleep(seat);
+                    spins = 0;
+                }
             }
         }
     }
 
     /// Sleeps until there may be work.
-    fn sleep(&self) {
+    fn sleep(&self, seat: &Seat) {
         let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
         self.are_asleep.store(true, Ordering::SeqCst);
-        let has_work = self.parts.0.load(Ordering::SeqCst) as u32 > 0 || self.is_over.load(Ordering::SeqCst);
-        if !has_work {
+        if seat.phase.load(Ordering::SeqCst) == FREE {
             sleepers.push(thread::current());
             drop(sleepers);
             thread::park();
@@ -403,6 +425,20 @@ impl Shared {
         let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
         self.are_asleep.store(false, Ordering::SeqCst);
         sleepers.drain(..).for_each(|sleeper| sleeper.unpark());
+    }
+}
+
+impl Seat {
+    /// Ends the region for this seat: waits if its helper has entered, and keeps it from entering if not.
+    fn leave(&self) {
+        let mut spins = 0;
+        while self.phase.load(Ordering::Acquire) != FREE && !self.turn(CALLED, FREE) {
+            wait_a_little(&mut spins);
+        }
+    }
+
+    fn turn(&self, from: u8, to: u8) -> bool {
+        self.phase.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -418,6 +454,8 @@ fn wait_a_little(spins: &mut u32) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     #[test]
@@ -511,11 +549,34 @@ mod tests {
 
     #[test]
     fn threads_take_from_the_start_of_their_runs_and_then_from_the_ends_of_others() {
-        Pool::new(2).unwrap().install(|| {
-            let runs = Runs::new(11);
-            let taken = [0, 1, 0, 0, 0, 1].map(|thread| runs.next(thread));
-            assert_eq!(taken, [0..3, 5..8, 3..4, 4..5, 9..11, 8..9].map(Some));
-            assert_eq!((runs.next(0), runs.next(1), Runs::new(0).next(0)), (None, None, None));
+        let pool = Pool { shared: Arc::new(Shared::new(2)), helpers: Vec::new() };
+        let mut nothing = Work(&|_| {}, Bite::Half);
+        assert_eq!(pool.shared.call(11, &raw mut nothing).len(), 1);
+        let taken = [0, 1, 0, 0, 0, 1].map(|own| pool.shared.next(own, Bite::Half));
+        assert_eq!(taken, [0..3, 5..8, 3..4, 4..5, 9..11, 8..9].map(Some));
+        assert_eq!([0, 1].map(|own| pool.shared.next(own, Bite::Half)), [None, None]);
+        pool.shared.call(5, &raw mut nothing);
+        let taken = [0, 0, 1, 0, 0, 0].map(|own| pool.shared.next(own, Bite::One));
+        assert_eq!(taken, [Some(0..1), Some(1..2), Some(2..3), Some(4..5), Some(3..4), None]);
+    }
+
+    #[test]
+    fn a_helper_that_is_late_stays_out_and_one_that_has_entered_is_waited_for() {
+        let seat = Seat::default();
+        seat.phase.store(CALLED, Ordering::SeqCst);
+        seat.leave();
+        assert!(!seat.turn(CALLED, TAKEN));
+        seat.phase.store(CALLED, Ordering::SeqCst);
+        assert!(seat.turn(CALLED, TAKEN));
+        let is_done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(std::time::Duration::from_millis(50));
+                is_done.store(true, Ordering::Relaxed);
+                seat.phase.store(FREE, Ordering::Release);
+            });
+            seat.leave();
+            assert!(is_done.load(Ordering::Relaxed));
         });
     }
 
