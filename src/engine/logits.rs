@@ -24,10 +24,10 @@ impl Logits {
     /// # Errors
     /// Those of [`Model::forward`].
     pub fn after(model: &Model, state: &mut State, token: u32, need: Option<Need>) -> Result<Self> {
-        let logits = forward(model, state, &[token], Wanted::Last)?.flatten_all()?;
-        match need.map_or(Ok(None), |need| ops::shortlist(&logits, need))? {
+        let logits = forward(model, state, &[token], Wanted::Last)?;
+        match need.map_or(Ok(None), |need| ops::shortlist(&logits.flatten_all()?, need))? {
             Some(shortlist) => Ok(Self::Best(shortlist)),
-            None => Ok(Self::All(logits.to_vec1()?)),
+            None => Ok(Self::All(ops::into_vec(logits)?)),
         }
     }
 

@@ -193,7 +193,8 @@ impl Matrix {
 
     /// Each row of `x` `[rows, n_in]` times the transpose of the matrix: `[rows, n_out]`.
     pub fn times(&self, isa: Isa, x: &[f32], precision: Precision) -> Vec<f32> {
-        times_all(&[self], isa, x, precision).pop().unwrap_or_default()
+        let [y] = times_all([self], isa, x, precision);
+        y
     }
 
     /// How several rows meet this matrix.
@@ -289,12 +290,17 @@ impl fmt::Debug for Matrix {
 
 /// Each row of `x` `[rows, n_in]` times the transpose of each of the matrices, which have as many inputs: of each
 /// `[rows, n_out]`. One row meets all of them in one parallel region.
-pub fn times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision) -> Vec<Vec<f32>> {
+pub fn times_all<const N: usize>(
+    matrices: [&Matrix; N],
+    isa: Isa,
+    x: &[f32],
+    precision: Precision,
+) -> [Vec<f32>; N] {
     let isa = isa.min(Isa::best());
     let n_in = matrices.first().map_or(0, |matrix| matrix.n_in);
     debug_assert!(matrices.iter().all(|matrix| matrix.n_in == n_in), "matrices of as many inputs");
     match x.len() / n_in.max(1) {
-        0 => vec![Vec::new(); matrices.len()],
+        0 => matrices.map(|_| Vec::new()),
         1 => row_times_all(matrices, isa, x, precision),
         rows => rows_times_all(matrices, isa, x, rows, precision),
     }
@@ -302,7 +308,13 @@ pub fn times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision
 
 /// The products cost more than the weights' way from memory. What the rows become, they become once: at one level and
 /// precision there is one number of terms.
-fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], rows: usize, precision: Precision) -> Vec<Vec<f32>> {
+fn rows_times_all<const N: usize>(
+    matrices: [&Matrix; N],
+    isa: Isa,
+    x: &[f32],
+    rows: usize,
+    precision: Precision,
+) -> [Vec<f32>; N] {
     let n_in = x.len() / rows;
     assert!(matrices.iter().all(|matrix| matrix.n_in == n_in) && x.len() == rows * n_in, "{rows} rows of {n_in}");
     let (mut left, mut quantized) = (None, None);
@@ -316,14 +328,13 @@ fn rows_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], rows: usize, precis
         }
         Way::Widened => matrix.times_widened(isa, x, y),
     };
-    let product = |matrix: &&Matrix| {
+    matrices.map(|matrix| {
         #[allow(unsafe_code)]
         // SAFETY: each way stores a sum for every row and output, as rows are of as many inputs as matrices.
         unsafe {
             written(rows * matrix.n_out, |y| multiply(matrix, y))
         }
-    };
-    matrices.iter().map(product).collect()
+    })
 }
 
 /// What `write` stores, in memory that nobody zeroed before: for a prompt's products that took a tenth of their time.
@@ -346,15 +357,19 @@ unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> 
 }
 
 /// Every weight is read once, which is what this costs.
-fn row_times_all(matrices: &[&Matrix], isa: Isa, x: &[f32], precision: Precision) -> Vec<Vec<f32>> {
+fn row_times_all<const N: usize>(
+    matrices: [&Matrix; N],
+    isa: Isa,
+    x: &[f32],
+    precision: Precision,
+) -> [Vec<f32>; N] {
     let has_blocks = matrices.iter().any(|matrix| matches!(matrix.dtype, WeightType::Blocks(_)));
     let quantized = (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x));
     let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max();
     // Panels of blocks meet a row two by two.
     let least = PART.div_ceil(panel.unwrap_or_default().max(1)).next_multiple_of(2);
-    let mut ys: Vec<_> = matrices.iter().map(|matrix| vec![0.0; matrix.n_out]).collect();
-    let mut outputs: Vec<_> = ys.iter_mut().map(Vec::as_mut_slice).collect();
-    pool::split_rows_of_all(&mut outputs, PANEL, least, |which, first, y| {
+    let mut ys = matrices.map(|matrix| vec![0.0; matrix.n_out]);
+    pool::split_rows_of_all(ys.each_mut().map(Vec::as_mut_slice), PANEL, least, |which, first, y| {
         if let Some(matrix) = matrices.get(which) {
             matrix.some_panels_times(isa, first, x, quantized.as_ref(), y);
         }
@@ -514,7 +529,7 @@ mod tests {
             let x = wave(rows * 37, 0.73);
             let together = pool::Pool::new(2)
                 .unwrap()
-                .install(|| times_all(&matrices.each_ref(), Isa::best(), &x, Precision::Fast));
+                .install(|| times_all(matrices.each_ref(), Isa::best(), &x, Precision::Fast));
             assert_eq!(together, matrices.each_ref().map(|matrix| matrix.times(Isa::best(), &x, Precision::Fast)));
         }
     }

@@ -163,20 +163,19 @@ pub fn split_rows<T: Send + Sync>(rows: &mut [T], width: usize, least: usize, wo
 }
 
 /// As [`split_rows`] with the rows of several slices one after the other; `work` is told of which slice its rows are, too.
-pub fn split_rows_of_all<T: Send + Sync>(
-    all: &mut [&mut [T]],
+pub fn split_rows_of_all<T: Send + Sync, const N: usize>(
+    all: [&mut [T]; N],
     width: usize,
     least: usize,
     work: impl Fn(usize, usize, &mut [T]) + Sync,
 ) {
     let mut count = 0;
-    let with_start = |rows| {
+    let all = all.map(|rows| {
         let rows = SharedMut::new(rows);
         let start = count;
         count += rows.len.div_ceil(width.max(1));
         (rows, start..count)
-    };
-    let all: Vec<_> = all.iter_mut().map(|rows| &mut **rows).map(with_start).collect();
+    });
     split(count, least, |range| {
         for (which, (rows, own)) in all.iter().enumerate() {
             let (start, end) = (range.start.max(own.start), range.end.min(own.end));
@@ -538,7 +537,7 @@ mod tests {
         let pool = Pool::new(2).unwrap();
         let (mut first, mut second, mut third) = ([0; 5 * 3], [0; 0], [0; 4 * 3 + 1]);
         pool.install(|| {
-            split_rows_of_all(&mut [&mut first, &mut second, &mut third], 3, 2, |which, first, rows| {
+            split_rows_of_all([&mut first[..], &mut second, &mut third], 3, 2, |which, first, rows| {
                 rows.chunks_mut(3).enumerate().for_each(|(row, items)| items.fill(10 * (which + 1) + first + row));
             });
         });

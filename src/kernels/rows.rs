@@ -127,6 +127,11 @@ pub fn add_to_scaled(isa: Isa, x: &[f32], factor: f32, y: &mut [f32]) {
     });
 }
 
+/// `x` times a number.
+pub fn scale(factor: f32, x: &mut [f32]) {
+    pool::split_rows(x, 1, PART, |_, x| x.iter_mut().for_each(|x| *x *= factor));
+}
+
 /// Calls `work` with the number of each row and the row.
 pub fn each_row(rows: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     pool::split_rows(rows, width, PART.div_ceil(width.max(1)), |first, rows| {

@@ -157,10 +157,11 @@ impl Linear {
 
     /// What [`Linear::of`] of each of `layers` gives for the same input.
     pub fn all_of<const N: usize>(layers: [&Self; N], input: &Input<'_>) -> Result<[Tensor; N]> {
-        let ys = match layers.iter().map(|layer| layer.weight.packed()).collect::<Option<Vec<_>>>() {
+        let matrices = layers.iter().map(|layer| layer.weight.packed()).collect::<Option<Vec<_>>>();
+        let ys = match matrices.and_then(|matrices| <[&Matrix; N]>::try_from(matrices).ok()) {
             Some(matrices) => {
                 let precision = layers.first().map_or(Precision::Exact, |layer| layer.precision);
-                let ys = ops::packed_linears(&input.rows()?, &matrices, precision)?;
+                let ys = ops::packed_linears(&input.rows()?, matrices, precision)?;
                 layers.iter().zip(ys).map(|(layer, y)| layer.add_bias(y)).collect::<Result<Vec<_>>>()?
             }
             None => layers.iter().map(|layer| layer.of(input)).collect::<Result<Vec<_>>>()?,

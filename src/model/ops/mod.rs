@@ -55,11 +55,15 @@ fn times_tensor(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> 
 }
 
 /// [`linear`] with each of several matrices, which one row meets in one parallel region.
-pub fn packed_linears(x: &Tensor, matrices: &[&Matrix], precision: Precision) -> Result<Vec<Tensor>> {
+pub fn packed_linears<const N: usize>(
+    x: &Tensor,
+    matrices: [&Matrix; N],
+    precision: Precision,
+) -> Result<Vec<Tensor>> {
     let x = x.contiguous()?;
     let rows = x.dim(0)?;
     let ys = matrix::times_all(matrices, Isa::best(), Lent::of(&x)?.slice()?, precision);
-    let shaped = |(y, matrix): (Vec<f32>, &&Matrix)| Ok(Tensor::from_vec(y, (rows, matrix.n_out()), x.device())?);
+    let shaped = |(y, matrix): (Vec<f32>, &Matrix)| Ok(Tensor::from_vec(y, (rows, matrix.n_out()), x.device())?);
     ys.into_iter().zip(matrices).map(shaped).collect()
 }
 
@@ -213,6 +217,15 @@ pub fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
     if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) }
 }
 
+/// The same in the memory of `x`, which nothing else may use, where it is on the CPU.
+pub fn scale(x: Tensor, factor: f64) -> Result<Tensor> {
+    if factor == 1.0 || !x.device().is_cpu() {
+        return scaled(&x, factor);
+    }
+    with_slice_mut(&x, |x| rows::scale(factor as f32, x))?;
+    Ok(x)
+}
+
 /// `x + y · factor`, in the memory of `y`, which nothing else may use.
 pub fn add_scaled(x: &Tensor, y: &Tensor, factor: f64) -> Result<Tensor> {
     let factor = factor as f32;
@@ -349,6 +362,35 @@ pub(super) fn with_slice_mut(x: &Tensor, write: impl FnOnce(&mut [f32])) -> Resu
     Ok(x.inplace_op1(&Write(Cell::new(Some(write))))?)
 }
 
+/// The numbers of `x`, which nothing else may use: no copy where it is on the CPU.
+pub fn into_vec(x: Tensor) -> Result<Vec<f32>> {
+    let taken = Take(Cell::default());
+    if x.device().is_cpu() {
+        x.inplace_op1(&taken)?;
+    }
+    match taken.0.into_inner() {
+        Some(numbers) => Ok(numbers),
+        None => Ok(x.flatten_all()?.to_vec1()?),
+    }
+}
+
+struct Take(Cell<Option<Vec<f32>>>);
+
+impl InplaceOp1 for Take {
+    fn name(&self) -> &'static str {
+        "take"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        if let (CpuStorage::F32(data), Some((0, end))) = (storage, layout.contiguous_offsets())
+            && data.len() == end
+        {
+            self.0.set(Some(std::mem::take(data)));
+        }
+        Ok(())
+    }
+}
+
 struct Write<F>(Cell<Option<F>>);
 
 impl<F: FnOnce(&mut [f32])> InplaceOp1 for Write<F> {
@@ -374,6 +416,19 @@ fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_taken_out_of_a_tensor_whole_or_copied_from_a_part_of_one() {
+        let whole = || scale(wave((2, 3, 4), 0.3), 2.0).unwrap();
+        let numbers = values(&whole());
+        assert_eq!(numbers, values(&(wave((2, 3, 4), 0.3) * 2.0).unwrap()));
+        let kept = whole();
+        assert_eq!(into_vec(kept.narrow(0, 1, 1).unwrap()).unwrap(), numbers[12..]);
+        assert_eq!(into_vec(kept.narrow(0, 0, 1).unwrap()).unwrap(), numbers[..12]);
+        assert_eq!(into_vec(kept.transpose(0, 1).unwrap()).unwrap().len(), 24);
+        assert_eq!(values(&kept), numbers);
+        assert_eq!(into_vec(kept).unwrap(), numbers);
+    }
 
     pub(super) fn wave(shape: impl Into<candle_core::Shape>, k: f32) -> Tensor {
         let shape = shape.into();
