@@ -60,7 +60,7 @@ enum Way {
 }
 
 /// So many bytes of weights are worth a part of a parallel region: a microsecond.
-const PART: usize = 16 << 10;
+const PART: usize = 8 << 10;
 
 /// At most so many bytes are loaded by one thread at a time.
 const LOADED_TOGETHER: usize = 1 << 20;
@@ -367,7 +367,8 @@ fn row_times_all<const N: usize>(
     let quantized = (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x));
     let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max();
     // Panels of blocks meet a row two by two.
-    let least = PART.div_ceil(panel.unwrap_or_default().max(1)).next_multiple_of(2);
+    let together = if has_blocks { 2 } else { 1 };
+    let least = PART.div_ceil(panel.unwrap_or_default().max(1)).next_multiple_of(together);
     let mut ys = matrices.map(|matrix| vec![0.0; matrix.n_out]);
     pool::split_rows_of_all(ys.each_mut().map(Vec::as_mut_slice), PANEL, least, |which, first, y| {
         if let Some(matrix) = matrices.get(which) {
