@@ -514,8 +514,10 @@ mod tests {
     #[test]
     fn threads_share_the_filling_of_a_small_matrix() {
         let filled = std::sync::Mutex::new(Vec::new());
-        let fill = |first: usize, panels: &mut [u8]| filled.lock().unwrap().push((first, panels.len() / (32 * 37)));
-        let new = || Matrix::new(WeightType::Bf16, 40 * PANEL, 37, fill);
+        let dtype = WeightType::Bf16;
+        let count = |panels: &[u8]| panels.len() / dtype.panel_bytes(37);
+        let fill = |first: usize, panels: &mut [u8]| filled.lock().unwrap().push((first, count(panels)));
+        let new = || Matrix::new(dtype, 40 * PANEL, 37, fill);
         pool::Pool::new(2).unwrap().install(new).unwrap();
         let mut filled = filled.into_inner().unwrap();
         filled.sort();
