@@ -27,7 +27,7 @@ impl Logits {
         let logits = forward(model, state, &[token], Wanted::Last)?;
         match need.map_or(Ok(None), |need| ops::shortlist(&logits.flatten_all()?, need))? {
             Some(shortlist) => Ok(Self::Best(shortlist)),
-            None => Ok(Self::All(ops::into_vec(logits)?)),
+            None => Ok(Self::All(ops::into_vec(&logits)?)),
         }
     }
 

@@ -412,18 +412,19 @@ mod tests {
     }
 
     #[test]
-    fn many_keys_are_split_among_threads() {
+    fn many_keys_are_split_among_threads_whatever_their_pages() {
         let (n_keys, width) = (3000, 16);
         let (q, k, v) = (wave(4 * width, 0.7), wave(n_keys * width, 0.3), wave(n_keys * width, 0.11));
         let q = Heads { data: &q, head_stride: width, stride: 4 * width, width };
-        let (k, v) = (pages(&k, 1, width, n_keys), pages(&v, 1, width, n_keys));
-        let (k, v) = (Pages { pages: &k, page: n_keys }, Pages { pages: &v, page: n_keys });
-        let (scale, window) = (0.3, usize::MAX);
-        let attention = Attention { q, k, v, heads: 4, kv_heads: 1, n_queries: 1, n_keys, scale, window };
-        let mut y = vec![0.0; 4 * width];
-        pool::Pool::new(2).unwrap().install(|| attention.run(Isa::best(), &mut y));
-        for (got, want) in y.iter().zip(exact(&attention)) {
-            assert!((f64::from(*got) - want).abs() < 2e-5, "{got} for {want}");
+        for (k_page, v_page, window) in [(n_keys, n_keys, usize::MAX), (256, 256, 2001), (256, 100, usize::MAX)] {
+            let (k, v) = (pages(&k, 1, width, k_page), pages(&v, 1, width, v_page));
+            let (k, v) = (Pages { pages: &k, page: k_page }, Pages { pages: &v, page: v_page });
+            let attention = Attention { q, k, v, heads: 4, kv_heads: 1, n_queries: 1, n_keys, scale: 0.3, window };
+            let mut y = vec![0.0; 4 * width];
+            pool::Pool::new(2).unwrap().install(|| attention.run(Isa::best(), &mut y));
+            for (got, want) in y.iter().zip(exact(&attention)) {
+                assert!((f64::from(*got) - want).abs() < 2e-5, "{got} for {want}: pages of {k_page} and {v_page}");
+            }
         }
     }
 }

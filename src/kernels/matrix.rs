@@ -59,13 +59,13 @@ enum Way {
     Widened,
 }
 
-/// So many bytes of weights are worth a part of a parallel region: a microsecond.
+/// So many bytes of weights are worth a part of a parallel region: half a microsecond.
 const PART: usize = 8 << 10;
 
 /// At most so many bytes are loaded by one thread at a time.
 const LOADED_TOGETHER: usize = 1 << 20;
 
-/// Each thread has so many turns in loading a matrix that is not small: quantizing takes long.
+/// Each thread has at least so many turns in loading a matrix, if it has the panels: quantizing takes long.
 const TURNS: usize = 8;
 
 impl WeightType {
@@ -290,12 +290,7 @@ impl fmt::Debug for Matrix {
 
 /// Each row of `x` `[rows, n_in]` times the transpose of each of the matrices, which have as many inputs: of each
 /// `[rows, n_out]`. One row meets all of them in one parallel region.
-pub fn times_all<const N: usize>(
-    matrices: [&Matrix; N],
-    isa: Isa,
-    x: &[f32],
-    precision: Precision,
-) -> [Vec<f32>; N] {
+pub fn times_all<const N: usize>(matrices: [&Matrix; N], isa: Isa, x: &[f32], precision: Precision) -> [Vec<f32>; N] {
     let isa = isa.min(Isa::best());
     let n_in = matrices.first().map_or(0, |matrix| matrix.n_in);
     debug_assert!(matrices.iter().all(|matrix| matrix.n_in == n_in), "matrices of as many inputs");
@@ -357,12 +352,7 @@ unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> 
 }
 
 /// Every weight is read once, which is what this costs.
-fn row_times_all<const N: usize>(
-    matrices: [&Matrix; N],
-    isa: Isa,
-    x: &[f32],
-    precision: Precision,
-) -> [Vec<f32>; N] {
+fn row_times_all<const N: usize>(matrices: [&Matrix; N], isa: Isa, x: &[f32], precision: Precision) -> [Vec<f32>; N] {
     let has_blocks = matrices.iter().any(|matrix| matches!(matrix.dtype, WeightType::Blocks(_)));
     let quantized = (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x));
     let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max();
@@ -512,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_share_the_filling_of_a_small_matrix() {
+    fn a_small_matrix_is_filled_in_as_many_pieces_as_threads_share() {
         let filled = std::sync::Mutex::new(Vec::new());
         let dtype = WeightType::Bf16;
         let count = |panels: &[u8]| panels.len() / dtype.panel_bytes(37);
@@ -520,7 +510,7 @@ mod tests {
         let new = || Matrix::new(dtype, 40 * PANEL, 37, fill);
         pool::Pool::new(2).unwrap().install(new).unwrap();
         let mut filled = filled.into_inner().unwrap();
-        filled.sort();
+        filled.sort_unstable();
         assert_eq!(filled, (0..40).step_by(3).map(|first| (first, 3.min(40 - first))).collect::<Vec<_>>());
     }
 

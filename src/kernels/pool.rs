@@ -2,7 +2,7 @@
 //!
 //! The thread that calls takes part in the work. Each thread has a run of its pieces, in a seat of its own: cache lines that
 //! go to a helper when a region begins and back when it ends. Helpers look at their seats, first busily and then asleep; one
-//! that is late costs nothing, because the others take its pieces. rayon's regions cost several microseconds here, since its
+//! that comes late costs nothing, because the others have taken its pieces. rayon's regions cost several microseconds here, since its
 //! threads sleep between them.
 
 use std::cell::RefCell;
@@ -36,11 +36,14 @@ struct Shared {
     /// Whether a region is being worked on: another one that begins meanwhile runs on its own thread alone.
     is_busy: AtomicBool,
     /// What the first piece that panicked said.
-    panic: Mutex<Option<Box<dyn std::any::Any + Send>>>,
+    panic: Mutex<Option<Panic>>,
     sleepers: Mutex<Vec<Thread>>,
     /// Whether there are any: looked at without the lock.
     are_asleep: AtomicBool,
 }
+
+/// What a piece panicked with.
+type Panic = Box<dyn std::any::Any + Send>;
 
 /// Where a thread finds its work, alone in its cache lines.
 #[derive(Debug, Default)]
@@ -346,25 +349,24 @@ impl Shared {
         let helpers = self.call(pieces, &raw mut work);
         self.work_on(0, &work);
         helpers.iter().for_each(Seat::leave);
+        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.is_busy.store(false, Ordering::Release);
-        if let Some(panic) = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(panic) = panic {
             resume_unwind(panic);
         }
     }
 
-    /// Shares pieces among the seats, and tells whom they are for beside the calling thread.
+    /// Shares pieces among the seats, and calls the helpers of those that have some: only they may enter.
     fn call(&self, pieces: usize, work: *mut Work<'_>) -> &[Seat] {
         let runs = self.seats.len().min(pieces);
         let border = |run: usize| run * pieces / runs;
         for (at, seat) in self.seats.iter().enumerate().take(runs) {
             seat.run.store(packed(&(border(at)..border(at + 1))), Ordering::Relaxed);
-            seat.work.store(work.cast(), Ordering::Relaxed);
         }
         let helpers = self.seats.get(1..runs).unwrap_or_default();
-        helpers.iter().for_each(|seat| seat.phase.store(CALLED, Ordering::Release));
-        // One that is falling asleep just now may be missed, until the next region.
-        if self.are_asleep.load(Ordering::Relaxed) {
-            self.wake();
+        for seat in helpers {
+            seat.work.store(work.cast(), Ordering::Relaxed);
+            seat.phase.store(CALLED, Ordering::Release);
         }
         helpers
     }
@@ -372,9 +374,22 @@ impl Shared {
     /// Takes pieces and does them until there are none.
     fn work_on(&self, own: usize, work: &Work<'_>) {
         while let Some(pieces) = self.next(own, work.1) {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (work.0)(pieces))) {
-                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            // A helper that is falling asleep just now may be missed, until the next piece.
+            if self.are_asleep.load(Ordering::Relaxed) {
+                self.wake();
             }
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (work.0)(pieces))) {
+                self.keep(panic);
+            }
+        }
+    }
+
+    /// Keeps what a piece panicked with, for the caller. Of a second panic nobody hears, and to drop it might be a third.
+    fn keep(&self, panic: Panic) {
+        let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*first {
+            None => *first = Some(panic),
+            Some(_) => std::mem::forget(panic),
         }
     }
 

@@ -127,7 +127,7 @@ pub fn add_to_scaled(isa: Isa, x: &[f32], factor: f32, y: &mut [f32]) {
     });
 }
 
-/// `x` times a number.
+/// `x` becomes `x · factor`.
 pub fn scale(factor: f32, x: &mut [f32]) {
     pool::split_rows(x, 1, PART, |_, x| x.iter_mut().for_each(|x| *x *= factor));
 }

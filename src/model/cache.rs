@@ -6,26 +6,27 @@ use candle_core::{DType, Device, Tensor};
 use super::ops;
 use crate::error::{Error, Result};
 
-/// The tokens of a page on the CPU, and of the only one of a GPU at first.
+/// The most tokens of a page on the CPU, and those of the only one of a GPU at first.
 const PAGE: usize = 256;
 
 /// Rows of f32 values, one a token, for each of several heads.
 #[derive(Clone, Debug)]
 pub struct Rows {
-    pages: Vec<Tensor>, // [heads, page, width] each
+    pages: Vec<Tensor>, // [heads, page, width or more] each
     page: usize,
     len: usize,
+    width: usize,
 }
 
 impl Rows {
     /// `rows` [heads, tokens, width] as a single page.
     pub fn whole(rows: Tensor) -> Result<Self> {
-        let len = rows.dim(1)?;
-        Ok(Self { pages: vec![rows], page: len.max(1), len })
+        let (_, len, width) = rows.dims3()?;
+        Ok(Self { pages: vec![rows], page: len.max(1), len, width })
     }
 
     /// How many tokens there are.
-    pub fn len(&self) -> usize {
+    pub fn tokens(&self) -> usize {
         self.len
     }
 
@@ -39,15 +40,19 @@ impl Rows {
         self.page
     }
 
-    /// The pages, [heads, page, width] each; not all of the last one need be in use.
+    /// How many numbers a row has.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The pages, [heads, page, width or more] each; not all of the last one need be in use.
     pub fn pages(&self) -> &[Tensor] {
         &self.pages
     }
 
     /// The first columns of each row.
-    pub fn columns(&self, count: usize) -> Result<Self> {
-        let pages = self.pages.iter().map(|page| page.narrow(2, 0, count));
-        Ok(Self { pages: pages.collect::<candle_core::Result<_>>()?, ..*self })
+    pub fn columns(&self, count: usize) -> Self {
+        Self { width: count.min(self.width), ..self.clone() }
     }
 
     /// All of them, [heads, tokens, width]: a copy where there are several pages.
@@ -56,7 +61,8 @@ impl Rows {
     }
 
     fn range(&self, start: usize, end: usize) -> Result<Tensor> {
-        let piece = |(page, first, count): (&Tensor, usize, usize)| page.narrow(1, first, count);
+        let piece =
+            |(page, first, count): (&Tensor, usize, usize)| page.narrow(1, first, count)?.narrow(2, 0, self.width);
         let mut pieces = self.pieces(start, end).map(piece).collect::<candle_core::Result<Vec<_>>>()?;
         match (pieces.pop(), pieces.is_empty()) {
             (Some(only), true) => Ok(only),
@@ -91,7 +97,6 @@ impl Rows {
 pub struct Cache {
     rows: Rows,
     heads: usize,
-    width: usize,
     /// How many of the last rows are kept; all where there is no window.
     window: Option<usize>,
     /// The oldest row of a ring that is full.
@@ -102,9 +107,9 @@ pub struct Cache {
 impl Cache {
     /// An empty cache that keeps all rows, or the last ones that a `window` covers.
     pub fn new(heads: usize, width: usize, window: Option<usize>, device: &Device) -> Self {
-        let page = window.map_or(PAGE, |window| window.clamp(1, PAGE));
-        let rows = Rows { pages: Vec::new(), page, len: 0 };
-        Self { rows, heads, width, window, oldest: 0, device: device.clone() }
+        let page = window.map_or(PAGE, |window| window.div_ceil(window.div_ceil(PAGE).max(1)).max(1));
+        let rows = Rows { pages: Vec::new(), page, len: 0, width };
+        Self { rows, heads, window, oldest: 0, device: device.clone() }
     }
 
     /// Adds `rows` [heads, tokens, width], and gives what the queries of these tokens may look at. The added rows come
@@ -132,7 +137,7 @@ impl Cache {
         Ok(self.rows.clone())
     }
 
-    /// Writes rows behind the first `at` ones, which are all there are then.
+    /// Writes `rows` from `at` on. They are the last ones then.
     fn write(&mut self, rows: &Tensor, at: usize) -> Result<()> {
         let len = at + rows.dim(1)?;
         self.make_room(len)?;
@@ -143,14 +148,14 @@ impl Cache {
 
     /// On the CPU there are more pages then, on a GPU, whose kernels take one, a larger one.
     fn make_room(&mut self, len: usize) -> Result<()> {
-        let page = |page| Ok::<_, Error>(Tensor::zeros((self.heads, page, self.width), DType::F32, &self.device)?);
+        let page = |page| Ok::<_, Error>(Tensor::zeros((self.heads, page, self.rows.width), DType::F32, &self.device)?);
         if self.device.is_cpu() {
             while self.rows.pages.len() * self.rows.page < len {
                 self.rows.pages.push(page(self.rows.page)?);
             }
         } else if self.rows.pages.is_empty() || self.rows.page < len {
             let size = len.next_power_of_two().min(self.window.unwrap_or(usize::MAX)).max(self.rows.page);
-            let larger = Rows { pages: vec![page(size)?], page: size, len: self.rows.len };
+            let larger = Rows { pages: vec![page(size)?], page: size, ..self.rows };
             if self.rows.len > 0 {
                 larger.set(&self.rows.joined()?, 0)?;
             }
@@ -170,19 +175,21 @@ impl Cache {
 
     /// The bytes of what is kept.
     pub fn bytes(&self) -> usize {
-        self.heads * self.width * self.rows.len * size_of::<f32>()
+        self.heads * self.rows.width * self.rows.len * size_of::<f32>()
     }
 
     /// A copy on `device`. On the CPU, both have the pages that neither will write to.
     pub fn copy_to(&self, device: &Device) -> Result<Self> {
-        let mut copy = Self::new(self.heads, self.width, self.window, device);
+        let mut copy = Self::new(self.heads, self.rows.width, self.window, device);
         let is_shared = self.window.is_none() && self.device.is_cpu() && device.is_cpu();
         let n_shared = if is_shared { self.rows.len / self.rows.page } else { 0 };
         copy.rows.pages = self.rows.pages.iter().take(n_shared).cloned().collect();
         copy.rows.len = n_shared * self.rows.page;
         if copy.rows.len < self.rows.len {
             let rest = self.rows.range(copy.rows.len, self.rows.len)?;
-            copy.write(&ops::copy_to(&rest, device)?, copy.rows.len)?;
+            let is_there = self.device.same_device(device);
+            let rest = if is_there { rest } else { ops::copy_to(&rest, device)? };
+            copy.write(&rest, copy.rows.len)?;
         }
         Ok(Self { oldest: self.oldest, ..copy })
     }
@@ -239,16 +246,31 @@ mod tests {
         let places = |cache: &Cache| -> Vec<_> { cache.rows.pages.iter().map(Tensor::id).collect() };
         let mut cache = Cache::new(2, 3, None, &Device::Cpu);
         cache.append(&rows.narrow(1, 0, PAGE + 5).unwrap()).unwrap();
-        let before = places(&cache);
-        let mut copy = cache.copy_to(&Device::Cpu).unwrap();
-        assert_eq!((places(&copy)[0], places(&copy).len()), (before[0], 2));
-        assert_ne!(places(&copy)[1], before[1]);
-
+        let (before, copied) = (places(&cache), places(&cache.copy_to(&Device::Cpu).unwrap()));
+        assert_eq!((copied.len(), copied[0]), (2, before[0]));
+        assert_ne!(copied[1], before[1]);
         cache.append(&rows.narrow(1, PAGE + 5, 2 * PAGE - 5).unwrap()).unwrap();
-        copy.append(&rows.narrow(1, 0, 9).unwrap()).unwrap();
         assert_eq!(places(&cache)[..2], before);
-        assert_eq!(sorted(&cache.kept().unwrap().unwrap()), sorted(&rows));
-        let copied = [rows.narrow(1, 0, PAGE + 5).unwrap(), rows.narrow(1, 0, 9).unwrap()];
-        assert_eq!(sorted(&copy.kept().unwrap().unwrap()), sorted(&Tensor::cat(&copied, 1).unwrap()));
+    }
+
+    #[test]
+    fn a_cache_and_its_copy_go_on_by_themselves() {
+        let rows = ramp();
+        let some = |start: usize, count: usize| rows.narrow(1, start, count).unwrap();
+        for window in [None, Some(7), Some(PAGE), Some(PAGE + 9)] {
+            for len in [1, 5, PAGE - 1, PAGE, PAGE + 5, 2 * PAGE] {
+                let mut cache = Cache::new(2, 3, window, &Device::Cpu);
+                (0..len).for_each(|at| drop(cache.append(&some(at, 1)).unwrap()));
+                let mut copy = cache.copy_to(&Device::Cpu).unwrap();
+                (len..len + 20).for_each(|at| drop(cache.append(&some(at, 1)).unwrap()));
+                (0..9).for_each(|at| drop(copy.append(&some(at, 1)).unwrap()));
+                for (cache, rows) in
+                    [(cache, some(0, len + 20)), (copy, Tensor::cat(&[some(0, len), some(0, 9)], 1).unwrap())]
+                {
+                    let want = last(&rows, window.unwrap_or(TOTAL)).unwrap().to_vec3::<f32>().unwrap();
+                    assert_eq!(cache.kept().unwrap().unwrap().to_vec3::<f32>().unwrap(), want, "{window:?} of {len}");
+                }
+            }
+        }
     }
 }

@@ -152,7 +152,7 @@ impl Model {
         let count = step.tokens.len();
         let positions = Positions::new(&self.ropes, step.state.position, count, &self.device)?;
         let embedded = ops::embed(step.tokens, &self.embedding)?; // [tokens, hidden]
-        let mut x = ops::scale(embedded, self.config.embedding_multiplier)?;
+        let mut x = ops::scale_in_place(embedded, self.config.embedding_multiplier)?;
         for (block, state) in self.blocks.iter().zip(&mut step.state.layers) {
             x = block.forward(&x, &positions, state)?;
         }
@@ -166,7 +166,7 @@ impl Model {
             Wanted::Last => x.narrow(0, x.dim(0)? - 1, 1)?,
             Wanted::All => x.clone(),
         };
-        ops::scale(self.head.exactly_of(&self.norm.before(&x)?)?, self.config.logits_multiplier)
+        ops::scale_in_place(self.head.exactly_of(&self.norm.before(&x)?)?, self.config.logits_multiplier)
     }
 
     fn check(&self, step: &Step<'_>) -> Result<()> {

@@ -2,9 +2,9 @@
 
 use candle_core::{Device, Tensor};
 
+use super::super::cache::Rows;
 #[cfg(any(feature = "cuda", test))]
 use super::composed;
-use super::super::cache::Rows;
 use super::{Lent, no_kernels};
 use crate::error::{Error, Result};
 use crate::kernels::attention;
@@ -49,7 +49,7 @@ fn attend_fused(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) -> Resul
         heads,
         kv_heads: keys.heads(),
         n_queries,
-        n_keys: keys.len(),
+        n_keys: keys.tokens(),
         scale: how.scale as f32,
         window: how.window.unwrap_or(usize::MAX),
     };
@@ -64,7 +64,8 @@ fn lent_pages(rows: &Rows) -> Vec<Lent<'_>> {
 }
 
 fn pages<'a>(rows: &Rows, lent: &'a [Lent<'_>]) -> Result<Vec<attention::Heads<'a>>> {
-    rows.pages().iter().zip(lent).map(|(page, lent)| vectors(page, lent)).collect()
+    let vectors = |(page, lent)| Ok(attention::Heads { width: rows.width(), ..vectors(page, lent)? });
+    rows.pages().iter().zip(lent).map(vectors).collect()
 }
 
 /// The same numbers with those of a row side by side.
@@ -109,7 +110,10 @@ mod tests {
             let (k, v) = (wave((kv_heads, positions, width), 0.23), wave((kv_heads, positions, value_width), 0.71));
             let how = Attention { scale, window };
             let (held_keys, held_values) = (Rows::whole(k.clone()).unwrap(), Rows::whole(v.clone()).unwrap());
-            for got in [attend_fused(&q, &held_keys, &held_values, how).unwrap(), composed::attend(&q, &k, &v, how, 1 << 22).unwrap()] {
+            for got in [
+                attend_fused(&q, &held_keys, &held_values, how).unwrap(),
+                composed::attend(&q, &k, &v, how, 1 << 22).unwrap(),
+            ] {
                 for (head, token) in [(0, 0), (1, tokens / 2), (2, tokens - 1), (3, tokens - 1)] {
                     let row = |x: &Tensor, head: usize, from, count| {
                         values(&x.get(head).unwrap().narrow(0, from, count).unwrap())

@@ -55,11 +55,7 @@ fn times_tensor(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> 
 }
 
 /// [`linear`] with each of several matrices, which one row meets in one parallel region.
-pub fn packed_linears<const N: usize>(
-    x: &Tensor,
-    matrices: [&Matrix; N],
-    precision: Precision,
-) -> Result<Vec<Tensor>> {
+pub fn packed_linears<const N: usize>(x: &Tensor, matrices: [&Matrix; N], precision: Precision) -> Result<Vec<Tensor>> {
     let x = x.contiguous()?;
     let rows = x.dim(0)?;
     let ys = matrix::times_all(matrices, Isa::best(), Lent::of(&x)?.slice()?, precision);
@@ -217,8 +213,8 @@ pub fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
     if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) }
 }
 
-/// The same in the memory of `x`, which nothing else may use, where it is on the CPU.
-pub fn scale(x: Tensor, factor: f64) -> Result<Tensor> {
+/// The same, on the CPU in the memory of `x`, which nothing else may use.
+pub fn scale_in_place(x: Tensor, factor: f64) -> Result<Tensor> {
     if factor == 1.0 || !x.device().is_cpu() {
         return scaled(&x, factor);
     }
@@ -362,8 +358,8 @@ pub(super) fn with_slice_mut(x: &Tensor, write: impl FnOnce(&mut [f32])) -> Resu
     Ok(x.inplace_op1(&Write(Cell::new(Some(write))))?)
 }
 
-/// The numbers of `x`, which nothing else may use: no copy where it is on the CPU.
-pub fn into_vec(x: Tensor) -> Result<Vec<f32>> {
+/// The numbers of `x`, which nothing else may use: no copy where they are alone in memory of the CPU.
+pub fn into_vec(x: &Tensor) -> Result<Vec<f32>> {
     let taken = Take(Cell::default());
     if x.device().is_cpu() {
         x.inplace_op1(&taken)?;
@@ -419,15 +415,16 @@ mod tests {
 
     #[test]
     fn numbers_are_taken_out_of_a_tensor_whole_or_copied_from_a_part_of_one() {
-        let whole = || scale(wave((2, 3, 4), 0.3), 2.0).unwrap();
+        let whole = || scale_in_place(wave((2, 3, 4), 0.3), 2.0).unwrap();
         let numbers = values(&whole());
         assert_eq!(numbers, values(&(wave((2, 3, 4), 0.3) * 2.0).unwrap()));
         let kept = whole();
-        assert_eq!(into_vec(kept.narrow(0, 1, 1).unwrap()).unwrap(), numbers[12..]);
-        assert_eq!(into_vec(kept.narrow(0, 0, 1).unwrap()).unwrap(), numbers[..12]);
-        assert_eq!(into_vec(kept.transpose(0, 1).unwrap()).unwrap().len(), 24);
+        assert_eq!(into_vec(&kept.narrow(0, 1, 1).unwrap()).unwrap(), numbers[12..]);
+        assert_eq!(into_vec(&kept.narrow(0, 0, 1).unwrap()).unwrap(), numbers[..12]);
+        let turned = kept.transpose(0, 1).unwrap();
+        assert_eq!(into_vec(&turned).unwrap(), values(&turned.contiguous().unwrap()));
         assert_eq!(values(&kept), numbers);
-        assert_eq!(into_vec(kept).unwrap(), numbers);
+        assert_eq!(into_vec(&kept).unwrap(), numbers);
     }
 
     pub(super) fn wave(shape: impl Into<candle_core::Shape>, k: f32) -> Tensor {
