@@ -4,7 +4,6 @@
 //! output. A pair of each of 16 outputs fills one vector, so that a product needs no sum across a vector; and it is the
 //! order that `vdpbf16ps` and the AMX tiles want, of which it holds whole ones. For f16 and f32 a panel is `[inputs, 16]`.
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::isa::{FAR, Isa, prefetch, vectorized};
@@ -28,7 +27,7 @@ pub trait Element: Copy + Default + Send + Sync + bytemuck::Pod {
     fn value(self) -> f32;
 
     /// A panel, or some groups of one, as f32 `[inputs, 16]`.
-    fn widen(panel: &[Self], wide: &mut [f32]);
+    fn widen(isa: Isa, panel: &[Self], wide: &mut [f32]);
 
     /// The sums over `x` `[inputs]` times a panel.
     fn times(isa: Isa, panel: &[Self], x: &[f32]) -> Lanes;
@@ -57,8 +56,8 @@ vectorized! {
     }
 
     /// A panel, or some groups of one, as f32 `[inputs, 16]`.
-    pub fn widen<T: Element>(_isa: Isa, panel: &[T], wide: &mut [f32]) {
-        T::widen(panel, wide);
+    pub fn widen<T: Element>(isa: Isa, panel: &[T], wide: &mut [f32]) {
+        T::widen(isa, panel, wide);
     }
 }
 
@@ -79,23 +78,13 @@ impl Element for f32 {
     }
 
     #[inline(always)]
-    fn widen(panel: &[Self], wide: &mut [f32]) {
+    fn widen(_isa: Isa, panel: &[Self], wide: &mut [f32]) {
         wide.iter_mut().zip(panel).for_each(|(wide, weight)| *wide = *weight);
     }
 
     #[inline(always)]
     fn times(isa: Isa, panel: &[Self], x: &[f32]) -> Lanes {
-        let mut sums = [Lanes::default(); 2];
-        for (weights, x) in panel.as_chunks::<{ 2 * PANEL }>().0.iter().zip(x.as_chunks::<2>().0) {
-            prefetch::<FAR, _>(weights);
-            let ([first, second], _) = weights.as_chunks::<PANEL>() else { continue };
-            add_product(isa, &mut sums[0], first, x[0]);
-            add_product(isa, &mut sums[1], second, x[1]);
-        }
-        if let ([x], Some(weights)) = (x.as_chunks::<2>().1, panel.last_chunk::<PANEL>()) {
-            add_product(isa, &mut sums[0], weights, *x);
-        }
-        sum(sums)
+        times_widened(isa, panel, x, |weights| *weights)
     }
 }
 
@@ -108,23 +97,14 @@ impl Element for f16 {
     }
 
     #[inline(always)]
-    fn widen(panel: &[Self], wide: &mut [f32]) {
-        if let Some(wide) = wide.get_mut(..panel.len()) {
-            panel.convert_to_f32_slice(wide);
-        }
+    fn widen(isa: Isa, panel: &[Self], wide: &mut [f32]) {
+        let inputs = panel.as_chunks::<PANEL>().0.iter().zip(wide.as_chunks_mut::<PANEL>().0);
+        inputs.for_each(|(weights, wide)| *wide = widened(isa, weights));
     }
 
     #[inline(always)]
     fn times(isa: Isa, panel: &[Self], x: &[f32]) -> Lanes {
-        const INPUTS: usize = 32;
-        let (mut wide, mut sums) = ([0.0; INPUTS * PANEL], Lanes::default());
-        for (weights, x) in panel.chunks(INPUTS * PANEL).zip(x.chunks(INPUTS)) {
-            weights.as_chunks::<{ 2 * PANEL }>().0.iter().for_each(prefetch::<FAR, _>);
-            Self::widen(weights, &mut wide);
-            let part = f32::times(isa, wide.get(..weights.len()).unwrap_or_default(), x);
-            sums = sum([sums, part]);
-        }
-        sums
+        times_widened(isa, panel, x, |weights| widened(isa, weights))
     }
 }
 
@@ -137,7 +117,7 @@ impl Element for bf16 {
     }
 
     #[inline(always)]
-    fn widen(panel: &[Self], wide: &mut [f32]) {
+    fn widen(_isa: Isa, panel: &[Self], wide: &mut [f32]) {
         for (pairs, wide) in pairs(panel).iter().zip(wide.as_chunks_mut::<{ 2 * PANEL }>().0) {
             let (first, second) = wide.split_at_mut(PANEL);
             for ((first, second), pair) in first.iter_mut().zip(second).zip(pairs) {
@@ -162,6 +142,42 @@ impl Element for bf16 {
         }
         sum(sums)
     }
+}
+
+/// The sums over `x` `[inputs]` times a panel `[inputs, 16]`.
+#[inline(always)]
+fn times_widened<T>(isa: Isa, panel: &[T], x: &[f32], widen: impl Fn(&[T; PANEL]) -> Lanes) -> Lanes {
+    let mut sums = [Lanes::default(); 2];
+    for (weights, x) in panel.as_chunks::<{ 2 * PANEL }>().0.iter().zip(x.as_chunks::<2>().0) {
+        prefetch::<FAR, _>(weights);
+        let ([first, second], _) = weights.as_chunks::<PANEL>() else { continue };
+        add_product(isa, &mut sums[0], &widen(first), x[0]);
+        add_product(isa, &mut sums[1], &widen(second), x[1]);
+    }
+    if let ([x], Some(weights)) = (x.as_chunks::<2>().1, panel.last_chunk::<PANEL>()) {
+        add_product(isa, &mut sums[0], &widen(weights), *x);
+    }
+    sum(sums)
+}
+
+/// Numbers of 16 bits as f32. What `half` has for it asks again and again which instructions there are.
+#[inline(always)]
+fn widened(isa: Isa, weights: &[f16; PANEL]) -> Lanes {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx2 {
+        use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+        let mut wide = Lanes::default();
+        for (weights, wide) in weights.as_chunks::<8>().0.iter().zip(wide.as_chunks_mut::<8>().0) {
+            #[allow(unsafe_code)]
+            // SAFETY: the level has F16C, and eight numbers of either type are there.
+            unsafe {
+                _mm256_storeu_ps(wide.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(weights.as_ptr().cast())));
+            }
+        }
+        return wide;
+    }
+    let _ = isa;
+    weights.map(f16::to_f32)
 }
 
 #[inline(always)]
