@@ -216,14 +216,16 @@ impl fmt::Display for Fitting {
     }
 }
 
-/// The types of weights in which a checkpoint takes no more than so many bytes, the finest first.
+/// The types of weights in which a checkpoint and a token take no more than so many bytes, the finest first.
 fn fitting(checkpoint: &Checkpoint, settings: Settings, device: &Device, bytes: usize) -> Result<Vec<Fitting>> {
     let mut fitting = Vec::new();
     for dtype in COARSER {
         let settings = Settings { dtype: Some(dtype), ..settings };
         if let Some(spare) = bytes.checked_sub(checkpoint.bytes_in_memory(settings, device)?) {
             let tokens = tokens_within(spare, checkpoint.config(), device);
-            fitting.push(Fitting { dtype: dtype.name(), tokens });
+            if tokens > 0 {
+                fitting.push(Fitting { dtype: dtype.name(), tokens });
+            }
         }
     }
     Ok(fitting)
@@ -292,13 +294,13 @@ mod tests {
         };
         let all = |bytes| fitting(&nano, Settings::default(), &Device::Cpu, bytes).unwrap();
         let of = |bytes| all(bytes).iter().map(|fitting| fitting.dtype).collect::<Vec<_>>();
-        let q8_0 = bytes(WeightType::Blocks(Format::Q8_0));
+        let config = nano.config();
+        let q8_0 = bytes(WeightType::Blocks(Format::Q8_0)) + config.cache_bytes(1);
         assert_eq!(of(q8_0), ["q8_0", "q6_k", "q5_k", "q4_k"]);
         assert_eq!(of(q8_0 - 1), ["q6_k", "q5_k", "q4_k"]);
         assert!(of(usize::MAX).len() == COARSER.len() && of(0).is_empty());
         let tokens = |spare| all(q8_0 + spare)[0].tokens;
-        let config = nano.config();
-        assert_eq!([0, config.cache_bytes(100), usize::MAX - q8_0].map(tokens), [0, 100, config.max_seq_len]);
+        assert_eq!([0, config.cache_bytes(99), usize::MAX - q8_0].map(tokens), [1, 100, config.max_seq_len]);
     }
 
     #[test]
