@@ -106,7 +106,7 @@ fn recurrence(c: &mut Criterion) {
 }
 
 /// The tokens of a page of keys.
-const PAGE: usize = 256;
+const PAGE: usize = 248;
 
 fn pages(data: &[f32], heads: usize, width: usize) -> Vec<Heads<'_>> {
     let of = |data| Heads { data, head_stride: PAGE * width, stride: width, width };

@@ -6,8 +6,9 @@ use candle_core::{DType, Device, Tensor};
 use super::ops;
 use crate::error::{Error, Result};
 
-/// The most tokens of a page on the CPU, and those of the only one of a GPU at first.
-const PAGE: usize = 256;
+/// The most tokens of a page on the CPU, and those of the only one of a GPU at first: somewhat fewer than a power of two, so
+/// that what the allocator adds to a page doesn't take another of its slices.
+const PAGE: usize = 248;
 
 /// Rows of f32 values, one a token, for each of several heads.
 #[derive(Clone, Debug)]
