@@ -99,12 +99,14 @@ impl Element for f16 {
     #[inline(always)]
     fn widen(isa: Isa, panel: &[Self], wide: &mut [f32]) {
         let inputs = panel.as_chunks::<PANEL>().0.iter().zip(wide.as_chunks_mut::<PANEL>().0);
-        inputs.for_each(|(weights, wide)| *wide = widened(isa, weights));
+        let f16c = F16c::of(isa);
+        inputs.for_each(|(weights, wide)| *wide = widened(f16c, weights));
     }
 
     #[inline(always)]
     fn times(isa: Isa, panel: &[Self], x: &[f32]) -> Lanes {
-        times_widened(isa, panel, x, |weights| widened(isa, weights))
+        let f16c = F16c::of(isa);
+        times_widened(isa, panel, x, |weights| widened(f16c, weights))
     }
 }
 
@@ -160,23 +162,35 @@ fn times_widened<T>(isa: Isa, panel: &[T], x: &[f32], widen: impl Fn(&[T; PANEL]
     sum(sums)
 }
 
+/// Exists only where the machine has the instructions F16C.
+#[derive(Clone, Copy)]
+struct F16c(());
+
+impl F16c {
+    #[inline(always)]
+    fn of(isa: Isa) -> Option<Self> {
+        let is_there = cfg!(target_arch = "x86_64") && isa >= Isa::Avx2 && Isa::best() >= Isa::Avx2;
+        is_there.then_some(Self(()))
+    }
+}
+
 /// Numbers of 16 bits as f32. What `half` has for it asks again and again which instructions there are.
 #[inline(always)]
-fn widened(isa: Isa, weights: &[f16; PANEL]) -> Lanes {
+fn widened(f16c: Option<F16c>, weights: &[f16; PANEL]) -> Lanes {
     #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx2 {
+    if f16c.is_some() {
         use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
         let mut wide = Lanes::default();
         for (weights, wide) in weights.as_chunks::<8>().0.iter().zip(wide.as_chunks_mut::<8>().0) {
             #[allow(unsafe_code)]
-            // SAFETY: the level has F16C, and eight numbers of either type are there.
+            // SAFETY: the type proves F16C, and eight numbers of either type are there.
             unsafe {
                 _mm256_storeu_ps(wide.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(weights.as_ptr().cast())));
             }
         }
         return wide;
     }
-    let _ = isa;
+    let _ = f16c;
     weights.map(f16::to_f32)
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The thread that calls takes part in the work. Each thread has a run of its pieces, in a seat of its own: cache lines that
 //! go to a helper when a region begins and back when it ends. Helpers look at their seats, first busily and then asleep; one
-//! that comes late costs nothing, because the others have taken its pieces. rayon's regions cost several microseconds here, since its
-//! threads sleep between them.
+//! that comes late costs nothing, because the others have taken its pieces. rayon's regions cost several microseconds here,
+//! since its threads sleep between them.
 
 use std::cell::RefCell;
 use std::io;
