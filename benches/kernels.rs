@@ -9,7 +9,7 @@ use blazr::kernels::attention::{Attention, Heads, Pages};
 use blazr::kernels::blocks::Format;
 use blazr::kernels::gemm::Rows;
 use blazr::kernels::isa::Isa;
-use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, scan, step};
+use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, Steps, scan, step};
 use blazr::kernels::matrix::{Matrix, Precision, WeightType};
 use blazr::kernels::pool::{self, Pool};
 use blazr::kernels::rows::{GatedNorm, gate_row, rms_norm, swiglu};
@@ -77,15 +77,15 @@ fn matrices(c: &mut Criterion) {
 fn recurrence(c: &mut Criterion) {
     let width = SIZING.conv_dim();
     let (xbc, d) = (wave(PROMPT * width, 0.3), wave(SIZING.heads, 1.1));
-    let dt = vec![0.01; PROMPT * SIZING.heads];
-    let a = vec![-1.0; SIZING.heads];
-    let inputs = Inputs { xbc: &xbc, dt: &dt, a: &a, d: &d };
+    let (dt, bias, a) = (wave(PROMPT * SIZING.heads, 0.9), vec![-5.0; SIZING.heads], vec![-1.0; SIZING.heads]);
+    let dt = Steps { dt: Rows { data: &dt, stride: SIZING.heads }, bias: &bias, limit: (0.0, f64::INFINITY) };
+    let inputs = Inputs { xbc: &xbc, dt, a: &a, d: &d };
     let mut state = wave(SIZING.inner() * SIZING.state_size, 0.2);
     let mut y = vec![0.0; PROMPT * SIZING.inner()];
     let mut group = c.benchmark_group("mamba2");
     group.throughput(Throughput::Bytes(2 * size_of_val(&state[..]) as u64));
     pooled(|| {
-        let token = Inputs { xbc: &xbc[..width], dt: &dt[..SIZING.heads], ..inputs };
+        let token = Inputs { xbc: &xbc[..width], ..inputs };
         group.bench_function("step", |b| {
             b.iter(|| step(Isa::best(), SIZING, &mut state, token, &mut y[..SIZING.inner()]));
         });

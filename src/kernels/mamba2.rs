@@ -3,6 +3,8 @@
 //!
 //! Δ and the logarithms of the decays are f64: within a chunk the decay between two tokens is a difference of sums.
 
+use std::ops::Range;
+
 use super::LANES;
 use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
 use super::isa::{FAR, Isa, prefetch, vectorized};
@@ -64,18 +66,32 @@ impl Sizing {
 pub struct Inputs<'a> {
     /// x, B and C side by side, `[tokens, conv_dim]`.
     pub xbc: &'a [f32],
-    /// Δ, `[tokens, heads]`.
-    pub dt: &'a [f64],
+    /// Δ of each token and head.
+    pub dt: Steps<'a>,
     /// A, `[heads]`, negative.
     pub a: &'a [f64],
     /// D, `[heads]`.
     pub d: &'a [f32],
 }
 
-/// Δ = clip(softplus(dt + bias)).
-pub fn discretize(dt: f32, bias: f64, (low, high): (f64, f64)) -> f64 {
-    let dt = f64::from(dt) + bias;
-    (dt.max(0.0) + (-dt.abs()).exp().ln_1p()).clamp(low, high)
+/// What Δ = clip(softplus(dt + bias)) is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps<'a> {
+    /// dt, `[tokens, heads]`.
+    pub dt: Rows<'a>,
+    /// `[heads]`.
+    pub bias: &'a [f64],
+    /// The bounds that Δ is clipped to.
+    pub limit: (f64, f64),
+}
+
+impl Steps<'_> {
+    /// Δ of a token and head.
+    fn of(&self, token: usize, head: usize) -> Option<f64> {
+        let dt = f64::from(*self.dt.data.get(token * self.dt.stride + head)?) + self.bias.get(head)?;
+        let (low, high) = self.limit;
+        Some((dt.max(0.0) + (-dt.abs()).exp().ln_1p()).clamp(low, high))
+    }
 }
 
 /// e^log, what is left of a state after `log` = Δ · A.
@@ -203,7 +219,7 @@ fn advance_row(isa: Isa, row: &mut [f32], decay: f32, input: f32, b: &[f32], c: 
     total
 }
 
-/// Advances `state` `[heads, head_dim, state_size]` by one token and writes `y` `[heads · head_dim]`.
+/// Advances `state` `[heads, head_dim, state_size]` by the one token of `inputs` and writes `y` `[heads · head_dim]`.
 pub fn step(isa: Isa, sizing: Sizing, state: &mut [f32], inputs: Inputs<'_>, y: &mut [f32]) {
     let (head_dim, per_head) = (sizing.head_dim, sizing.head_dim * sizing.state_size);
     let least = STEP.div_ceil(per_head.max(1));
@@ -219,7 +235,7 @@ pub fn step(isa: Isa, sizing: Sizing, state: &mut [f32], inputs: Inputs<'_>, y: 
 
 fn head_of<'a>(sizing: Sizing, inputs: Inputs<'a>, head: usize) -> Option<Head<'a>> {
     let (b, c) = sizing.b_and_c(head);
-    let dt = *inputs.dt.get(head)?;
+    let dt = inputs.dt.of(0, head)?;
     Some(Head {
         x: inputs.xbc.get(head * sizing.head_dim..(head + 1) * sizing.head_dim)?,
         b: inputs.xbc.get(b..b + sizing.state_size)?,
@@ -291,8 +307,7 @@ fn scan_head(
     let width = sizing.conv_dim();
     let mut work = HeadScan::new(isa, sizing, head, state, &inputs);
     for (chunk, xbc) in inputs.xbc.chunks(CHUNK * width).enumerate() {
-        let dt = inputs.dt.get(chunk * CHUNK * sizing.heads..).unwrap_or_default();
-        work.take_times(xbc.len() / width, dt);
+        work.take_steps(chunk * CHUNK..chunk * CHUNK + xbc.len() / width, inputs.dt);
         work.chunk(xbc, scores.of(chunk, head / (sizing.heads / sizing.groups)));
         for (token, own) in work.y.chunks_exact(sizing.head_dim).take(xbc.len() / width).enumerate() {
             y.row(chunk * CHUNK + token).copy_from_slice(own);
@@ -337,14 +352,14 @@ impl HeadScan {
         }
     }
 
-    /// Takes the Δ of the chunk's tokens from `dt` `[tokens, heads]`.
-    fn take_times(&mut self, tokens: usize, dt: &[f64]) {
+    /// Takes the Δ of the chunk's tokens.
+    fn take_steps(&mut self, tokens: Range<usize>, steps: Steps<'_>) {
         self.dt.clear();
         self.sums.clear();
         let mut sum = 0.0;
-        for dt in dt.iter().skip(self.head).step_by(self.sizing.heads).take(tokens) {
+        for dt in tokens.filter_map(|token| steps.of(token, self.head)) {
             sum += dt * self.a;
-            self.dt.push(*dt as f32);
+            self.dt.push(dt as f32);
             self.sums.push(sum);
         }
     }
@@ -414,15 +429,16 @@ mod tests {
     fn exact(sizing: Sizing, state: &mut [f64], inputs: Inputs<'_>) -> Vec<f64> {
         let Sizing { heads, head_dim, state_size, .. } = sizing;
         let mut y = Vec::new();
-        for (xbc, dt) in inputs.xbc.chunks(sizing.conv_dim()).zip(inputs.dt.chunks(heads)) {
+        for (token, xbc) in inputs.xbc.chunks(sizing.conv_dim()).enumerate() {
             for h in 0..heads {
-                let ((b, c), decay) = (sizing.b_and_c(h), (dt[h] * inputs.a[h]).exp());
+                let dt = inputs.dt.of(token, h).unwrap();
+                let ((b, c), decay) = (sizing.b_and_c(h), (dt * inputs.a[h]).exp());
                 for p in 0..head_dim {
                     let x = f64::from(xbc[h * head_dim + p]);
                     let mut sum = f64::from(inputs.d[h]) * x;
                     for n in 0..state_size {
                         let s = &mut state[(h * head_dim + p) * state_size + n];
-                        *s = decay * *s + dt[h] * x * f64::from(xbc[b + n]);
+                        *s = decay * *s + dt * x * f64::from(xbc[b + n]);
                         sum += *s * f64::from(xbc[c + n]);
                     }
                     y.push(sum);
@@ -443,9 +459,10 @@ mod tests {
             let heads = sizing.heads;
             let wave = |n: usize, k: f32| (0..n).map(|i| ((i as f32 + seed as f32) * k).sin()).collect::<Vec<f32>>();
             let (xbc, d) = (wave(tokens * sizing.conv_dim(), 0.3), wave(heads, 1.1));
-            let dt: Vec<f64> = wave(tokens * heads, 0.9).iter().map(|v| f64::from(v.abs())).collect();
+            let (dt, bias) = (wave(tokens * heads, 0.9), vec![-0.3; heads]);
             let a: Vec<f64> = wave(heads, 1.3).iter().map(|v| -f64::from(v.abs())).collect();
-            let inputs = Inputs { xbc: &xbc, dt: &dt, a: &a, d: &d };
+            let steps = |dt| Steps { dt: Rows { data: dt, stride: heads }, bias: &bias, limit: (0.1, 1.5) };
+            let inputs = Inputs { xbc: &xbc, dt: steps(&dt), a: &a, d: &d };
             let before = wave(heads * head_dim * state_size, 0.2);
             let mut exact_state: Vec<f64> = before.iter().map(|v| f64::from(*v)).collect();
             let want = exact(sizing, &mut exact_state, inputs);
@@ -457,7 +474,7 @@ mod tests {
                 let (mut stepped, mut z) = (before.clone(), vec![f32::NAN; tokens * sizing.inner()]);
                 let by_token = xbc.chunks(sizing.conv_dim()).zip(dt.chunks(heads)).zip(z.chunks_mut(sizing.inner()));
                 for ((xbc, dt), z) in by_token {
-                    step(isa, sizing, &mut stepped, Inputs { xbc, dt, ..inputs }, z);
+                    step(isa, sizing, &mut stepped, Inputs { xbc, dt: steps(dt), ..inputs }, z);
                 }
                 for (got, state) in [(y, scanned), (z, stepped)] {
                     for (got, want) in got.iter().zip(&want).chain(state.iter().zip(&exact_state)) {
@@ -498,7 +515,8 @@ mod tests {
         let sizing = Sizing { heads: 1, head_dim: 1, state_size: 1, groups: 1 };
         let xbc = [1e-3, 1.0, 1.0, 0.0, 1.0, 1.0]; // two tokens, the second without input
         for log in [-50.0, -56.0, -80.0, -87.0, -95.0] {
-            let inputs = Inputs { xbc: &xbc, dt: &[1.0, 1.0], a: &[log], d: &[0.0] };
+            let steps = Steps { dt: Rows { data: &[0.0, 0.0], stride: 1 }, bias: &[0.0], limit: (1.0, 1.0) };
+            let inputs = Inputs { xbc: &xbc, dt: steps, a: &[log], d: &[0.0] };
             let kept = if log < LOST { 0.0 } else { (1e-3 * log.exp()) as f32 };
             for isa in Isa::available() {
                 let (mut stepped, mut scanned, mut y) = ([0.0f32], [0.0f32], [f32::NAN; 2]);
@@ -515,11 +533,13 @@ mod tests {
 
     #[test]
     fn a_step_is_that_of_softplus_within_its_limits() {
-        let free = (0.0, f64::INFINITY);
+        let delta = |dt: f32, bias: f64, limit| {
+            Steps { dt: Rows { data: &[dt], stride: 1 }, bias: &[bias], limit }.of(0, 0).unwrap()
+        };
         for (dt, bias) in [(0.3f32, 0.2), (-30.0, 1.0), (40.0, 0.5), (0.0, -3.0)] {
             let want = (1.0 + (f64::from(dt) + bias).exp()).ln();
-            assert!((discretize(dt, bias, free) - want).abs() <= 1e-12 * want.max(1.0));
+            assert!((delta(dt, bias, (0.0, f64::INFINITY)) - want).abs() <= 1e-12 * want.max(1.0));
         }
-        assert_eq!((discretize(9.0, 0.0, (0.1, 0.5)), discretize(-9.0, 0.0, (0.1, 0.5))), (0.5, 0.1));
+        assert_eq!((delta(9.0, 0.0, (0.1, 0.5)), delta(-9.0, 0.0, (0.1, 0.5))), (0.5, 0.1));
     }
 }

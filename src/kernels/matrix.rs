@@ -15,6 +15,7 @@ use super::left::{self, Left};
 use super::memory::{self, Line, Memory};
 use super::panels::{self, Element, PANEL};
 use super::pool::{self, Columns};
+use super::rows::swiglu_row;
 
 /// How exactly activations meet weights. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -197,6 +198,19 @@ impl Matrix {
         y
     }
 
+    /// One row `x` `[n_in]` times the transpose of the matrix: `[n_out]`. In the same parallel region `after` is called with
+    /// the number of an output and some outputs from it on, until it was called with all.
+    pub fn row_times(
+        &self,
+        isa: Isa,
+        x: &[f32],
+        precision: Precision,
+        after: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Vec<f32> {
+        let [y] = row_times_all([self], isa, x, precision, after);
+        y
+    }
+
     /// How several rows meet this matrix.
     fn way(&self, isa: Isa, precision: Precision) -> Way {
         match (self.dtype, precision) {
@@ -296,7 +310,7 @@ pub fn times_all<const N: usize>(matrices: [&Matrix; N], isa: Isa, x: &[f32], pr
     debug_assert!(matrices.iter().all(|matrix| matrix.n_in == n_in), "matrices of as many inputs");
     match x.len() / n_in.max(1) {
         0 => matrices.map(|_| Vec::new()),
-        1 => row_times_all(matrices, isa, x, precision),
+        1 => row_times_all(matrices, isa, x, precision, |_, _| {}),
         rows => rows_times_all(matrices, isa, x, rows, precision),
     }
 }
@@ -351,21 +365,64 @@ unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> 
     numbers
 }
 
-/// Every weight is read once, which is what this costs.
-fn row_times_all<const N: usize>(matrices: [&Matrix; N], isa: Isa, x: &[f32], precision: Precision) -> [Vec<f32>; N] {
-    let has_blocks = matrices.iter().any(|matrix| matches!(matrix.dtype, WeightType::Blocks(_)));
-    let quantized = (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x));
-    let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max();
-    // Panels of blocks meet a row two by two.
-    let together = if has_blocks { 2 } else { 1 };
-    let least = PART.div_ceil(panel.unwrap_or_default().max(1)).next_multiple_of(together);
+/// One row on its way to some matrices. Every weight is read once, which is what its products cost.
+struct Row<'a> {
+    isa: Isa,
+    x: &'a [f32],
+    /// The same row, where it meets blocks.
+    quantized: Option<Activations>,
+    /// So many panels are worth a part of a parallel region.
+    least: usize,
+}
+
+impl<'a> Row<'a> {
+    fn new(matrices: &[&Matrix], isa: Isa, x: &'a [f32], precision: Precision) -> Self {
+        let has_blocks = matrices.iter().any(|matrix| matrix.dtype.is_blocks());
+        let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max().unwrap_or_default();
+        // Panels of blocks meet a row two by two.
+        let together = if has_blocks { 2 } else { 1 };
+        Self {
+            isa: isa.min(Isa::best()),
+            x,
+            quantized: (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x)),
+            least: PART.div_ceil(panel.max(1)).next_multiple_of(together),
+        }
+    }
+
+    /// Some outputs of a matrix, from the panel `first` on.
+    fn times(&self, matrix: &Matrix, first: usize, y: &mut [f32]) {
+        matrix.some_panels_times(self.isa, first, self.x, self.quantized.as_ref(), y);
+    }
+}
+
+fn row_times_all<const N: usize>(
+    matrices: [&Matrix; N],
+    isa: Isa,
+    x: &[f32],
+    precision: Precision,
+    after: impl Fn(usize, &mut [f32]) + Sync,
+) -> [Vec<f32>; N] {
+    let row = Row::new(&matrices, isa, x, precision);
     let mut ys = matrices.map(|matrix| vec![0.0; matrix.n_out]);
-    pool::split_rows_of_all(ys.each_mut().map(Vec::as_mut_slice), PANEL, least, |which, first, y| {
+    pool::split_rows_of_all(ys.each_mut().map(Vec::as_mut_slice), PANEL, row.least, |which, first, y| {
         if let Some(matrix) = matrices.get(which) {
-            matrix.some_panels_times(isa, first, x, quantized.as_ref(), y);
+            row.times(matrix, first, y);
+            after(first * PANEL, y);
         }
     });
     ys
+}
+
+/// `silu(gate · factor) · up` of what one row `x` gives with two matrices of one size, in one parallel region.
+pub fn gated_row(gate: &Matrix, factor: f32, up: &Matrix, isa: Isa, x: &[f32], precision: Precision) -> Vec<f32> {
+    let row = Row::new(&[gate, up], isa, x, precision);
+    let (mut gates, mut ups) = (vec![0.0; gate.n_out], vec![0.0; up.n_out]);
+    pool::split_rows_of_two((&mut gates, PANEL), (&mut ups, PANEL), row.least, |first, gates, ups| {
+        row.times(gate, first, gates);
+        row.times(up, first, ups);
+        swiglu_row(row.isa, gates, factor, ups);
+    });
+    ups
 }
 
 /// One row times some panels.
@@ -525,6 +582,23 @@ mod tests {
                 .install(|| times_all(matrices.each_ref(), Isa::best(), &x, Precision::Fast));
             assert_eq!(together, matrices.each_ref().map(|matrix| matrix.times(Isa::best(), &x, Precision::Fast)));
         }
+    }
+
+    #[test]
+    fn what_follows_a_row_s_product_is_called_once_with_each_output() {
+        let (gate, up) = (matrix(WeightType::Bf16, 1030, 37), matrix(WeightType::F16, 1030, 37));
+        let x = wave(37, 0.73);
+        let [gates, ups] = times_all([&gate, &up], Isa::best(), &x, Precision::Fast);
+        let (counted, gated) = pool::Pool::new(3).unwrap().install(|| {
+            let after = |first: usize, y: &mut [f32]| (first..).zip(y).for_each(|(at, y)| *y += at as f32);
+            let counted = up.row_times(Isa::best(), &x, Precision::Fast, after);
+            (counted, gated_row(&gate, 0.5, &up, Isa::best(), &x, Precision::Fast))
+        });
+        assert!(counted.iter().zip(&ups).enumerate().all(|(at, (got, y))| *got == y + at as f32));
+        let mut want = ups;
+        super::super::rows::swiglu(Isa::best(), &gates, 0.5, &mut want);
+        let far = gated.iter().zip(&want).find(|(got, want)| (**got - **want).abs() > 1e-6 * want.abs());
+        assert_eq!((gated.len(), far), (want.len(), None));
     }
 
     #[test]

@@ -32,13 +32,15 @@ vectorized! {
         }
     }
 
-    fn swiglu_row(isa: Isa, gate: &[f32], factor: f32, up: &mut [f32]) {
+    /// `up` becomes silu(gate · factor) · up.
+    pub fn swiglu_row(isa: Isa, gate: &[f32], factor: f32, up: &mut [f32]) {
         for (up, gate) in up.iter_mut().zip(gate) {
             *up *= silu(isa, gate * factor);
         }
     }
 
-    fn add_to_scaled_row(isa: Isa, x: &[f32], factor: f32, y: &mut [f32]) {
+    /// `y` becomes x + y · factor.
+    pub fn add_to_scaled_row(isa: Isa, x: &[f32], factor: f32, y: &mut [f32]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = isa.mul_add(*y, factor, *x));
     }
 

@@ -173,7 +173,7 @@ impl Linear {
     pub fn gated(gate: &Self, factor: f64, up: &Self, input: &Input<'_>) -> Result<Tensor> {
         if gate.bias.is_none()
             && up.bias.is_none()
-            && let Some(y) = ops::gated_row(input, &gate.weight, factor, &up.weight)?
+            && let Some(y) = ops::gated_row(input, &gate.weight, factor, &up.weight, up.precision)?
         {
             return Ok(y);
         }
@@ -182,7 +182,7 @@ impl Linear {
     }
 
     fn product(&self, input: &Input<'_>, precision: Precision, residual: Option<Residual<'_>>) -> Result<Tensor> {
-        if let Some(y) = ops::row_times(input, &self.weight, self.bias.as_ref(), residual)? {
+        if let Some(y) = ops::row_times(input, &self.weight, precision, self.bias.as_ref(), residual)? {
             return Ok(y);
         }
         let y = self.add_bias(ops::linear(&input.rows()?, &self.weight, precision)?)?;

@@ -24,20 +24,14 @@ use crate::model::mlp::{Matrices, Mlp};
 use crate::model::moe::Routing;
 use crate::model::rope::Pairing;
 
-/// Whether products of `x` take a norm along: those of one row do.
-pub(in crate::model) fn products_take_norms(x: &Tensor) -> Result<bool> {
-    Ok(x.device().is_cuda() && x.dim(0)? == 1)
-}
-
-/// One row [1, in] times the transpose of `w` [out, in], with a bias and a residual, in one launch: [1, out]. None for
-/// several rows, and where the weight is on the CPU.
-pub(in crate::model) fn row_times(
+/// As [`super::row_times`], of one row.
+pub(super) fn row_times(
     input: &Input<'_>,
     w: &Weight,
     bias: Option<&Tensor>,
     residual: Option<Residual<'_>>,
 ) -> Result<Option<Tensor>> {
-    let (Some(w), true) = (one_matrix(w)?, products_take_norms(&input.rows)?) else { return Ok(None) };
+    let Some(w) = one_matrix(w)? else { return Ok(None) };
     let norm = norm(input)?;
     let after = After {
         bias: bias.map_or(Ok(0), address)?,
@@ -47,20 +41,14 @@ pub(in crate::model) fn row_times(
     with_output(&input.rows, (1, w.n_out), |x, y| vec![w.row_times(x, norm, after, y)]).map(Some)
 }
 
-/// `silu(gate(x) · factor) · up(x)` of one row [1, in] in one launch: [1, out]. None for several rows, and where a weight is
-/// on the CPU or they differ.
-pub(in crate::model) fn gated_row(
-    input: &Input<'_>,
-    gate: &Weight,
-    factor: f64,
-    up: &Weight,
-) -> Result<Option<Tensor>> {
+/// As [`super::gated_row`], of one row. None where the types of the matrices differ.
+pub(super) fn gated_row(input: &Input<'_>, gate: &Weight, factor: f32, up: &Weight) -> Result<Option<Tensor>> {
     let (Some(gate), Some(up)) = (one_matrix(gate)?, one_matrix(up)?) else { return Ok(None) };
-    if !products_take_norms(&input.rows)? || gate.dtype != up.dtype {
+    if gate.dtype != up.dtype {
         return Ok(None);
     }
     let norm = norm(input)?;
-    let launch = |x, y| vec![cuda::gated(&gate, &up, factor as f32, x, norm, y)];
+    let launch = |x, y| vec![cuda::gated(&gate, &up, factor, x, norm, y)];
     with_output(&input.rows, (1, gate.n_out), launch).map(Some)
 }
 
@@ -89,6 +77,7 @@ pub(super) fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Opt
 fn one_matrix(w: &Weight) -> Result<Option<Weights>> {
     let (at, (n_out, n_in)) = match w {
         Weight::Packed(_) => return Ok(None),
+        Weight::Tensor(w) if w.device().is_cpu() => return Ok(None),
         Weight::Blocks(w) => return w.weights().map(Some),
         Weight::Tensor(w) => (address(w)?, w.dims2()?),
     };

@@ -6,13 +6,9 @@ use super::{Lent, no_kernels, with_slice_mut};
 use crate::error::Result;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
-use crate::kernels::mamba2::{Convolution, Inputs, Sizing, discretize, scan, step};
-use crate::kernels::pool;
+use crate::kernels::mamba2::{Convolution, Inputs, Sizing, Steps, scan, step};
 use crate::kernels::rows::{self, each_row, gate_row};
 use crate::model::input::Input;
-
-/// So many Δ are worth a part of a parallel region.
-const LEAST_STEPS: usize = 256;
 
 /// The weights of one layer but for its projections.
 #[derive(Clone, Debug)]
@@ -120,8 +116,9 @@ impl OnCpu {
         let x = Rows { data: from(inner), stride: width };
         self.write_conv(conv, |conv| convolution.run(isa, x, conv, conv_dim, &mut xbc))?;
 
-        let dt = self.discretize(from(inner + conv_dim), width);
-        let inputs = Inputs { xbc: &xbc, dt: &dt, a: &self.a, d: &self.d };
+        let dt = Rows { data: from(inner + conv_dim), stride: width };
+        let dt = Steps { dt, bias: &self.dt_bias, limit: self.dt_limit };
+        let inputs = Inputs { xbc: &xbc, dt, a: &self.a, d: &self.d };
         let mut y = vec![0.0; tokens * inner];
         let advance = if tokens == 1 { step } else { scan };
         with_slice_mut(ssm, |ssm| advance(isa, sizing, ssm, inputs, &mut y))?;
@@ -146,20 +143,5 @@ impl OnCpu {
             return Ok(());
         }
         with_slice_mut(conv, write)
-    }
-
-    /// Δ of the tokens, `[tokens, heads]`, from rows that are `stride` apart.
-    fn discretize(&self, rows: &[f32], stride: usize) -> Vec<f64> {
-        let heads = self.sizing.heads;
-        let mut all = vec![0.0; rows.len().div_ceil(stride.max(1)) * heads];
-        pool::split_rows(&mut all, heads, LEAST_STEPS.div_ceil(heads), |first, all| {
-            let rows = rows.chunks(stride.max(1)).skip(first);
-            for (own, row) in all.chunks_exact_mut(heads.max(1)).zip(rows) {
-                for ((own, dt), bias) in own.iter_mut().zip(row).zip(&self.dt_bias) {
-                    *own = discretize(*dt, *bias, self.dt_limit);
-                }
-            }
-        });
-        all
     }
 }

@@ -7,6 +7,7 @@ mod composed;
 #[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
 mod cuda;
 mod mamba2;
+mod row;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -17,8 +18,8 @@ use half::{bf16, f16};
 
 pub use self::attention::{Attention, causal_attention};
 pub use self::cuda::{Blocks, Experts, shortlist};
-pub(super) use self::cuda::{gated_row, products_take_norms, row_times};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
+use super::input::{Input, Residual};
 use super::linear::Weight;
 use super::packing::{StoredRows, held_as};
 use super::rope::Pairing;
@@ -52,6 +53,43 @@ pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
 fn times_tensor(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> {
     let on_gpu = cuda::linear(x, w, precision)?;
     on_gpu.map_or_else(|| linear_composed(x, w), Ok)
+}
+
+/// Whether products of `x` take a norm along: those of one row do.
+pub(super) fn products_take_norms(x: &Tensor) -> Result<bool> {
+    Ok(x.dim(0)? == 1)
+}
+
+/// One row [1, in] times the transpose of `w` [out, in], with a bias and a residual, in one parallel region or launch: [1, out].
+/// None for several rows, and where the kernels of the device don't take `w`.
+pub(super) fn row_times(
+    input: &Input<'_>,
+    w: &Weight,
+    precision: Precision,
+    bias: Option<&Tensor>,
+    residual: Option<Residual<'_>>,
+) -> Result<Option<Tensor>> {
+    match w {
+        _ if !products_take_norms(&input.rows)? => Ok(None),
+        Weight::Packed(w) => row::times(input, w, precision, bias, residual).map(Some),
+        w => cuda::row_times(input, w, bias, residual),
+    }
+}
+
+/// `silu(gate(x) · factor) · up(x)` of one row [1, in] in one parallel region or launch: [1, out]. None for several rows, and where
+/// the kernels of the device don't take both matrices.
+pub(super) fn gated_row(
+    input: &Input<'_>,
+    gate: &Weight,
+    factor: f64,
+    up: &Weight,
+    precision: Precision,
+) -> Result<Option<Tensor>> {
+    match (gate, up) {
+        _ if !products_take_norms(&input.rows)? => Ok(None),
+        (Weight::Packed(gate), Weight::Packed(up)) => row::gated(input, gate, factor as f32, up, precision).map(Some),
+        (gate, up) => cuda::gated_row(input, gate, factor as f32, up),
+    }
 }
 
 /// [`linear`] with each of several matrices, which one row meets in one parallel region.
@@ -412,6 +450,7 @@ fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::input::RmsNorm;
 
     #[test]
     fn numbers_are_taken_out_of_a_tensor_whole_or_copied_from_a_part_of_one() {
@@ -456,6 +495,26 @@ mod tests {
             let tokens = [0, 17, 2499];
             assert_close(&embed(&tokens, &packed).unwrap(), &embed(&tokens, &Weight::Tensor(w)).unwrap(), 0.0);
         }
+    }
+
+    #[test]
+    fn a_row_takes_along_what_is_done_one_after_the_other_to_several() {
+        let (n_in, n_out, precision) = (70, 600, Precision::Fast);
+        let weight =
+            |k| Weight::Packed(Arc::new(pack(&wave((n_out, n_in), k).to_dtype(DType::BF16).unwrap(), None).unwrap()));
+        let (w, up) = (weight(0.011), weight(0.017));
+        let (row, norm, bias) = (wave((1, n_in), 0.37), wave(n_in, 0.5), wave(n_out, 0.9));
+        let input = Input { rows: row, norm: Some(RmsNorm { weight: &norm, eps: 1e-5 }) };
+        let residual = Residual { x: &wave((1, n_out), 0.2), factor: 0.7 };
+        let plain = |w| linear(&input.rows().unwrap(), w, precision).unwrap();
+
+        let got = row_times(&input, &w, precision, Some(&bias), Some(residual)).unwrap().unwrap();
+        assert_close(&got, &residual.add(&plain(&w).broadcast_add(&bias).unwrap()).unwrap(), 1e-6);
+        let got = gated_row(&input, &w, 0.3, &up, precision).unwrap().unwrap();
+        assert_close(&got, &swiglu(&plain(&w), 0.3, &plain(&up)).unwrap(), 1e-5);
+        let two = Input::from(&wave((2, n_in), 0.37));
+        assert!(row_times(&two, &w, precision, None, None).unwrap().is_none());
+        assert!(gated_row(&two, &w, 1.0, &up, precision).unwrap().is_none());
     }
 
     #[test]

@@ -21,11 +21,7 @@ pub(super) fn linear(_: &Tensor, _: &Tensor, _: Precision) -> Result<Option<Tens
     Ok(None)
 }
 
-pub(in crate::model) fn products_take_norms(_: &Tensor) -> Result<bool> {
-    Ok(false)
-}
-
-pub(in crate::model) fn row_times(
+pub(super) fn row_times(
     _: &Input<'_>,
     _: &Weight,
     _: Option<&Tensor>,
@@ -34,7 +30,7 @@ pub(in crate::model) fn row_times(
     Ok(None)
 }
 
-pub(in crate::model) fn gated_row(_: &Input<'_>, _: &Weight, _: f64, _: &Weight) -> Result<Option<Tensor>> {
+pub(super) fn gated_row(_: &Input<'_>, _: &Weight, _: f32, _: &Weight) -> Result<Option<Tensor>> {
     Ok(None)
 }
 
