@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use blazr::kernels::attention::{Attention, Heads, Pages};
-use blazr::kernels::blocks::Format;
+use blazr::kernels::blocks::{Activations, Format};
 use blazr::kernels::gemm::Rows;
 use blazr::kernels::isa::Isa;
 use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, Steps, scan, step};
@@ -153,6 +153,7 @@ fn rows(c: &mut Criterion) {
     let norm = Some(GatedNorm { weight: &weight, group: 2048, eps: 1e-5, is_before_gate: false });
     group.bench_function("gated norm", |b| in_place(b, &x, |x| gate_row(Isa::best(), &z, norm, x)));
     group.bench_function("swiglu", |b| in_place(b, &x, |x| swiglu(Isa::best(), &z, 1.0, x)));
+    group.bench_function("quantized", |b| b.iter(|| Activations::quantize(&x)));
     let (cos, sin) = (wave(32, 0.1), wave(32, 0.2));
     group.bench_function("rope", |b| {
         in_place(b, &x, |x| x.chunks_mut(64).for_each(|head| rope::rotate(Isa::best(), head, &cos, &sin, false)));

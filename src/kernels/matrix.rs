@@ -352,17 +352,23 @@ fn rows_times_all<const N: usize>(
 /// `write` stores a number in all of it.
 #[allow(unsafe_code)]
 unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
-    let mut numbers = Vec::with_capacity(count);
-    let (room, _) = numbers.spare_capacity_mut().split_at_mut(count);
+    let mut room = Box::new_uninit_slice(count);
     if cfg!(debug_assertions) {
         room.fill(MaybeUninit::new(f32::NAN)); // what is not stored shows in tests
     }
-    write(room);
-    // SAFETY: there is room for as many, and the caller promises the rest.
+    write(&mut room);
+    // SAFETY: the caller promises it.
+    unsafe { room.assume_init() }.into_vec()
+}
+
+/// Zeros where nothing was: a part of a parallel region has them next to it, and all parts at once.
+fn zeroed(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    room.fill(MaybeUninit::new(0.0));
+    #[allow(unsafe_code)]
+    // SAFETY: every number was just stored.
     unsafe {
-        numbers.set_len(count);
+        room.assume_init_mut()
     }
-    numbers
 }
 
 /// One row on its way to some matrices. Every weight is read once, which is what its products cost.
@@ -403,26 +409,33 @@ fn row_times_all<const N: usize>(
     after: impl Fn(usize, &mut [f32]) + Sync,
 ) -> [Vec<f32>; N] {
     let row = Row::new(&matrices, isa, x, precision);
-    let mut ys = matrices.map(|matrix| vec![0.0; matrix.n_out]);
-    pool::split_rows_of_all(ys.each_mut().map(Vec::as_mut_slice), PANEL, row.least, |which, first, y| {
+    let mut ys = matrices.map(|matrix| Box::new_uninit_slice(matrix.n_out));
+    pool::split_rows_of_all(ys.each_mut().map(|y| &mut **y), PANEL, row.least, |which, first, room| {
+        let y = zeroed(room);
         if let Some(matrix) = matrices.get(which) {
             row.times(matrix, first, y);
             after(first * PANEL, y);
         }
     });
-    ys
+    #[allow(unsafe_code)]
+    // SAFETY: the parts are all of each, and zeroed.
+    ys.map(|y| unsafe { y.assume_init() }.into_vec())
 }
 
 /// `silu(gate · factor) · up` of what one row `x` gives with two matrices of one size, in one parallel region.
 pub fn gated_row(gate: &Matrix, factor: f32, up: &Matrix, isa: Isa, x: &[f32], precision: Precision) -> Vec<f32> {
+    assert_eq!(gate.n_out, up.n_out, "matrices of one size");
     let row = Row::new(&[gate, up], isa, x, precision);
-    let (mut gates, mut ups) = (vec![0.0; gate.n_out], vec![0.0; up.n_out]);
+    let [mut gates, mut ups] = [gate, up].map(|matrix| Box::new_uninit_slice(matrix.n_out));
     pool::split_rows_of_two((&mut gates, PANEL), (&mut ups, PANEL), row.least, |first, gates, ups| {
+        let (gates, ups) = (zeroed(gates), zeroed(ups));
         row.times(gate, first, gates);
         row.times(up, first, ups);
         swiglu_row(row.isa, gates, factor, ups);
     });
-    ups
+    #[allow(unsafe_code)]
+    // SAFETY: the parts are all of it, and zeroed.
+    unsafe { ups.assume_init() }.into_vec()
 }
 
 /// One row times some panels.

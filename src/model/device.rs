@@ -31,7 +31,7 @@ impl FromStr for Place {
 }
 
 /// The device that is asked for; else the first CUDA device where this build has CUDA support and the machine has a
-/// device that can be used, and the CPU where not. Logs the choice, as a warning where a device is there that can't be used.
+/// device that can be used, and the CPU where not. Logs the choice, as a warning unless there is no device.
 ///
 /// # Errors
 /// The device that is asked for is not there, or can't be used.
@@ -45,7 +45,7 @@ pub fn choose(asked: Option<Place>) -> Result<Device> {
         None if !cfg!(feature = "cuda") => tracing::info!("Using CPU (CUDA feature not enabled)"),
         None => match cuda(0) {
             Ok(device) => return Ok(device),
-            Err(Lack { is_there: false, reason }) => tracing::info!("Using CPU (no CUDA device: {reason})"),
+            Err(Lack { is_there: Some(false), reason }) => tracing::info!("Using CPU (no CUDA device: {reason})"),
             Err(lack) => tracing::warn!("Using CPU: {}", lack.of(0)),
         },
     }
@@ -54,8 +54,8 @@ pub fn choose(asked: Option<Place>) -> Result<Device> {
 
 /// Why a CUDA device is not to be had.
 struct Lack {
-    /// Whether the machine has it, and it can't be used.
-    is_there: bool,
+    /// Whether the machine has it; none where its driver does not say.
+    is_there: Option<bool>,
     reason: String,
 }
 
@@ -64,8 +64,9 @@ impl Lack {
     fn of(&self, ordinal: u16) -> String {
         let Self { is_there, reason } = self;
         match is_there {
-            true => format!("CUDA device {ordinal} is there and can't be used: {reason}"),
-            false => format!("there is no CUDA device {ordinal}: {reason}"),
+            Some(true) => format!("CUDA device {ordinal} is there and can't be used: {reason}"),
+            Some(false) => format!("there is no CUDA device {ordinal}: {reason}"),
+            None => format!("CUDA device {ordinal} can't be used: {reason}"),
         }
     }
 }
@@ -82,7 +83,7 @@ fn cuda(ordinal: u16) -> Result<Device, Lack> {
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(_: u16) -> Result<Device, Lack> {
-    Err(Lack { is_there: false, reason: "this build has no CUDA support, which --features cuda adds".into() })
+    Err(Lack { is_there: Some(false), reason: "this build has no CUDA support, which --features cuda adds".into() })
 }
 
 /// How many bytes are free on a device that has memory of its own.
@@ -121,7 +122,8 @@ mod tests {
 
     #[test]
     fn a_device_that_is_there_and_fails_is_not_called_missing() {
-        let full = Lack { is_there: true, reason: "out of memory; free some".into() };
-        assert_eq!(full.of(1), "CUDA device 1 is there and can't be used: out of memory; free some");
+        let of = |is_there| Lack { is_there, reason: "out of memory; free some".into() }.of(1);
+        assert_eq!(of(Some(true)), "CUDA device 1 is there and can't be used: out of memory; free some");
+        assert_eq!(of(None), "CUDA device 1 can't be used: out of memory; free some");
     }
 }

@@ -4,8 +4,14 @@ use super::super::isa::{Isa, vectorized};
 use super::super::pool;
 use super::GROUP;
 
+/// How many numbers are worked on at once.
+const LANES: usize = 8;
+
 /// The rows that meet weights at once: with 16 lanes of two vectors, their sums are in 12 of 16 registers.
 pub(super) const TOGETHER: usize = 6;
+
+/// Half a group.
+const HALF: usize = GROUP / 2;
 
 /// The largest magnitude of a quantized activation: its high byte fits an i8 with the low byte in -128..=127.
 const LARGEST: f32 = 32512.0;
@@ -118,10 +124,10 @@ vectorized! {
 
 /// 32 activations `scale · q`.
 struct Quantized {
-    q: [i16; GROUP],
+    halves: [[i16; HALF]; 2],
     scale: f32,
-    /// The sum of `scale · q`.
-    sum: f32,
+    /// The sums of `q` in each half.
+    sums: [i32; 2],
 }
 
 impl Quantized {
@@ -129,32 +135,38 @@ impl Quantized {
     fn new(x: &[f32; GROUP]) -> Self {
         let largest = largest_magnitude(x);
         let (scale, inverse) = if largest < SMALLEST { (0.0, 0.0) } else { (largest / LARGEST, LARGEST / largest) };
-        let mut q = [0; GROUP];
-        for (q, x) in q.iter_mut().zip(x) {
-            *q = to_integer(x * inverse);
-        }
-        let sum = scale * q.iter().copied().map(i32::from).sum::<i32>() as f32;
-        Self { q, scale: if largest.is_finite() { scale } else { f32::NAN }, sum }
+        let [first, second]: &[[f32; HALF]; 2] = bytemuck::cast_ref(x);
+        let [(first, first_sum), (second, second_sum)] = [to_integers(first, inverse), to_integers(second, inverse)];
+        let scale = if largest.is_finite() { scale } else { f32::NAN };
+        Self { halves: [first, second], scale, sums: [first_sum, second_sum] }
+    }
+
+    /// The sum of `scale · q`.
+    #[inline(always)]
+    fn sum(&self) -> f32 {
+        let [first, second] = self.sums;
+        self.scale * (first + second) as f32
     }
 }
 
 impl Group {
     #[inline(always)]
     fn new(quantized: &Quantized) -> Self {
-        let (first, second) = quantized.q.split_at(GROUP / 2);
-        Self { halves: [Half::split(first), Half::split(second)], scale: quantized.scale, sum: quantized.sum }
+        let ([first, second], [first_sum, second_sum]) = (&quantized.halves, quantized.sums);
+        let halves = [Half::split(first, first_sum), Half::split(second, second_sum)];
+        Self { halves, scale: quantized.scale, sum: quantized.sum() }
     }
 }
 
 impl GroupOfRows {
     #[inline(always)]
     fn put(&mut self, row: usize, quantized: &Quantized) {
-        let pairs = quantized.q.as_chunks().0.iter().flat_map(|&[a, b, c, d]| [[a, c], [b, d]]);
+        let pairs = quantized.halves.as_flattened().as_chunks().0.iter().flat_map(|&[a, b, c, d]| [[a, c], [b, d]]);
         for (own, pair) in self.pairs.as_flattened_mut().iter_mut().zip(pairs) {
             put(own, row, pair);
         }
         put(&mut self.scales, row, quantized.scale);
-        put(&mut self.sums, row, quantized.sum);
+        put(&mut self.sums, row, quantized.sum());
     }
 }
 
@@ -174,13 +186,13 @@ impl Half {
     }
 
     #[inline(always)]
-    fn split(q: &[i16]) -> Self {
-        let (mut hi, mut lo) = ([0; 16], [0; 16]);
+    fn split(q: &[i16; HALF], sum: i32) -> Self {
+        let (mut hi, mut lo) = ([0; HALF], [0; HALF]);
         for ((hi, lo), &q) in hi.iter_mut().zip(&mut lo).zip(q) {
             *lo = q as i8; // the low byte, read as signed; what is left is a multiple of 256
             *hi = (q.wrapping_sub(i16::from(*lo)) >> 8) as i8;
         }
-        Self { hi: bytemuck::cast(hi), lo: bytemuck::cast(lo), sum: q.iter().copied().map(i32::from).sum() }
+        Self { hi: bytemuck::cast(hi), lo: bytemuck::cast(lo), sum }
     }
 }
 
@@ -190,10 +202,20 @@ fn largest_magnitude(x: &[f32]) -> f32 {
     f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.abs().to_bits())))
 }
 
-/// The nearest integer; for what is no number, any.
+/// The nearest integers to `x · factor`, and their sum; for what is no number, any.
 #[inline(always)]
-fn to_integer(value: f32) -> i16 {
-    (value + TO_INTEGER).to_bits() as i16
+fn to_integers(x: &[f32; HALF], factor: f32) -> ([i16; HALF], i32) {
+    let mut q = [0; HALF];
+    let mut sums = [0.0; LANES]; // of integers that f32 has exactly
+    for (q, x) in q.as_chunks_mut::<LANES>().0.iter_mut().zip(x.as_chunks::<LANES>().0) {
+        for ((q, x), sum) in q.iter_mut().zip(x).zip(&mut sums) {
+            let rounded = x * factor + TO_INTEGER;
+            *q = rounded.to_bits() as i16;
+            *sum += rounded - TO_INTEGER;
+        }
+    }
+    let [a, b, c, d, e, f, g, h] = sums;
+    (q, ((a + e) + (c + g) + ((b + f) + (d + h))) as i32)
 }
 
 #[cfg(test)]

@@ -169,11 +169,12 @@ pub fn open(ordinal: usize) -> Result<CudaDevice> {
     Ok(device)
 }
 
-/// Whether the driver has a device of this number, or fails to say so.
-pub fn has(ordinal: usize) -> bool {
+/// Whether the driver has a device of this number; none where it does not say.
+pub fn has(ordinal: usize) -> Option<bool> {
     match CudaContext::device_count() {
-        Ok(count) => usize::try_from(count).is_ok_and(|count| ordinal < count),
-        Err(error) => !matches!(error.0, CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_STUB_LIBRARY),
+        Ok(count) => Some(usize::try_from(count).is_ok_and(|count| ordinal < count)),
+        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_STUB_LIBRARY)) => Some(false),
+        Err(_) => None,
     }
 }
 

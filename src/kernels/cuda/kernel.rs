@@ -23,12 +23,21 @@ impl Kernel {
         }
         Self { name, number }
     }
+
+    /// The same kernel, if there is one of this name. Else what asks for it does not compile.
+    pub(super) const fn known(self) -> Self {
+        assert!(self.number < COUNT, "there is no kernel of this name");
+        self
+    }
 }
+
+/// How many kernels there are.
+const COUNT: usize = Kernel::named("").number;
 
 /// The kernel of a name that is known here.
 macro_rules! kernel {
     ($name:expr) => {
-        const { crate::kernels::cuda::kernel::Kernel::named($name) }
+        const { crate::kernels::cuda::kernel::Kernel::named($name).known() }
     };
 }
 
@@ -73,14 +82,13 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_all_names_in_a_row() {
-        let mut count = 0;
         for (number, name) in MODULES.iter().flat_map(Module::names).enumerate() {
             let kernel = Kernel::named(name.clone().leak());
             assert_eq!((kernel.name, kernel.number), (name.as_str(), number));
-            count += 1;
         }
+        assert_eq!(MODULES.iter().flat_map(Module::names).count(), COUNT);
         for name in ["", "gate_", "gated", "gated_q8_0x", "columns_times_q8_0"] {
-            assert_eq!(Kernel::named(name).number, count, "{name}");
+            assert_eq!(Kernel::named(name).number, COUNT, "{name}");
         }
         assert_eq!(kernel!("row_times_float"), Kernel { name: "row_times_float", number: 0 });
     }

@@ -101,17 +101,25 @@ impl Launch {
     }
 }
 
-/// The kernel of a family for weights of this type.
+/// The kernel of a family for weights of this type, which it need not have.
 macro_rules! typed {
     ($dtype:expr, $family:literal) => {
         match $dtype {
-            WeightType::F32 => crate::kernels::cuda::kernel::kernel!(concat!($family, "_float")),
-            WeightType::F16 => crate::kernels::cuda::kernel::kernel!(concat!($family, "_f16")),
-            WeightType::Bf16 => crate::kernels::cuda::kernel::kernel!(concat!($family, "_bf16")),
-            WeightType::Blocks(Format::Q8_0) => crate::kernels::cuda::kernel::kernel!(concat!($family, "_q8_0")),
-            WeightType::Blocks(Format::Q4K) => crate::kernels::cuda::kernel::kernel!(concat!($family, "_q4_k")),
-            WeightType::Blocks(Format::Q5K) => crate::kernels::cuda::kernel::kernel!(concat!($family, "_q5_k")),
-            WeightType::Blocks(Format::Q6K) => crate::kernels::cuda::kernel::kernel!(concat!($family, "_q6_k")),
+            WeightType::F32 => const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_float")) },
+            WeightType::F16 => const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_f16")) },
+            WeightType::Bf16 => const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_bf16")) },
+            WeightType::Blocks(Format::Q8_0) => {
+                const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_q8_0")) }
+            }
+            WeightType::Blocks(Format::Q4K) => {
+                const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_q4_k")) }
+            }
+            WeightType::Blocks(Format::Q5K) => {
+                const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_q5_k")) }
+            }
+            WeightType::Blocks(Format::Q6K) => {
+                const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_q6_k")) }
+            }
         }
     };
 }
