@@ -78,7 +78,7 @@ fn recurrence(c: &mut Criterion) {
     let width = SIZING.conv_dim();
     let (xbc, d) = (wave(PROMPT * width, 0.3), wave(SIZING.heads, 1.1));
     let (dt, bias, a) = (wave(PROMPT * SIZING.heads, 0.9), vec![-5.0; SIZING.heads], vec![-1.0; SIZING.heads]);
-    let dt = Steps { dt: Rows { data: &dt, stride: SIZING.heads }, bias: &bias, limit: (0.0, f64::INFINITY) };
+    let dt = Steps { projected: Rows { data: &dt, stride: SIZING.heads }, bias: &bias, limit: (0.0, f64::INFINITY) };
     let inputs = Inputs { xbc: &xbc, dt, a: &a, d: &d };
     let mut state = wave(SIZING.inner() * SIZING.state_size, 0.2);
     let mut y = vec![0.0; PROMPT * SIZING.inner()];

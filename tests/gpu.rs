@@ -137,7 +137,9 @@ fn a_long_text_gives_the_answer_that_it_gives_on_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     support::write_checkpoint(folder.path(), 7, DType::F32);
     let config = folder.path().join("config.json");
-    std::fs::write(&config, std::fs::read_to_string(&config).unwrap().replace("512", "6000")).unwrap();
+    let mut fields: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    fields["max_seq_len"] = 6000.into();
+    std::fs::write(&config, fields.to_string()).unwrap();
     let [on_gpu, on_cpu] = [&gpu, &Device::Cpu].map(|device| load(folder.path(), device, Settings::EXACT));
     let tokens = support::random_tokens(3, LONG, support::BYTE_VOCAB);
     let (prompt, decoded) = tokens.split_at(LONG - 5);

@@ -1,5 +1,5 @@
 //! The recurrence of Mamba2 (<https://arxiv.org/abs/2405.21060>): one token in one pass over the state, or several in
-//! chunks of matrix products (section 6, "SSD"); both leave the same state. And the convolution and the step before it.
+//! chunks of matrix products (section 6, "SSD"); both leave the same state. And the convolution before it.
 //!
 //! Δ and the logarithms of the decays are f64: within a chunk the decay between two tokens is a difference of sums.
 
@@ -77,8 +77,8 @@ pub struct Inputs<'a> {
 /// What Δ = clip(softplus(dt + bias)) is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Steps<'a> {
-    /// dt, `[tokens, heads]`.
-    pub dt: Rows<'a>,
+    /// dt as it was projected, `[tokens, heads]`.
+    pub projected: Rows<'a>,
     /// `[heads]`.
     pub bias: &'a [f64],
     /// The bounds that Δ is clipped to.
@@ -88,7 +88,8 @@ pub struct Steps<'a> {
 impl Steps<'_> {
     /// Δ of a token and head.
     fn of(&self, token: usize, head: usize) -> Option<f64> {
-        let dt = f64::from(*self.dt.data.get(token * self.dt.stride + head)?) + self.bias.get(head)?;
+        let Rows { data, stride } = self.projected;
+        let dt = f64::from(*data.get(token * stride + head)?) + self.bias.get(head)?;
         let (low, high) = self.limit;
         Some((dt.max(0.0) + (-dt.abs()).exp().ln_1p()).clamp(low, high))
     }
@@ -461,7 +462,7 @@ mod tests {
             let (xbc, d) = (wave(tokens * sizing.conv_dim(), 0.3), wave(heads, 1.1));
             let (dt, bias) = (wave(tokens * heads, 0.9), vec![-0.3; heads]);
             let a: Vec<f64> = wave(heads, 1.3).iter().map(|v| -f64::from(v.abs())).collect();
-            let steps = |dt| Steps { dt: Rows { data: dt, stride: heads }, bias: &bias, limit: (0.1, 1.5) };
+            let steps = |dt| Steps { projected: Rows { data: dt, stride: heads }, bias: &bias, limit: (0.1, 1.5) };
             let inputs = Inputs { xbc: &xbc, dt: steps(&dt), a: &a, d: &d };
             let before = wave(heads * head_dim * state_size, 0.2);
             let mut exact_state: Vec<f64> = before.iter().map(|v| f64::from(*v)).collect();
@@ -515,7 +516,7 @@ mod tests {
         let sizing = Sizing { heads: 1, head_dim: 1, state_size: 1, groups: 1 };
         let xbc = [1e-3, 1.0, 1.0, 0.0, 1.0, 1.0]; // two tokens, the second without input
         for log in [-50.0, -56.0, -80.0, -87.0, -95.0] {
-            let steps = Steps { dt: Rows { data: &[0.0, 0.0], stride: 1 }, bias: &[0.0], limit: (1.0, 1.0) };
+            let steps = Steps { projected: Rows { data: &[0.0, 0.0], stride: 1 }, bias: &[0.0], limit: (1.0, 1.0) };
             let inputs = Inputs { xbc: &xbc, dt: steps, a: &[log], d: &[0.0] };
             let kept = if log < LOST { 0.0 } else { (1e-3 * log.exp()) as f32 };
             for isa in Isa::available() {
@@ -534,7 +535,7 @@ mod tests {
     #[test]
     fn a_step_is_that_of_softplus_within_its_limits() {
         let delta = |dt: f32, bias: f64, limit| {
-            Steps { dt: Rows { data: &[dt], stride: 1 }, bias: &[bias], limit }.of(0, 0).unwrap()
+            Steps { projected: Rows { data: &[dt], stride: 1 }, bias: &[bias], limit }.of(0, 0).unwrap()
         };
         for (dt, bias) in [(0.3f32, 0.2), (-30.0, 1.0), (40.0, 0.5), (0.0, -3.0)] {
             let want = (1.0 + (f64::from(dt) + bias).exp()).ln();

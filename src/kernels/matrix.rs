@@ -361,7 +361,7 @@ unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> 
     unsafe { room.assume_init() }.into_vec()
 }
 
-/// Zeros where nothing was: a part of a parallel region has them next to it, and all parts at once.
+/// Zeros where nothing was. Each part of a parallel region makes its own, in its thread's cache.
 fn zeroed(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     room.fill(MaybeUninit::new(0.0));
     #[allow(unsafe_code)]
@@ -383,6 +383,7 @@ struct Row<'a> {
 
 impl<'a> Row<'a> {
     fn new(matrices: &[&Matrix], isa: Isa, x: &'a [f32], precision: Precision) -> Self {
+        debug_assert!(matrices.iter().all(|matrix| matrix.n_in == x.len()), "matrices of as many inputs");
         let has_blocks = matrices.iter().any(|matrix| matrix.dtype.is_blocks());
         let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max().unwrap_or_default();
         // Panels of blocks meet a row two by two.
@@ -612,6 +613,26 @@ mod tests {
         super::super::rows::swiglu(Isa::best(), &gates, 0.5, &mut want);
         let far = gated.iter().zip(&want).find(|(got, want)| (**got - **want).abs() > 1e-6 * want.abs());
         assert_eq!((gated.len(), far), (want.len(), None));
+    }
+
+    #[test]
+    fn a_row_meets_blocks_as_the_precision_says() {
+        let (n_in, n_out, x) = (64, 100, wave(64, 0.73));
+        let fill =
+            |first: usize, panel: &mut [u8]| (first..).zip(panel).for_each(|(at, byte)| *byte = (at * 37 % 61) as u8);
+        let matrix = Matrix::new(WeightType::Blocks(Format::Q8_0), n_out, n_in, fill).unwrap();
+        for isa in Isa::available() {
+            let (mut exact, mut fast) = (vec![0.0; n_out], vec![0.0; n_out]);
+            blocks::rows_times_f32(isa, Format::Q8_0, &matrix.memory, &x, &mut exact);
+            blocks::rows_times(isa, Format::Q8_0, &matrix.memory, &Activations::quantize(&x), &mut fast);
+            assert_ne!(exact, fast);
+            for (precision, want) in [(Precision::Exact, exact), (Precision::Fast, fast)] {
+                assert_eq!(matrix.row_times(isa, &x, precision, |_, _| {}), want);
+                let mut gated = want.clone();
+                swiglu_row(isa, &want, 0.3, &mut gated);
+                assert_eq!(gated_row(&matrix, 0.3, &matrix, isa, &x, precision), gated);
+            }
+        }
     }
 
     #[test]

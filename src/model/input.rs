@@ -29,6 +29,11 @@ impl Input<'_> {
             None => Ok(self.rows.clone()),
         }
     }
+
+    /// The same for several products: on a CPU, where each of them would do the norm again, it is done.
+    pub fn for_several(&self) -> Result<Self> {
+        Ok(if self.rows.device().is_cpu() { Self::from(&self.rows()?) } else { self.clone() })
+    }
 }
 
 impl From<&Tensor> for Input<'_> {

@@ -131,18 +131,18 @@ impl Mla {
         cache: &mut MlaCache,
         residual: Residual<'_>,
     ) -> Result<Tensor> {
-        let rope = positions.rope(&self.spec.rope)?;
-        let [c_kv, k_rope] = Linear::all_of([&self.w_dkv, &self.w_kr], input)?;
+        let (input, rope) = (input.for_several()?, positions.rope(&self.spec.rope)?);
+        let [c_kv, k_rope] = Linear::all_of([&self.w_dkv, &self.w_kr], &input)?;
         let c_kv = normed(self.kv_norm.as_ref(), &c_kv)?.rows()?.unsqueeze(0)?; // [1, tokens, kv_latent]
         let k_rope = rope.rotate(&k_rope.unsqueeze(0)?)?; // [1, tokens, d_rope]
         let cache = cache.0.append(&Tensor::cat(&[&c_kv, &k_rope], 2)?)?;
 
         let c_q = match &self.w_dq {
-            Some((w_dq, norm)) => normed(norm.as_ref(), &w_dq.of(input)?)?,
+            Some((w_dq, norm)) => normed(norm.as_ref(), &w_dq.of(&input)?)?.for_several()?,
             None => input.clone(),
         };
         let q_nope = split_heads(&self.w_uq.of(&c_q)?, self.spec.num_heads)?;
-        let q_rope = self.w_qr.of(if self.spec.rope_from_q_latent { &c_q } else { input })?;
+        let q_rope = self.w_qr.of(if self.spec.rope_from_q_latent { &c_q } else { &input })?;
         let q_rope = rope.rotate(&split_heads(&q_rope, self.spec.num_heads)?)?;
         let y = self.attend(&q_nope, &q_rope, &cache)?;
         self.o_proj.onto(residual, &Input::from(&merge_heads(&y)?))

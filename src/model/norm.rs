@@ -40,7 +40,7 @@ impl Norm {
 
     /// The same for a layer that begins with a product: where that takes a norm along, it is left to it.
     pub fn before(&self, x: &Tensor) -> Result<Input<'_>> {
-        if self.bias.is_none() && ops::products_take_norms(x)? {
+        if self.bias.is_none() && ops::is_one_row(x)? {
             return Ok(Input { rows: x.clone(), norm: Some(RmsNorm { weight: &self.weight, eps: self.eps }) });
         }
         Ok(Input::from(&self.forward(x)?))

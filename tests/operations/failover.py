@@ -50,6 +50,7 @@ BUSY_SECONDS = 30
 LOOK_SECONDS = 0.05
 DRAIN_SECONDS = 120
 TIMEOUT_SECONDS = 60
+# A machine that is busy with other things may take one by itself.
 CANCEL_SECONDS = 5
 # Of a machine that is busy with other things; a generation takes longer there.
 QUICK_SECONDS = 10

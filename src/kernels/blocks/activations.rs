@@ -4,13 +4,12 @@ use super::super::isa::{Isa, vectorized};
 use super::super::pool;
 use super::GROUP;
 
-/// How many numbers are worked on at once.
-const LANES: usize = 8;
+/// So many sums are kept side by side.
+const SUMS: usize = 8;
 
 /// The rows that meet weights at once: with 16 lanes of two vectors, their sums are in 12 of 16 registers.
 pub(super) const TOGETHER: usize = 6;
 
-/// Half a group.
 const HALF: usize = GROUP / 2;
 
 /// The largest magnitude of a quantized activation: its high byte fits an i8 with the low byte in -128..=127.
@@ -206,8 +205,8 @@ fn largest_magnitude(x: &[f32]) -> f32 {
 #[inline(always)]
 fn to_integers(x: &[f32; HALF], factor: f32) -> ([i16; HALF], i32) {
     let mut q = [0; HALF];
-    let mut sums = [0.0; LANES]; // of integers that f32 has exactly
-    for (q, x) in q.as_chunks_mut::<LANES>().0.iter_mut().zip(x.as_chunks::<LANES>().0) {
+    let mut sums = [0.0; SUMS]; // of integers that f32 has exactly
+    for (q, x) in q.as_chunks_mut::<SUMS>().0.iter_mut().zip(x.as_chunks::<SUMS>().0) {
         for ((q, x), sum) in q.iter_mut().zip(x).zip(&mut sums) {
             let rounded = x * factor + TO_INTEGER;
             *q = rounded.to_bits() as i16;

@@ -34,14 +34,37 @@ impl Kernel {
 /// How many kernels there are.
 const COUNT: usize = Kernel::named("").number;
 
-/// The kernel of a name that is known here.
-macro_rules! kernel {
+/// The kernel of a name, which need not be there.
+macro_rules! named {
     ($name:expr) => {
-        const { crate::kernels::cuda::kernel::Kernel::named($name).known() }
+        const { crate::kernels::cuda::kernel::Kernel::named($name) }
     };
 }
 
-pub(super) use kernel;
+/// The kernel of a name that is known here.
+macro_rules! kernel {
+    ($name:expr) => {
+        const { crate::kernels::cuda::kernel::named!($name).known() }
+    };
+}
+
+pub(super) use {kernel, named};
+
+/// Whether there are kernels of a family for some types of weights.
+pub(super) const fn is_family(name: &str) -> bool {
+    let mut modules: &[Module] = &MODULES;
+    while let [module, rest @ ..] = modules {
+        let mut families = module.families;
+        while let [(family, _), rest @ ..] = families {
+            if let Some([]) = behind(name.as_bytes(), family.as_bytes()) {
+                return true;
+            }
+            families = rest;
+        }
+        modules = rest;
+    }
+    false
+}
 
 /// The place of a name among [`Module::names`], or how many those are.
 const fn place_in(module: &Module, name: &[u8]) -> Result<usize, usize> {

@@ -103,25 +103,19 @@ impl Launch {
 
 /// The kernel of a family for weights of this type, which it need not have.
 macro_rules! typed {
-    ($dtype:expr, $family:literal) => {
+    ($dtype:expr, $family:literal) => {{
+        use crate::kernels::cuda::kernel::{is_family, named};
+        const { assert!(is_family($family), "there is no family of this name") };
         match $dtype {
-            WeightType::F32 => const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_float")) },
-            WeightType::F16 => const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_f16")) },
-            WeightType::Bf16 => const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_bf16")) },
-            WeightType::Blocks(Format::Q8_0) => {
-                const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_q8_0")) }
-            }
-            WeightType::Blocks(Format::Q4K) => {
-                const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_q4_k")) }
-            }
-            WeightType::Blocks(Format::Q5K) => {
-                const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_q5_k")) }
-            }
-            WeightType::Blocks(Format::Q6K) => {
-                const { crate::kernels::cuda::kernel::Kernel::named(concat!($family, "_q6_k")) }
-            }
+            WeightType::F32 => named!(concat!($family, "_float")),
+            WeightType::F16 => named!(concat!($family, "_f16")),
+            WeightType::Bf16 => named!(concat!($family, "_bf16")),
+            WeightType::Blocks(Format::Q8_0) => named!(concat!($family, "_q8_0")),
+            WeightType::Blocks(Format::Q4K) => named!(concat!($family, "_q4_k")),
+            WeightType::Blocks(Format::Q5K) => named!(concat!($family, "_q5_k")),
+            WeightType::Blocks(Format::Q6K) => named!(concat!($family, "_q6_k")),
         }
-    };
+    }};
 }
 
 pub(super) use typed;

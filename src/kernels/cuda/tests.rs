@@ -241,8 +241,8 @@ impl Layer {
             let mut xbc = vec![0.0; conv_dim];
             let convolution = Convolution { taps: &self.taps, bias: self.conv_bias.as_deref() };
             convolution.run(Isa::Scalar, Rows { data: &row[inner..], stride: width }, conv, conv_dim, &mut xbc);
-            let dt = Rows { data: &row[inner + conv_dim..], stride: width };
-            let dt = Steps { dt, bias: &self.dt_bias, limit: self.dt_limit };
+            let projected = Rows { data: &row[inner + conv_dim..], stride: width };
+            let dt = Steps { projected, bias: &self.dt_bias, limit: self.dt_limit };
             let mut y = vec![0.0; inner];
             step(Isa::Scalar, self.sizing, ssm, Inputs { xbc: &xbc, dt, a: &self.a, d: &self.d }, &mut y);
             let group = inner / self.sizing.groups;

@@ -77,8 +77,8 @@ pub(super) fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Opt
 fn one_matrix(w: &Weight) -> Result<Option<Weights>> {
     let (at, (n_out, n_in)) = match w {
         Weight::Packed(_) => return Ok(None),
-        Weight::Tensor(w) if w.device().is_cpu() => return Ok(None),
         Weight::Blocks(w) => return w.weights().map(Some),
+        Weight::Tensor(w) if w.device().is_cpu() => return Ok(None),
         Weight::Tensor(w) => (address(w)?, w.dims2()?),
     };
     Ok(Some(Weights { at, dtype: w.dtype(), count: 1, n_out, n_in }))

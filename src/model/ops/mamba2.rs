@@ -117,7 +117,7 @@ impl OnCpu {
         self.write_conv(conv, |conv| convolution.run(isa, x, conv, conv_dim, &mut xbc))?;
 
         let dt = Rows { data: from(inner + conv_dim), stride: width };
-        let dt = Steps { dt, bias: &self.dt_bias, limit: self.dt_limit };
+        let dt = Steps { projected: dt, bias: &self.dt_bias, limit: self.dt_limit };
         let inputs = Inputs { xbc: &xbc, dt, a: &self.a, d: &self.d };
         let mut y = vec![0.0; tokens * inner];
         let advance = if tokens == 1 { step } else { scan };

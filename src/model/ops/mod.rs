@@ -55,13 +55,13 @@ fn times_tensor(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> 
     on_gpu.map_or_else(|| linear_composed(x, w), Ok)
 }
 
-/// Whether products of `x` take a norm along: those of one row do.
-pub(super) fn products_take_norms(x: &Tensor) -> Result<bool> {
+/// Whether `x` [rows, width] has one row, whose products take along what comes before and after them.
+pub(super) fn is_one_row(x: &Tensor) -> Result<bool> {
     Ok(x.dim(0)? == 1)
 }
 
-/// One row [1, in] times the transpose of `w` [out, in], with a bias and a residual, in one parallel region or launch: [1, out].
-/// None for several rows, and where the kernels of the device don't take `w`.
+/// One row [1, in] times the transpose of `w` [out, in], with its norm, a bias and a residual, in one parallel region or launch:
+/// [1, out]. None for several rows, and where the kernels of the device don't take `w`.
 pub(super) fn row_times(
     input: &Input<'_>,
     w: &Weight,
@@ -69,15 +69,17 @@ pub(super) fn row_times(
     bias: Option<&Tensor>,
     residual: Option<Residual<'_>>,
 ) -> Result<Option<Tensor>> {
+    if !is_one_row(&input.rows)? {
+        return Ok(None);
+    }
     match w {
-        _ if !products_take_norms(&input.rows)? => Ok(None),
         Weight::Packed(w) => row::times(input, w, precision, bias, residual).map(Some),
         w => cuda::row_times(input, w, bias, residual),
     }
 }
 
-/// `silu(gate(x) · factor) · up(x)` of one row [1, in] in one parallel region or launch: [1, out]. None for several rows, and where
-/// the kernels of the device don't take both matrices.
+/// `silu(gate(x) · factor) · up(x)` of one row [1, in] with its norm in one parallel region or launch: [1, out]. None for several
+/// rows, and where the kernels of the device don't take both matrices.
 pub(super) fn gated_row(
     input: &Input<'_>,
     gate: &Weight,
@@ -85,8 +87,10 @@ pub(super) fn gated_row(
     up: &Weight,
     precision: Precision,
 ) -> Result<Option<Tensor>> {
+    if !is_one_row(&input.rows)? {
+        return Ok(None);
+    }
     match (gate, up) {
-        _ if !products_take_norms(&input.rows)? => Ok(None),
         (Weight::Packed(gate), Weight::Packed(up)) => row::gated(input, gate, factor as f32, up, precision).map(Some),
         (gate, up) => cuda::gated_row(input, gate, factor as f32, up),
     }
@@ -297,8 +301,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let x = x.contiguous()?;
     match x.device() {
         Device::Cpu => {
-            let mut y = vec![0.0; x.elem_count()];
-            rows::rms_norm(Isa::best(), Lent::of(&x)?.slice()?, Lent::of(weight)?.slice()?, eps, &mut y);
+            let y = normed(Lent::of(&x)?.slice()?, weight, eps)?;
             Ok(Tensor::from_vec(y, x.shape(), x.device())?)
         }
         #[cfg(feature = "cuda")]
@@ -307,7 +310,14 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     }
 }
 
-/// Turns the first pairs of each vector of `x` [heads, tokens, width] by `cos` and `sin` [tokens, pairs].
+fn normed(x: &[f32], weight: &Tensor, eps: f32) -> Result<Vec<f32>> {
+    let mut y = vec![0.0; x.len()];
+    rows::rms_norm(Isa::best(), x, Lent::of(weight)?.slice()?, eps, &mut y);
+    Ok(y)
+}
+
+/// Turns the first pairs of each vector of `x` [heads, tokens, width] by `cos` and `sin` [tokens, pairs], in the memory of `x`
+/// where it lies token by token on the CPU: nothing else may use it.
 pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => rotate_on_cpu(x, cos, sin, pairing),
@@ -318,18 +328,18 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Resul
 }
 
 fn rotate_on_cpu(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
-    let (heads, tokens, width) = x.dims3()?;
-    let x = x.transpose(0, 1)?.contiguous()?; // [tokens, heads, width]
-    let mut y = Lent::of(&x)?.slice::<f32>()?.to_vec();
+    let (heads, _, width) = x.dims3()?;
+    let y = x.transpose(0, 1)?.contiguous()?; // [tokens, heads, width], as products give it
     let (cos_lent, sin_lent, pairs) = (Lent::of(cos)?, Lent::of(sin)?, cos.dim(1)?);
     let (cos, sin) = (cos_lent.slice::<f32>()?, sin_lent.slice::<f32>()?);
-    rows::each_row(&mut y, width, |row, x| {
+    let rotate_row = |row: usize, x: &mut [f32]| {
         let angles = row / heads * pairs..(row / heads + 1) * pairs;
         if let (Some(cos), Some(sin)) = (cos.get(angles.clone()), sin.get(angles)) {
             rope::rotate(Isa::best(), x, cos, sin, pairing == Pairing::Neighbours);
         }
-    });
-    Ok(Tensor::from_vec(y, (tokens, heads, width), x.device())?.transpose(0, 1)?)
+    };
+    with_slice_mut(&y, |y| rows::each_row(y, width, rotate_row))?;
+    Ok(y.transpose(0, 1)?)
 }
 
 /// Zeros, f32, unless the machine can't have as many.
@@ -508,9 +518,10 @@ mod tests {
         let residual = Residual { x: &wave((1, n_out), 0.2), factor: 0.7 };
         let plain = |w| linear(&input.rows().unwrap(), w, precision).unwrap();
 
-        let got = row_times(&input, &w, precision, Some(&bias), Some(residual)).unwrap().unwrap();
+        let pool = pool::Pool::new(3).unwrap(); // each of whose threads has a part of the outputs
+        let got = pool.install(|| row_times(&input, &w, precision, Some(&bias), Some(residual)).unwrap().unwrap());
         assert_close(&got, &residual.add(&plain(&w).broadcast_add(&bias).unwrap()).unwrap(), 1e-6);
-        let got = gated_row(&input, &w, 0.3, &up, precision).unwrap().unwrap();
+        let got = pool.install(|| gated_row(&input, &w, 0.3, &up, precision).unwrap().unwrap());
         assert_close(&got, &swiglu(&plain(&w), 0.3, &plain(&up)).unwrap(), 1e-5);
         let two = Input::from(&wave((2, n_in), 0.37));
         assert!(row_times(&two, &w, precision, None, None).unwrap().is_none());

@@ -5,12 +5,12 @@ use std::borrow::Cow;
 
 use candle_core::{Device, Tensor};
 
-use super::Lent;
+use super::{Lent, normed};
 use crate::error::Result;
 use crate::kernels::isa::Isa;
 use crate::kernels::matrix::{self, Matrix, Precision};
 use crate::kernels::rows;
-use crate::model::input::{Input, Residual, RmsNorm};
+use crate::model::input::{Input, Residual};
 
 /// As [`super::row_times`].
 pub(super) fn times(
@@ -20,21 +20,33 @@ pub(super) fn times(
     bias: Option<&Tensor>,
     residual: Option<Residual<'_>>,
 ) -> Result<Tensor> {
-    let isa = Isa::best();
-    let (bias, to) = (bias.map(Lent::of).transpose()?, residual.map(|residual| Lent::of(residual.x)).transpose()?);
-    let bias = bias.as_ref().map(Lent::slice::<f32>).transpose()?;
-    let to = to.as_ref().map(Lent::slice::<f32>).transpose()?;
-    let factor = residual.map_or(1.0, |residual| residual.factor as f32);
+    let (bias, residual) = (bias.map(|bias| (bias, 1.0)), residual.map(|residual| (residual.x, residual.factor)));
+    let (bias, residual) = (bias.map(Added::of).transpose()?, residual.map(Added::of).transpose()?);
+    let (bias, residual) = (bias.as_ref().map(Added::numbers), residual.as_ref().map(Added::numbers));
+    let added = [bias.transpose()?, residual.transpose()?];
     row_of(input, |x| {
-        w.row_times(isa, x, precision, |first, y| {
-            if let Some(bias) = bias.and_then(|bias| bias.get(first..)) {
-                y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
-            }
-            if let Some(to) = to.and_then(|to| to.get(first..)) {
-                rows::add_to_scaled_row(isa, to, factor, y);
+        w.row_times(Isa::best(), x, precision, |first, y| {
+            for (x, factor) in added.into_iter().flatten() {
+                rows::add_to_scaled_row(Isa::best(), x.get(first..).unwrap_or_default(), factor, y);
             }
         })
     })
+}
+
+/// What a product `y` is added to: it becomes `x + y · factor`.
+struct Added<'a> {
+    x: Lent<'a>,
+    factor: f32,
+}
+
+impl<'a> Added<'a> {
+    fn of((x, factor): (&'a Tensor, f64)) -> Result<Self> {
+        Ok(Self { x: Lent::of(x)?, factor: factor as f32 })
+    }
+
+    fn numbers(&self) -> Result<(&[f32], f32)> {
+        Ok((self.x.slice()?, self.factor))
+    }
 }
 
 /// As [`super::gated_row`].
@@ -54,15 +66,9 @@ fn row_of(input: &Input<'_>, make: impl FnOnce(&[f32]) -> Vec<f32>) -> Result<Te
     let lent = Lent::of(&rows)?;
     let x = lent.slice()?;
     let y = make(&match input.norm {
-        Some(norm) => Cow::Owned(normed(x, norm)?),
+        Some(norm) => Cow::Owned(normed(x, norm.weight, norm.eps)?),
         None => Cow::Borrowed(x),
     });
     let width = y.len();
     Ok(Tensor::from_vec(y, (1, width), &Device::Cpu)?)
-}
-
-fn normed(x: &[f32], RmsNorm { weight, eps }: RmsNorm<'_>) -> Result<Vec<f32>> {
-    let mut y = vec![0.0; x.len()];
-    rows::rms_norm(Isa::best(), x, Lent::of(weight)?.slice()?, eps, &mut y);
-    Ok(y)
 }
