@@ -31,7 +31,8 @@ impl FromStr for Place {
 }
 
 /// The device that is asked for; else the first CUDA device where this build has CUDA support and the machine has a
-/// device that can be used, and the CPU where not. Logs the choice, as a warning where the CPU is taken and a device is there, or may be.
+/// device that can be used, and the CPU where not. Logs the choice, as a warning where the CPU is taken and a device is there,
+/// or may be.
 ///
 /// # Errors
 /// The device that is asked for is not there, or can't be used.

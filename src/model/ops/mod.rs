@@ -78,8 +78,8 @@ pub(super) fn row_times(
     }
 }
 
-/// `silu(gate(x) · factor) · up(x)` of one row [1, in] with its norm in one parallel region or launch: [1, out]. None for several
-/// rows, and where the kernels of the device don't take both matrices.
+/// `silu(gate(x) · factor) · up(x)` of one row [1, in] with its norm, in one parallel region or launch: [1, out]. None for
+/// several rows, and where the kernels of the device don't take both matrices.
 pub(super) fn gated_row(
     input: &Input<'_>,
     gate: &Weight,
