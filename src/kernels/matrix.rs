@@ -8,14 +8,14 @@ use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::blocks::{self, ActivationRows, Activations, Format};
+use super::blocks::{self, ActivationRows, Format};
 use super::gemm::{self, Rows, RowsMut, Sizes, Strided};
 use super::isa::Isa;
 use super::left::{self, Left};
 use super::memory::{self, Line, Memory};
-use super::panels::{self, Element, PANEL};
+use super::panels::{self, PANEL};
 use super::pool::{self, Columns};
-use super::rows::swiglu_row;
+use super::row;
 
 /// How exactly activations meet weights. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,9 +59,6 @@ enum Way {
     /// Both f32.
     Widened,
 }
-
-/// So many bytes of weights are worth a part of a parallel region: half a microsecond.
-const PART: usize = 8 << 10;
 
 /// At most so many bytes are loaded by one thread at a time.
 const LOADED_TOGETHER: usize = 1 << 20;
@@ -198,19 +195,6 @@ impl Matrix {
         y
     }
 
-    /// One row `x` `[n_in]` times the transpose of the matrix: `[n_out]`. In the same parallel region `after` is called with
-    /// the number of an output and some outputs from it on, until it was called with all.
-    pub fn row_times(
-        &self,
-        isa: Isa,
-        x: &[f32],
-        precision: Precision,
-        after: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Vec<f32> {
-        let [y] = row_times_all([self], isa, x, precision, after);
-        y
-    }
-
     /// How several rows meet this matrix.
     fn way(&self, isa: Isa, precision: Precision) -> Way {
         match (self.dtype, precision) {
@@ -218,18 +202,6 @@ impl Matrix {
             (WeightType::Bf16, Precision::Exact) if isa >= Isa::Amx => Way::Bf16 { terms: 3 },
             (WeightType::Blocks(format), Precision::Fast) if isa >= Isa::Avx2 => Way::Integers(format),
             _ => Way::Widened,
-        }
-    }
-
-    /// One row times the panels that `y`, the outputs from `first` on, has; `quantized` is the same row.
-    fn some_panels_times(&self, isa: Isa, first: usize, x: &[f32], quantized: Option<&Activations>, y: &mut [f32]) {
-        let panels = self.panels(first, y.len().div_ceil(PANEL));
-        match (self.dtype, quantized) {
-            (WeightType::F32, _) => panels_times::<f32>(isa, bytemuck::cast_slice(panels), x, y),
-            (WeightType::F16, _) => panels_times::<f16>(isa, bytemuck::cast_slice(panels), x, y),
-            (WeightType::Bf16, _) => panels_times::<bf16>(isa, bytemuck::cast_slice(panels), x, y),
-            (WeightType::Blocks(format), None) => blocks::rows_times_f32(isa, format, panels, x, y),
-            (WeightType::Blocks(format), Some(x)) => blocks::rows_times(isa, format, panels, x, y),
         }
     }
 
@@ -286,11 +258,13 @@ impl Matrix {
         }
     }
 
-    fn panel_bytes(&self) -> usize {
+    /// The bytes of a panel.
+    pub(super) fn panel_bytes(&self) -> usize {
         self.dtype.panel_bytes(self.n_in)
     }
 
-    fn panels(&self, first: usize, count: usize) -> &[u8] {
+    /// So many panels from one on.
+    pub(super) fn panels(&self, first: usize, count: usize) -> &[u8] {
         let panel = self.panel_bytes();
         self.memory.get(first * panel..(first + count) * panel).unwrap_or_default()
     }
@@ -310,7 +284,7 @@ pub fn times_all<const N: usize>(matrices: [&Matrix; N], isa: Isa, x: &[f32], pr
     debug_assert!(matrices.iter().all(|matrix| matrix.n_in == n_in), "matrices of as many inputs");
     match x.len() / n_in.max(1) {
         0 => matrices.map(|_| Vec::new()),
-        1 => row_times_all(matrices, isa, x, precision, |_, _| {}),
+        1 => row::times_all(matrices, isa, x, precision, |_| {}),
         rows => rows_times_all(matrices, isa, x, rows, precision),
     }
 }
@@ -359,91 +333,6 @@ unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> 
     write(&mut room);
     // SAFETY: the caller promises it.
     unsafe { room.assume_init() }.into_vec()
-}
-
-/// Zeros where nothing was. Each part of a parallel region makes its own, in its thread's cache.
-fn zeroed(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    room.fill(MaybeUninit::new(0.0));
-    #[allow(unsafe_code)]
-    // SAFETY: every number was just stored.
-    unsafe {
-        room.assume_init_mut()
-    }
-}
-
-/// One row on its way to some matrices. Every weight is read once, which is what its products cost.
-struct Row<'a> {
-    isa: Isa,
-    x: &'a [f32],
-    /// The same row, where it meets blocks.
-    quantized: Option<Activations>,
-    /// So many panels are worth a part of a parallel region.
-    least: usize,
-}
-
-impl<'a> Row<'a> {
-    fn new(matrices: &[&Matrix], isa: Isa, x: &'a [f32], precision: Precision) -> Self {
-        debug_assert!(matrices.iter().all(|matrix| matrix.n_in == x.len()), "matrices of as many inputs");
-        let has_blocks = matrices.iter().any(|matrix| matrix.dtype.is_blocks());
-        let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max().unwrap_or_default();
-        // Panels of blocks meet a row two by two.
-        let together = if has_blocks { 2 } else { 1 };
-        Self {
-            isa: isa.min(Isa::best()),
-            x,
-            quantized: (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x)),
-            least: PART.div_ceil(panel.max(1)).next_multiple_of(together),
-        }
-    }
-
-    /// Some outputs of a matrix, from the panel `first` on.
-    fn times(&self, matrix: &Matrix, first: usize, y: &mut [f32]) {
-        matrix.some_panels_times(self.isa, first, self.x, self.quantized.as_ref(), y);
-    }
-}
-
-fn row_times_all<const N: usize>(
-    matrices: [&Matrix; N],
-    isa: Isa,
-    x: &[f32],
-    precision: Precision,
-    after: impl Fn(usize, &mut [f32]) + Sync,
-) -> [Vec<f32>; N] {
-    let row = Row::new(&matrices, isa, x, precision);
-    let mut ys = matrices.map(|matrix| Box::new_uninit_slice(matrix.n_out));
-    pool::split_rows_of_all(ys.each_mut().map(|y| &mut **y), PANEL, row.least, |which, first, room| {
-        let y = zeroed(room);
-        if let Some(matrix) = matrices.get(which) {
-            row.times(matrix, first, y);
-            after(first * PANEL, y);
-        }
-    });
-    #[allow(unsafe_code)]
-    // SAFETY: the parts are all of each, and zeroed.
-    ys.map(|y| unsafe { y.assume_init() }.into_vec())
-}
-
-/// `silu(gate · factor) · up` of what one row `x` gives with two matrices of one size, in one parallel region.
-pub fn gated_row(gate: &Matrix, factor: f32, up: &Matrix, isa: Isa, x: &[f32], precision: Precision) -> Vec<f32> {
-    assert_eq!(gate.n_out, up.n_out, "matrices of one size");
-    let row = Row::new(&[gate, up], isa, x, precision);
-    let [mut gates, mut ups] = [gate, up].map(|matrix| Box::new_uninit_slice(matrix.n_out));
-    pool::split_rows_of_two((&mut gates, PANEL), (&mut ups, PANEL), row.least, |first, gates, ups| {
-        let (gates, ups) = (zeroed(gates), zeroed(ups));
-        row.times(gate, first, gates);
-        row.times(up, first, ups);
-        swiglu_row(row.isa, gates, factor, ups);
-    });
-    #[allow(unsafe_code)]
-    // SAFETY: the parts are all of it, and zeroed.
-    unsafe { ups.assume_init() }.into_vec()
-}
-
-/// One row times some panels.
-fn panels_times<T: Element>(isa: Isa, panels: &[T], x: &[f32], y: &mut [f32]) {
-    for (panel, y) in panels.chunks_exact(panels::panel_len::<T>(x.len()).max(1)).zip(y.chunks_mut(PANEL)) {
-        y.iter_mut().zip(panels::times(isa, panel, x)).for_each(|(y, sum)| *y = sum);
-    }
 }
 
 /// So many tiles of two panels, 24 KiB, stay in the nearest cache while all rows pass by.
@@ -502,14 +391,14 @@ fn store(sums: &[[f32; PANEL]], first_row: usize, first_column: usize, y: &mut C
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// Blocks are tested where they are packed.
     const TYPES: [WeightType; 3] = [WeightType::F32, WeightType::F16, WeightType::Bf16];
 
-    fn wave(count: usize, k: f32) -> Vec<f32> {
+    pub(in crate::kernels) fn wave(count: usize, k: f32) -> Vec<f32> {
         (0..count).map(|i| (i as f32 * k).sin()).collect()
     }
 
@@ -521,7 +410,7 @@ mod tests {
         }
     }
 
-    fn matrix(dtype: WeightType, n_out: usize, n_in: usize) -> Matrix {
+    pub(in crate::kernels) fn matrix(dtype: WeightType, n_out: usize, n_in: usize) -> Matrix {
         let bytes = narrow(dtype, &wave(n_out * n_in, 0.37));
         let width = bytes.len() / n_out;
         let fill = |first: usize, panels: &mut [u8]| {
@@ -595,43 +484,6 @@ mod tests {
                 .unwrap()
                 .install(|| times_all(matrices.each_ref(), Isa::best(), &x, Precision::Fast));
             assert_eq!(together, matrices.each_ref().map(|matrix| matrix.times(Isa::best(), &x, Precision::Fast)));
-        }
-    }
-
-    #[test]
-    fn what_follows_a_row_s_product_is_called_once_with_each_output() {
-        let (gate, up) = (matrix(WeightType::Bf16, 1030, 37), matrix(WeightType::F16, 1030, 37));
-        let x = wave(37, 0.73);
-        let [gates, ups] = times_all([&gate, &up], Isa::best(), &x, Precision::Fast);
-        let (counted, gated) = pool::Pool::new(3).unwrap().install(|| {
-            let after = |first: usize, y: &mut [f32]| (first..).zip(y).for_each(|(at, y)| *y += at as f32);
-            let counted = up.row_times(Isa::best(), &x, Precision::Fast, after);
-            (counted, gated_row(&gate, 0.5, &up, Isa::best(), &x, Precision::Fast))
-        });
-        assert!(counted.iter().zip(&ups).enumerate().all(|(at, (got, y))| *got == y + at as f32));
-        let mut want = ups;
-        super::super::rows::swiglu(Isa::best(), &gates, 0.5, &mut want);
-        let far = gated.iter().zip(&want).find(|(got, want)| (**got - **want).abs() > 1e-6 * want.abs());
-        assert_eq!((gated.len(), far), (want.len(), None));
-    }
-
-    #[test]
-    fn a_row_meets_blocks_as_the_precision_says() {
-        let (n_in, n_out, x) = (64, 100, wave(64, 0.73));
-        let fill =
-            |first: usize, panel: &mut [u8]| (first..).zip(panel).for_each(|(at, byte)| *byte = (at * 37 % 61) as u8);
-        let matrix = Matrix::new(WeightType::Blocks(Format::Q8_0), n_out, n_in, fill).unwrap();
-        for isa in Isa::available() {
-            let (mut exact, mut fast) = (vec![0.0; n_out], vec![0.0; n_out]);
-            blocks::rows_times_f32(isa, Format::Q8_0, &matrix.memory, &x, &mut exact);
-            blocks::rows_times(isa, Format::Q8_0, &matrix.memory, &Activations::quantize(&x), &mut fast);
-            assert_ne!(exact, fast);
-            for (precision, want) in [(Precision::Exact, exact), (Precision::Fast, fast)] {
-                assert_eq!(matrix.row_times(isa, &x, precision, |_, _| {}), want);
-                let mut gated = want.clone();
-                swiglu_row(isa, &want, 0.3, &mut gated);
-                assert_eq!(gated_row(&matrix, 0.3, &matrix, isa, &x, precision), gated);
-            }
         }
     }
 

@@ -161,8 +161,7 @@ impl Linear {
         let ys = match matrices.and_then(|matrices| <[&Matrix; N]>::try_from(matrices).ok()) {
             Some(matrices) => {
                 let precision = layers.first().map_or(Precision::Exact, |layer| layer.precision);
-                let ys = ops::packed_linears(&input.rows()?, matrices, precision)?;
-                layers.iter().zip(ys).map(|(layer, y)| layer.add_bias(y)).collect::<Result<Vec<_>>>()?
+                ops::packed_linears(input, matrices, layers.map(|layer| layer.bias.as_ref()), precision)?
             }
             None => layers.iter().map(|layer| layer.of(input)).collect::<Result<Vec<_>>>()?,
         };
@@ -185,16 +184,9 @@ impl Linear {
         if let Some(y) = ops::row_times(input, &self.weight, precision, self.bias.as_ref(), residual)? {
             return Ok(y);
         }
-        let y = self.add_bias(ops::linear(&input.rows()?, &self.weight, precision)?)?;
+        let y = ops::with_bias(ops::linear(&input.rows()?, &self.weight, precision)?, self.bias.as_ref())?;
         match residual {
             Some(residual) => residual.add(&y),
-            None => Ok(y),
-        }
-    }
-
-    fn add_bias(&self, y: Tensor) -> Result<Tensor> {
-        match &self.bias {
-            Some(bias) => Ok(y.broadcast_add(bias)?),
             None => Ok(y),
         }
     }

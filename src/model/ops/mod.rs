@@ -19,6 +19,7 @@ use half::{bf16, f16};
 pub use self::attention::{Attention, causal_attention};
 pub use self::cuda::{Blocks, Experts, shortlist};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
+use self::row::Added;
 use super::input::{Input, Residual};
 use super::linear::Weight;
 use super::packing::{StoredRows, held_as};
@@ -73,7 +74,12 @@ pub(super) fn row_times(
         return Ok(None);
     }
     match w {
-        Weight::Packed(w) => row::times(input, w, precision, bias, residual).map(Some),
+        Weight::Packed(w) => {
+            let bias = bias.map(|x| Added { which: 0, x, factor: 1.0 });
+            let residual = residual.map(|Residual { x, factor }| Added { which: 0, x, factor });
+            let [y] = row::times_all(input, [w], precision, bias.into_iter().chain(residual))?;
+            on_cpu(y, 1).map(Some)
+        }
         w => cuda::row_times(input, w, bias, residual),
     }
 }
@@ -91,18 +97,42 @@ pub(super) fn gated_row(
         return Ok(None);
     }
     match (gate, up) {
-        (Weight::Packed(gate), Weight::Packed(up)) => row::gated(input, gate, factor as f32, up, precision).map(Some),
+        (Weight::Packed(gate), Weight::Packed(up)) => {
+            on_cpu(row::gated(input, gate, factor as f32, up, precision)?, 1).map(Some)
+        }
         (gate, up) => cuda::gated_row(input, gate, factor as f32, up),
     }
 }
 
-/// [`linear`] with each of several matrices, which one row meets in one parallel region.
-pub fn packed_linears<const N: usize>(x: &Tensor, matrices: [&Matrix; N], precision: Precision) -> Result<Vec<Tensor>> {
-    let x = x.contiguous()?;
-    let rows = x.dim(0)?;
+/// [`linear`] of `input` with each of several matrices and biases `[out]`. One row meets all in one parallel region.
+pub fn packed_linears<const N: usize>(
+    input: &Input<'_>,
+    matrices: [&Matrix; N],
+    biases: [Option<&Tensor>; N],
+    precision: Precision,
+) -> Result<Vec<Tensor>> {
+    if is_one_row(&input.rows)? {
+        let added = biases.iter().enumerate().filter_map(|(which, x)| Some(Added { which, x: (*x)?, factor: 1.0 }));
+        let ys = row::times_all(input, matrices, precision, added)?;
+        return ys.into_iter().map(|y| on_cpu(y, 1)).collect();
+    }
+    let x = input.rows()?.contiguous()?;
     let ys = matrix::times_all(matrices, Isa::best(), Lent::of(&x)?.slice()?, precision);
-    let shaped = |(y, matrix): (Vec<f32>, &Matrix)| Ok(Tensor::from_vec(y, (rows, matrix.n_out()), x.device())?);
-    ys.into_iter().zip(matrices).map(shaped).collect()
+    let rows = x.dim(0)?;
+    ys.into_iter().zip(biases).map(|(y, bias)| with_bias(on_cpu(y, rows)?, bias)).collect()
+}
+
+/// Numbers as a tensor [rows, width].
+fn on_cpu(y: Vec<f32>, rows: usize) -> Result<Tensor> {
+    Ok(Tensor::from_vec(y, (rows, ()), &Device::Cpu)?)
+}
+
+/// `y` [rows, out] and a bias `[out]`, where there is one.
+pub(super) fn with_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    match bias {
+        Some(bias) => Ok(y.broadcast_add(bias)?),
+        None => Ok(y),
+    }
 }
 
 fn linear_composed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
