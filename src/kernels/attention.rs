@@ -20,7 +20,10 @@ const QUERIES: usize = 32;
 const TILE: usize = 4 * LANES;
 
 /// Fewer keys of a head than this are not split.
-const LEAST_KEYS: usize = 256;
+const LEAST_KEYS: usize = 128;
+
+/// So many pieces for each thread are enough: threads then end together, and merging them is soon done.
+const PIECES: usize = 16;
 
 /// So many multiply-adds are worth a part of a parallel region: a microsecond.
 const LEAST_WORK: usize = 1 << 14;
@@ -94,11 +97,23 @@ pub struct Attention<'a> {
     pub window: usize,
 }
 
-/// Weighed sums that are not divided by the sum of their weights yet.
-struct Partial {
+/// What is known of the scores that one query's sum of values is weighed by, before it is divided by their sum.
+#[derive(Clone, Copy)]
+struct Weights {
+    /// The largest score.
     largest: f32,
-    weight: f32,
-    sum: Vec<f32>,
+    /// The sum of e^(score − largest).
+    sum: f32,
+}
+
+/// What a query has of some keys.
+struct Partial<'a> {
+    weights: &'a mut Weights,
+    sums: &'a mut [f32],
+}
+
+impl Weights {
+    const NONE: Self = Self { largest: f32::NEG_INFINITY, sum: 0.0 };
 }
 
 impl Attention<'_> {
@@ -108,7 +123,7 @@ impl Attention<'_> {
     }
 
     fn group(&self) -> usize {
-        self.heads / self.kv_heads.max(1)
+        (self.heads / self.kv_heads.max(1)).max(1)
     }
 
     /// The keys of a range block by block, each within a page of keys and one of values.
@@ -126,37 +141,35 @@ impl Attention<'_> {
     fn decode(&self, isa: Isa, y: &mut [f32]) {
         let first = self.n_keys.saturating_sub(self.window);
         let seen = self.n_keys - first;
-        let splits = (pool::threads() * 4 / self.kv_heads.max(1)).clamp(1, seen.div_ceil(LEAST_KEYS).max(1));
+        let splits = (pool::threads() * PIECES / self.kv_heads.max(1)).clamp(1, seen.div_ceil(LEAST_KEYS).max(1));
         let size = seen.div_ceil(splits);
-        let mut partials: Vec<Vec<Partial>> = Vec::new();
-        partials.resize_with(self.kv_heads * splits, Vec::new);
-        let least = LEAST_WORK.div_ceil((size * self.group() * (self.k.width() + self.v.width())).max(1));
-        pool::split_rows(&mut partials, 1, least, |at, partials| {
-            for (at, own) in (at..).zip(partials) {
+        let (group, width) = (self.group(), self.v.width().max(1));
+        let mut weights = vec![Weights::NONE; self.kv_heads * splits * group]; // [kv_heads, splits, group]
+        let mut sums = vec![0.0; weights.len() * width];
+        let least = LEAST_WORK.div_ceil((size * group * (self.k.width() + width)).max(1));
+        pool::split_rows_of_two((&mut weights, group), (&mut sums, group * width), least, |at, weights, sums| {
+            let pieces = weights.chunks_mut(group).zip(sums.chunks_mut(group * width));
+            for (at, (weights, sums)) in (at..).zip(pieces) {
                 let start = first + at % splits * size;
-                *own = self.decode_some(isa, at / splits, start..self.n_keys.min(start + size));
+                self.decode_some(isa, at / splits, start..self.n_keys.min(start + size), weights, sums);
             }
         });
-        let width = self.v.width();
-        for (head, y) in y.chunks_exact_mut(width.max(1)).enumerate() {
-            let kv_head = head / self.group();
-            let own = partials.iter().skip(kv_head * splits).take(splits);
-            merge(own.filter_map(|partials| partials.get(head % self.group())), y);
+        for (head, y) in y.chunks_exact_mut(width).enumerate() {
+            let first = head / group * splits * group + head % group;
+            merge(weights.iter().zip(sums.chunks_exact(width)).skip(first).step_by(group).take(splits), y);
         }
     }
 
-    /// All queries of a key head over some of its keys.
-    fn decode_some(&self, isa: Isa, kv_head: usize, keys: Range<usize>) -> Vec<Partial> {
-        let empty = || Partial { largest: f32::NEG_INFINITY, weight: 0.0, sum: vec![0.0; self.v.width()] };
-        let mut partials: Vec<Partial> = (0..self.group()).map(|_| empty()).collect();
+    /// All queries of a key head over some of its keys: adds to their `weights` and `sums` `[group, value width]`.
+    fn decode_some(&self, isa: Isa, kv_head: usize, keys: Range<usize>, weights: &mut [Weights], sums: &mut [f32]) {
         for block in self.blocks(keys) {
             let (k, v) = (self.k.rows(kv_head, block.start), self.v.rows(kv_head, block.start));
-            for (own, partial) in partials.iter_mut().enumerate() {
+            let queries = weights.iter_mut().zip(sums.chunks_exact_mut(self.v.width().max(1)));
+            for (own, (weights, sums)) in queries.enumerate() {
                 let q = self.q.row(kv_head * self.group() + own, 0);
-                add_block(isa, q, k, v, self.scale, block.len(), partial);
+                add_block(isa, q, k, v, self.scale, block.len(), Partial { weights, sums });
             }
         }
-        partials
     }
 
     /// Several queries: blocks of them for each key head, on all threads.
@@ -272,18 +285,18 @@ vectorized! {
     }
 
     /// Adds some keys' values to what one query has.
-    fn add_block(isa: Isa, q: &[f32], k: Rows<'_>, v: Rows<'_>, scale: f32, count: usize, partial: &mut Partial) {
+    fn add_block(isa: Isa, q: &[f32], k: Rows<'_>, v: Rows<'_>, scale: f32, count: usize, partial: Partial<'_>) {
+        let Partial { weights, sums } = partial;
         let mut scores = [0.0; KEYS];
         for (score, key) in scores.iter_mut().take(count).zip(k.data.chunks(k.stride)) {
             *score = dot(isa, q, key) * scale;
         }
-        let largest = rows::largest(isa, scores.get(..count).unwrap_or_default(), partial.largest);
-        let shrunk = if partial.weight == 0.0 { 0.0 } else { exp(isa, partial.largest - largest) };
-        partial.sum.iter_mut().for_each(|sum| *sum *= shrunk);
+        let largest = rows::largest(isa, scores.get(..count).unwrap_or_default(), weights.largest);
+        let shrunk = if weights.sum == 0.0 { 0.0 } else { exp(isa, weights.largest - largest) };
+        sums.iter_mut().for_each(|sum| *sum *= shrunk);
         let scores = scores.get_mut(..count).unwrap_or_default();
-        partial.weight = partial.weight * shrunk + exp_row(isa, largest, scores);
-        partial.largest = largest;
-        let (tiles, rest) = partial.sum.as_chunks_mut::<TILE>();
+        *weights = Weights { largest, sum: weights.sum * shrunk + exp_row(isa, largest, scores) };
+        let (tiles, rest) = sums.as_chunks_mut::<TILE>();
         let first_of_rest = tiles.len() * TILE;
         for (at, sums) in tiles.iter_mut().enumerate() {
             add_tile(isa, scores, v, at * TILE, sums);
@@ -332,14 +345,14 @@ fn dot(isa: Isa, q: &[f32], key: &[f32]) -> f32 {
 }
 
 /// What several parts of the keys give together.
-fn merge<'a>(partials: impl Iterator<Item = &'a Partial> + Clone, y: &mut [f32]) {
-    let largest = partials.clone().fold(f32::NEG_INFINITY, |largest, partial| largest.max(partial.largest));
-    let share = |partial: &Partial| if partial.weight == 0.0 { 0.0 } else { (partial.largest - largest).exp() };
-    let weight: f32 = partials.clone().map(|partial| partial.weight * share(partial)).sum();
+fn merge<'a>(parts: impl Iterator<Item = (&'a Weights, &'a [f32])> + Clone, y: &mut [f32]) {
+    let largest = parts.clone().fold(f32::NEG_INFINITY, |largest, (weights, _)| largest.max(weights.largest));
+    let share = |weights: &Weights| if weights.sum == 0.0 { 0.0 } else { (weights.largest - largest).exp() };
+    let total: f32 = parts.clone().map(|(weights, _)| weights.sum * share(weights)).sum();
     y.fill(0.0);
-    for partial in partials {
-        let share = share(partial) / weight;
-        y.iter_mut().zip(&partial.sum).for_each(|(y, sum)| *y += share * sum);
+    for (weights, sums) in parts {
+        let share = share(weights) / total;
+        y.iter_mut().zip(sums).for_each(|(y, sum)| *y += share * sum);
     }
 }
 
@@ -385,7 +398,8 @@ mod tests {
         #[test]
         fn every_level_equals_the_definition(
             (kv_heads, group) in (1usize..4, 1usize..4), width in 1usize..40,
-            value_width in prop_oneof![1usize..40, TILE..2 * TILE + 20], n_queries in prop_oneof![2 => Just(1usize), 3 => 2usize..80], before in 0usize..150,
+            value_width in prop_oneof![1usize..40, TILE..2 * TILE + 20], n_queries in prop_oneof![2 => Just(1usize), 3 => 2usize..80],
+            before in prop_oneof![2 => 0usize..150, 1 => 300usize..900],
             window in prop_oneof![Just(usize::MAX), 1usize..100], threads in 1usize..4,
             (k_page, v_page) in prop_oneof![Just((230, 230)), (1usize..100, 1usize..100)],
         ) {

@@ -191,11 +191,11 @@ pub fn split_rows_of_all<T: Send + Sync, const N: usize>(
 }
 
 /// As [`split_rows`] with rows of two slices, of which there are equally many.
-pub fn split_rows_of_two<T: Send + Sync>(
+pub fn split_rows_of_two<T: Send + Sync, U: Send + Sync>(
     (first, first_width): (&mut [T], usize),
-    (second, second_width): (&mut [T], usize),
+    (second, second_width): (&mut [U], usize),
     least: usize,
-    work: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+    work: impl Fn(usize, &mut [T], &mut [U]) + Sync,
 ) {
     let (first, second) = (SharedMut::new(first), SharedMut::new(second));
     split(first.len.div_ceil(first_width.max(1)), least, |range| {

@@ -125,6 +125,8 @@ fn zeroed(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
     use crate::kernels::blocks::Format;
     use crate::kernels::matrix::tests::{matrix, wave};
@@ -163,7 +165,7 @@ mod tests {
             blocks::rows_times(isa, Format::Q8_0, panels, &Activations::quantize(&x), &mut fast);
             assert_ne!(exact, fast);
             for (precision, want) in [(Precision::Exact, exact), (Precision::Fast, fast)] {
-                assert_eq!(times_all([&matrix], isa, &x, precision, |_| {}), [want.clone()]);
+                assert_eq!(times_all([&matrix], isa, &x, precision, |_| {}), slice::from_ref(&want));
                 let mut by_parts = want.clone();
                 swiglu_row(isa, &want, 0.3, &mut by_parts);
                 assert_eq!(gated(&matrix, 0.3, &matrix, isa, &x, precision), by_parts);

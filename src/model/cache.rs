@@ -1,6 +1,8 @@
 //! What attention keeps of earlier tokens: pages that are written in place and, on the CPU, never move; where only the
 //! last tokens are looked at, they are a ring.
 
+use std::borrow::Cow;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::ops;
@@ -82,11 +84,11 @@ impl Rows {
         })
     }
 
-    /// Writes `rows` [heads, tokens, width] from `at` on, where there is room.
+    /// Writes `rows` [tokens, heads, width] from `at` on, where there is room.
     fn set(&self, rows: &Tensor, at: usize) -> Result<()> {
         let mut done = 0;
-        for (page, first, count) in self.pieces(at, at + rows.dim(1)?) {
-            page.slice_set(&rows.narrow(1, done, count)?.contiguous()?, 1, first)?;
+        for (page, first, count) in self.pieces(at, at + rows.dim(0)?) {
+            ops::set_rows(page, first, &rows.narrow(0, done, count)?)?;
             done += count;
         }
         Ok(())
@@ -113,12 +115,12 @@ impl Cache {
         Self { rows, heads, window, oldest: 0, device: device.clone() }
     }
 
-    /// Adds `rows` [heads, tokens, width], and gives what the queries of these tokens may look at. The added rows come
+    /// Adds `rows` [tokens, heads, width], and gives what the queries of these tokens may look at. The added rows come
     /// last, unless a single one was added to a ring, all of which it may look at.
-    pub fn append(&mut self, rows: &Tensor) -> Result<Rows> {
+    pub fn append(&mut self, rows: &Tensor) -> Result<Cow<'_, Rows>> {
         match self.window {
             None => self.write(rows, self.rows.len)?,
-            Some(window) if rows.dim(1)? == 1 => {
+            Some(window) if rows.dim(0)? == 1 => {
                 if self.rows.len < window {
                     self.write(rows, self.rows.len)?;
                 } else {
@@ -127,20 +129,20 @@ impl Cache {
                 }
             }
             Some(window) => {
-                let seen = [self.kept()?, Some(rows.clone())];
+                let seen = [self.kept()?, Some(rows.transpose(0, 1)?)];
                 let seen = Tensor::cat(&seen.into_iter().flatten().collect::<Vec<_>>(), 1)?;
-                let seen = last(&seen, rows.dim(1)? + window - 1)?;
+                let seen = last(&seen, rows.dim(0)? + window - 1)?;
                 self.oldest = 0;
-                self.write(&last(&seen, window)?, 0)?;
-                return Rows::whole(seen);
+                self.write(&last(&seen, window)?.transpose(0, 1)?, 0)?;
+                return Ok(Cow::Owned(Rows::whole(seen)?));
             }
         }
-        Ok(self.rows.clone())
+        Ok(Cow::Borrowed(&self.rows))
     }
 
-    /// Writes `rows` from `at` on. They are the last ones then.
+    /// Writes `rows` [tokens, heads, width] from `at` on. They are the last ones then.
     fn write(&mut self, rows: &Tensor, at: usize) -> Result<()> {
-        let len = at + rows.dim(1)?;
+        let len = at + rows.dim(0)?;
         self.make_room(len)?;
         self.rows.set(rows, at)?;
         self.rows.len = len;
@@ -158,7 +160,7 @@ impl Cache {
             let size = len.next_power_of_two().min(self.window.unwrap_or(usize::MAX)).max(self.rows.page);
             let larger = Rows { pages: vec![page(size)?], page: size, ..self.rows };
             if self.rows.len > 0 {
-                larger.set(&self.rows.joined()?, 0)?;
+                larger.set(&self.rows.joined()?.transpose(0, 1)?, 0)?;
             }
             self.rows = larger;
         }
@@ -190,7 +192,7 @@ impl Cache {
             let rest = self.rows.range(copy.rows.len, self.rows.len)?;
             let is_there = self.device.same_device(device);
             let rest = if is_there { rest } else { ops::copy_to(&rest, device)? };
-            copy.write(&rest, copy.rows.len)?;
+            copy.write(&rest.transpose(0, 1)?, copy.rows.len)?;
         }
         Ok(Self { oldest: self.oldest, ..copy })
     }
@@ -215,9 +217,15 @@ mod tests {
         rows
     }
 
+    /// [heads, tokens, width].
     fn ramp() -> Tensor {
         let values: Vec<f32> = (0..2 * TOTAL * 3).map(|i| i as f32).collect();
         Tensor::from_vec(values, (2, TOTAL, 3), &Device::Cpu).unwrap()
+    }
+
+    /// Some tokens of `rows` [heads, tokens, width], as they are added.
+    fn some(rows: &Tensor, start: usize, count: usize) -> Tensor {
+        rows.narrow(1, start, count).unwrap().transpose(0, 1).unwrap()
     }
 
     #[test]
@@ -228,7 +236,7 @@ mod tests {
                 let mut cache = Cache::new(2, 3, window, &Device::Cpu);
                 for start in (0..TOTAL).step_by(piece) {
                     let count = piece.min(TOTAL - start);
-                    let seen = cache.append(&rows.narrow(1, start, count).unwrap()).unwrap();
+                    let seen = cache.append(&some(&rows, start, count)).unwrap();
                     let so_far = rows.narrow(1, 0, start + count).unwrap();
                     let reach = window.map_or(TOTAL, |window| window + count - 1);
                     let (seen, want) = (sorted(&seen.joined().unwrap()), sorted(&last(&so_far, reach).unwrap()));
@@ -246,27 +254,27 @@ mod tests {
         let rows = ramp();
         let places = |cache: &Cache| -> Vec<_> { cache.rows.pages.iter().map(Tensor::id).collect() };
         let mut cache = Cache::new(2, 3, None, &Device::Cpu);
-        cache.append(&rows.narrow(1, 0, PAGE + 5).unwrap()).unwrap();
+        cache.append(&some(&rows, 0, PAGE + 5)).unwrap();
         let (before, copied) = (places(&cache), places(&cache.copy_to(&Device::Cpu).unwrap()));
         assert_eq!((copied.len(), copied[0]), (2, before[0]));
         assert_ne!(copied[1], before[1]);
-        cache.append(&rows.narrow(1, PAGE + 5, 2 * PAGE - 5).unwrap()).unwrap();
+        cache.append(&some(&rows, PAGE + 5, 2 * PAGE - 5)).unwrap();
         assert_eq!(places(&cache)[..2], before);
     }
 
     #[test]
     fn a_cache_and_its_copy_go_on_by_themselves() {
         let rows = ramp();
-        let some = |start: usize, count: usize| rows.narrow(1, start, count).unwrap();
         for window in [None, Some(7), Some(PAGE), Some(PAGE + 9)] {
             for len in [1, 5, PAGE - 1, PAGE, PAGE + 5, 2 * PAGE] {
                 let mut cache = Cache::new(2, 3, window, &Device::Cpu);
-                (0..len).for_each(|at| drop(cache.append(&some(at, 1)).unwrap()));
+                (0..len).for_each(|at| drop(cache.append(&some(&rows, at, 1)).unwrap()));
                 let mut copy = cache.copy_to(&Device::Cpu).unwrap();
-                (len..len + 20).for_each(|at| drop(cache.append(&some(at, 1)).unwrap()));
-                (0..9).for_each(|at| drop(copy.append(&some(at, 1)).unwrap()));
+                (len..len + 20).for_each(|at| drop(cache.append(&some(&rows, at, 1)).unwrap()));
+                (0..9).for_each(|at| drop(copy.append(&some(&rows, at, 1)).unwrap()));
+                let first = |count| rows.narrow(1, 0, count).unwrap();
                 for (cache, rows) in
-                    [(cache, some(0, len + 20)), (copy, Tensor::cat(&[some(0, len), some(0, 9)], 1).unwrap())]
+                    [(cache, first(len + 20)), (copy, Tensor::cat(&[first(len), first(9)], 1).unwrap())]
                 {
                     let want = last(&rows, window.unwrap_or(TOTAL)).unwrap().to_vec3::<f32>().unwrap();
                     assert_eq!(cache.kept().unwrap().unwrap().to_vec3::<f32>().unwrap(), want, "{window:?} of {len}");

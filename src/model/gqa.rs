@@ -131,7 +131,7 @@ impl Gqa {
     }
 }
 
-/// Queries or keys [heads, tokens, head_dim] with their norm and their positions.
+/// Queries or keys [tokens, heads, head_dim] with their norm and their positions.
 fn prepare(x: &Tensor, norm: Option<&Norm>, rope: Option<&Rope>) -> Result<Tensor> {
     let x = match norm {
         Some(norm) => norm.forward(x)?,
@@ -143,13 +143,12 @@ fn prepare(x: &Tensor, norm: Option<&Norm>, rope: Option<&Rope>) -> Result<Tenso
     }
 }
 
-/// [tokens, heads · width] -> [heads, tokens, width].
+/// [tokens, heads · width] -> [tokens, heads, width].
 pub(super) fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
-    Ok(x.reshape((x.dim(0)?, heads, ()))?.transpose(0, 1)?)
+    Ok(x.reshape((x.dim(0)?, heads, ()))?)
 }
 
-/// [heads, tokens, width] -> [tokens, heads · width].
+/// [tokens, heads, width] -> [tokens, heads · width].
 pub(super) fn merge_heads(x: &Tensor) -> Result<Tensor> {
-    let tokens = x.dim(1)?;
-    Ok(x.transpose(0, 1)?.reshape((tokens, ()))?)
+    Ok(x.reshape((x.dim(0)?, ()))?)
 }

@@ -133,8 +133,8 @@ impl Mla {
     ) -> Result<Tensor> {
         let (input, rope) = (input.for_several()?, positions.rope(&self.spec.rope)?);
         let [c_kv, k_rope] = Linear::all_of([&self.w_dkv, &self.w_kr], &input)?;
-        let c_kv = normed(self.kv_norm.as_ref(), &c_kv)?.rows()?.unsqueeze(0)?; // [1, tokens, kv_latent]
-        let k_rope = rope.rotate(&k_rope.unsqueeze(0)?)?; // [1, tokens, d_rope]
+        let c_kv = normed(self.kv_norm.as_ref(), &c_kv)?.rows()?.unsqueeze(1)?; // [tokens, 1, kv_latent]
+        let k_rope = rope.rotate(&k_rope.unsqueeze(1)?)?; // [tokens, 1, d_rope]
         let cache = cache.0.append(&Tensor::cat(&[&c_kv, &k_rope], 2)?)?;
 
         let c_q = match &self.w_dq {
@@ -148,10 +148,10 @@ impl Mla {
         self.o_proj.onto(residual, &Input::from(&merge_heads(&y)?))
     }
 
-    /// `q_nope` [heads, tokens, head_dim], `q_rope` [heads, tokens, d_rope] and `cache` [1, positions, kv_latent +
-    /// d_rope] -> [heads, tokens, value_dim].
+    /// `q_nope` [tokens, heads, head_dim], `q_rope` [tokens, heads, d_rope] and `cache` [1, positions, kv_latent +
+    /// d_rope] -> [tokens, heads, value_dim].
     fn attend(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Rows) -> Result<Tensor> {
-        let (queries, positions) = (q_nope.dim(1)?, cache.tokens());
+        let (queries, positions) = (q_nope.dim(0)?, cache.tokens());
         if self.expanding_is_cheaper(queries) && self.expanded(positions) <= EXPANDED {
             self.attend_expanded(q_nope, q_rope, &cache.joined()?)
         } else {
@@ -176,19 +176,23 @@ impl Mla {
     fn attend_absorbed(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Rows) -> Result<Tensor> {
         let MlaSpec { num_heads, kv_latent_dim, .. } = self.spec;
         let by_head = |w: &Tensor| w.reshape((num_heads, (), kv_latent_dim));
-        let q_latent = ops::linear_transposed_per_head(q_nope, &by_head(&self.w_uk)?)?; // [heads, tokens, kv_latent]
-        let q = Tensor::cat(&[&q_latent, q_rope], 2)?;
+        let q_nope = q_nope.transpose(0, 1)?;
+        let q_latent = ops::linear_transposed_per_head(&q_nope, &by_head(&self.w_uk)?)?; // [heads, tokens, kv_latent]
+        let q = Tensor::cat(&[&q_latent.transpose(0, 1)?, q_rope], 2)?;
         let latents = cache.columns(kv_latent_dim);
-        let y = ops::causal_attention(&q, cache, &latents, self.attention())?; // [heads, tokens, kv_latent]
-        ops::linear_per_head(&y, &by_head(&self.w_uv)?)
+        let y = ops::causal_attention(&q, cache, &latents, self.attention())?; // [tokens, heads, kv_latent]
+        Ok(ops::linear_per_head(&y.transpose(0, 1)?, &by_head(&self.w_uv)?)?.transpose(0, 1)?)
     }
 
     fn attend_expanded(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor) -> Result<Tensor> {
         let MlaSpec { num_heads, kv_latent_dim, .. } = self.spec;
         let (positions, d_rope) = (cache.dim(1)?, self.spec.rope.width);
         let latents = cache.narrow(2, 0, kv_latent_dim)?.squeeze(0)?.contiguous()?; // [positions, kv_latent]
-        let expand =
-            |w: &Tensor| split_heads(&ops::linear(&latents, &Weight::Tensor(w.clone()), Precision::Exact)?, num_heads); // [heads, positions, width]
+        // [heads, positions, width]
+        let expand = |w: &Tensor| {
+            let all = ops::linear(&latents, &Weight::Tensor(w.clone()), Precision::Exact)?;
+            Ok::<_, Error>(split_heads(&all, num_heads)?.transpose(0, 1)?)
+        };
         let k_rope = cache.narrow(2, kv_latent_dim, d_rope)?.broadcast_as((num_heads, positions, d_rope))?;
         let k = Tensor::cat(&[&expand(&self.w_uk)?, &k_rope], 2)?.contiguous()?;
         let q = Tensor::cat(&[q_nope, q_rope], 2)?;
@@ -228,9 +232,10 @@ mod tests {
                 ramp.sin().unwrap().to_dtype(DType::F32).unwrap().reshape(shape).unwrap()
             };
             let cache = wave((1, positions, 12 + 6), 0.37);
-            let (q_nope, q_rope) = (wave((4, tokens, HIDDEN / 4), 0.71), wave((4, tokens, 6), 0.53));
+            let (q_nope, q_rope) = (wave((tokens, 4, HIDDEN / 4), 0.71), wave((tokens, 4, 6), 0.53));
             let mut held = Cache::new(1, 12 + 6, None, &Device::Cpu);
-            let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &held.append(&cache).unwrap()).unwrap();
+            let by_token = cache.transpose(0, 1).unwrap();
+            let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &held.append(&by_token).unwrap()).unwrap();
             let expanded = layer.attend_expanded(&q_nope, &q_rope, &cache).unwrap();
             let difference = (absorbed - expanded).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
             assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "{difference}");

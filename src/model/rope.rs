@@ -164,7 +164,7 @@ impl Rope {
         Ok(Self { cos: tensor(cos)?, sin: tensor(sin)?, pairing: spec.pairing })
     }
 
-    /// Rotates the first elements of each row of `x` [heads, tokens, head_dim].
+    /// Rotates the first elements of each row of `x` [tokens, heads, head_dim].
     pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         ops::rotate(x, &self.cos, &self.sin, self.pairing)
     }

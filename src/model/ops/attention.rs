@@ -20,8 +20,8 @@ pub struct Attention {
 }
 
 /// Causal attention with shared key heads. The keys [kv_heads, positions, width] and values [kv_heads, positions,
-/// value_width] end at the position of the last of the queries `q` [heads, tokens, width]. Head h reads key head
-/// `h / (heads / kv_heads)`. The output is [heads, tokens, value_width].
+/// value_width] end at the position of the last of the queries `q` [tokens, heads, width]. Head h reads key head
+/// `h / (heads / kv_heads)`. The output is [tokens, heads, value_width].
 pub fn causal_attention(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) -> Result<Tensor> {
     match q.device() {
         Device::Cpu => attend_fused(q, keys, values, how),
@@ -30,7 +30,7 @@ pub fn causal_attention(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) 
             let (k, v) = (keys.joined()?, values.joined()?);
             match super::cuda::attend_one(q, &k, &v, how)? {
                 Some(y) => Ok(y),
-                None => composed::attend(q, &k, &v, how, composed::SCORES),
+                None => Ok(composed::attend(&q.transpose(0, 1)?, &k, &v, how, composed::SCORES)?.transpose(0, 1)?),
             }
         }
         device => Err(no_kernels(device)),
@@ -38,12 +38,13 @@ pub fn causal_attention(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) 
 }
 
 fn attend_fused(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) -> Result<Tensor> {
-    let (heads, n_queries, _) = q.dims3()?;
+    let (n_queries, heads, width) = q.dims3()?;
     let q = with_whole_rows(q)?;
+    let [stride, head_stride] = strides(&q)?;
     let (q_lent, k_lent, v_lent) = (Lent::from_start(&q), lent_pages(keys), lent_pages(values));
     let (k, v) = (pages(keys, &k_lent)?, pages(values, &v_lent)?);
     let attention = attention::Attention {
-        q: vectors(&q, &q_lent)?,
+        q: attention::Heads { data: q_lent.slice()?, head_stride, stride, width },
         k: attention::Pages { pages: &k, page: keys.page() },
         v: attention::Pages { pages: &v, page: values.page() },
         heads,
@@ -56,7 +57,7 @@ fn attend_fused(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) -> Resul
     let value_width = attention.v.width();
     let mut y = vec![0.0; n_queries * heads * value_width];
     attention.run(Isa::best(), &mut y);
-    Ok(Tensor::from_vec(y, (n_queries, heads, value_width), q.device())?.transpose(0, 1)?)
+    Ok(Tensor::from_vec(y, (n_queries, heads, value_width), q.device())?)
 }
 
 fn lent_pages(rows: &Rows) -> Vec<Lent<'_>> {
@@ -64,7 +65,11 @@ fn lent_pages(rows: &Rows) -> Vec<Lent<'_>> {
 }
 
 fn pages<'a>(rows: &Rows, lent: &'a [Lent<'_>]) -> Result<Vec<attention::Heads<'a>>> {
-    let vectors = |(page, lent)| Ok(attention::Heads { width: rows.width(), ..vectors(page, lent)? });
+    let width = rows.width();
+    let vectors = |(page, lent): (&Tensor, &'a Lent<'_>)| {
+        let [head_stride, stride] = strides(page)?;
+        Ok(attention::Heads { data: lent.slice()?, head_stride, stride, width })
+    };
     rows.pages().iter().zip(lent).map(vectors).collect()
 }
 
@@ -73,12 +78,12 @@ pub(super) fn with_whole_rows(x: &Tensor) -> Result<Tensor> {
     if x.stride().last() == Some(&1) { Ok(x.clone()) } else { Ok(x.contiguous()?) }
 }
 
-fn vectors<'a>(x: &Tensor, lent: &'a Lent<'_>) -> Result<attention::Heads<'a>> {
-    let (head_stride, stride) = match x.stride() {
-        [head_stride, stride, 1] => (*head_stride, *stride),
-        other => return Err(Error::Internal(format!("attention takes whole rows of heads, found strides {other:?}"))),
-    };
-    Ok(attention::Heads { data: lent.slice()?, head_stride, stride, width: x.dim(2)? })
+/// How far apart the first and the second indices of three put rows.
+fn strides(x: &Tensor) -> Result<[usize; 2]> {
+    match x.stride() {
+        [first, second, 1] => Ok([*first, *second]),
+        other => Err(Error::Internal(format!("attention takes whole rows of heads, found strides {other:?}"))),
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +103,10 @@ mod tests {
         (0..value_width).map(value).collect()
     }
 
+    fn by_head(x: &Tensor) -> Tensor {
+        x.transpose(0, 1).unwrap()
+    }
+
     #[test]
     fn attention_equals_its_definition_fused_and_composed_also_where_queries_are_taken_in_blocks() {
         let (heads, kv_heads, width, value_width, scale) = (4, 2, 6, 3, 0.4);
@@ -111,7 +120,7 @@ mod tests {
             let how = Attention { scale, window };
             let (held_keys, held_values) = (Rows::whole(k.clone()).unwrap(), Rows::whole(v.clone()).unwrap());
             for got in [
-                attend_fused(&q, &held_keys, &held_values, how).unwrap(),
+                by_head(&attend_fused(&by_head(&q), &held_keys, &held_values, how).unwrap()),
                 composed::attend(&q, &k, &v, how, 1 << 22).unwrap(),
             ] {
                 for (head, token) in [(0, 0), (1, tokens / 2), (2, tokens - 1), (3, tokens - 1)] {

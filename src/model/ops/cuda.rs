@@ -173,16 +173,16 @@ pub(super) fn add_to_scaled(x: &Tensor, factor: f32, y: &Tensor) -> Result<()> {
 
 /// As [`super::rotate`].
 pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
-    let (heads, tokens, width) = x.dims3()?;
-    let y = x.transpose(0, 1)?.force_contiguous()?; // [tokens, heads, width], written in place
+    let (tokens, heads, width) = x.dims3()?;
+    let y = x.force_contiguous()?; // written in place
     let (angles, pairs) = ((address(cos)?, address(sin)?), cos.dim(1)?);
     run(&y, &[cuda::rotate(address(&y)?, [tokens, heads, width], angles, pairs, pairing == Pairing::Neighbours)])?;
-    Ok(y.transpose(0, 1)?)
+    Ok(y)
 }
 
 /// As [`super::causal_attention`] for one query a head; none for several, and where rows are wider than the kernel takes.
 pub(super) fn attend_one(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> Result<Option<Tensor>> {
-    let ((heads, n_queries, _), (kv_heads, all, _)) = (q.dims3()?, k.dims3()?);
+    let ((n_queries, heads, _), (kv_heads, all, _)) = (q.dims3()?, k.dims3()?);
     if n_queries != 1 {
         return Ok(None);
     }
@@ -195,7 +195,7 @@ pub(super) fn attend_one(q: &Tensor, k: &Tensor, v: &Tensor, how: Attention) -> 
     }
     let room = empty(q, attend.room() / size_of::<f32>())?;
     let room = address(&room)?;
-    with_output(q, (heads, 1, v.dim(2)?), |q, y| attend.launches(q, room, y).into()).map(Some)
+    with_output(q, (1, heads, v.dim(2)?), |q, y| attend.launches(q, room, y).into()).map(Some)
 }
 
 fn rows(x: &Tensor) -> Result<Heads> {

@@ -346,8 +346,8 @@ fn normed(x: &[f32], weight: &Tensor, eps: f32) -> Result<Vec<f32>> {
     Ok(y)
 }
 
-/// Turns the first pairs of each vector of `x` [heads, tokens, width] by `cos` and `sin` [tokens, pairs], in the memory of `x`
-/// where it lies token by token on the CPU: nothing else may use it.
+/// Turns the first pairs of each vector of `x` [tokens, heads, width] by `cos` and `sin` [tokens, pairs], on the CPU in the
+/// memory of `x` where that is contiguous: nothing else may use it.
 pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => rotate_on_cpu(x, cos, sin, pairing),
@@ -358,8 +358,8 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Resul
 }
 
 fn rotate_on_cpu(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
-    let (heads, _, width) = x.dims3()?;
-    let y = x.transpose(0, 1)?.contiguous()?; // [tokens, heads, width], as products give it
+    let (_, heads, width) = x.dims3()?;
+    let y = x.contiguous()?;
     let (cos_lent, sin_lent, pairs) = (Lent::of(cos)?, Lent::of(sin)?, cos.dim(1)?);
     let (cos, sin) = (cos_lent.slice::<f32>()?, sin_lent.slice::<f32>()?);
     let rotate_row = |row: usize, x: &mut [f32]| {
@@ -369,7 +369,26 @@ fn rotate_on_cpu(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Re
         }
     };
     with_slice_mut(&y, |y| rows::each_row(y, width, rotate_row))?;
-    Ok(y.transpose(0, 1)?)
+    Ok(y)
+}
+
+/// Writes `rows` [tokens, heads, width] into `page` [heads, tokens of the page, width] from its token `first` on, where there
+/// is room.
+pub fn set_rows(page: &Tensor, first: usize, rows: &Tensor) -> Result<()> {
+    if !page.device().is_cpu() {
+        return Ok(page.slice_set(&rows.transpose(0, 1)?.contiguous()?, 1, first)?);
+    }
+    let (_, page_len, width) = page.dims3()?;
+    let rows = rows.contiguous()?;
+    let (lent, heads) = (Lent::of(&rows)?, rows.dim(1)?);
+    let vectors = lent.slice()?.chunks_exact(width.max(1)).enumerate();
+    with_slice_mut(page, |page| {
+        for (at, vector) in vectors {
+            let (token, head) = (at / heads, at % heads);
+            let own = page.chunks_exact_mut(width).nth(head * page_len + first + token);
+            own.into_iter().for_each(|own| own.copy_from_slice(vector));
+        }
+    })
 }
 
 /// Zeros, f32, unless the machine can't have as many.
