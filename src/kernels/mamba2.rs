@@ -15,8 +15,8 @@ use super::pool::{self, Columns};
 /// changes no result but for rounding.
 const CHUNK: usize = 64;
 
-/// So many numbers of a state, 64 KiB, are worth a part of a parallel region.
-const STEP: usize = 1 << 14;
+/// So many numbers of a state, 16 KiB, are worth a part of a parallel region: a microsecond or two.
+const STEP: usize = 1 << 12;
 
 /// Below e to this, about 2⁻⁸⁰, a decay is none: f32 can't hold what it leaves beside any other term. Its products would
 /// have been subnormal, with which processors are a hundred times as slow: in granite-h-350m, half of a step's time.
