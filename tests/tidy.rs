@@ -35,7 +35,7 @@ fn sources() -> Vec<(String, PathBuf, String)> {
         let relative = path.strip_prefix(&src).unwrap().to_owned();
         let module = relative.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
         let text = std::fs::read_to_string(&path).unwrap();
-        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
+        let code = text.split("mod tests {").next().unwrap().to_owned();
         (module, relative, code)
     };
     rust_files(&src).into_iter().filter(|path| !path.ends_with("tests.rs")).map(read).collect()

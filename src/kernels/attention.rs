@@ -22,8 +22,11 @@ const TILE: usize = 4 * LANES;
 /// Fewer keys of a head than this are not split.
 const LEAST_KEYS: usize = 128;
 
-/// So many pieces for each thread are enough: threads then end together, and merging them is soon done.
+/// So many pieces for each thread are enough for threads to end together.
 const PIECES: usize = 16;
+
+/// Pieces leave at most one number for so many that they have read.
+const READ: usize = 32;
 
 /// So many multiply-adds are worth a part of a parallel region: a microsecond.
 const LEAST_WORK: usize = 1 << 14;
@@ -97,22 +100,22 @@ pub struct Attention<'a> {
     pub window: usize,
 }
 
-/// What is known of the scores that one query's sum of values is weighed by, before it is divided by their sum.
+/// What a softmax over a query's scores needs of some of them.
 #[derive(Clone, Copy)]
-struct Weights {
+struct Softmax {
     /// The largest score.
     largest: f32,
-    /// The sum of e^(score − largest).
+    /// The sum of e^(score − largest), by which what is weighed so has yet to be divided.
     sum: f32,
 }
 
 /// What a query has of some keys.
 struct Partial<'a> {
-    weights: &'a mut Weights,
+    softmax: &'a mut Softmax,
     sums: &'a mut [f32],
 }
 
-impl Weights {
+impl Softmax {
     const NONE: Self = Self { largest: f32::NEG_INFINITY, sum: 0.0 };
 }
 
@@ -137,37 +140,47 @@ impl Attention<'_> {
         })
     }
 
+    /// How many pieces the keys of a head become.
+    fn splits(&self, seen: usize) -> usize {
+        let (threads, kept) = (pool::threads(), self.group() * self.v.width());
+        let wanted = if threads == 1 { 1 } else { threads * PIECES / self.kv_heads.max(1) };
+        let worth = seen.saturating_mul(self.k.width() + self.v.width()) / (READ * kept).max(1);
+        wanted.min(seen / LEAST_KEYS).min(worth).max(1)
+    }
+
     /// One query for each head: the keys are split among threads where there are many.
     fn decode(&self, isa: Isa, y: &mut [f32]) {
         let first = self.n_keys.saturating_sub(self.window);
         let seen = self.n_keys - first;
-        let splits = (pool::threads() * PIECES / self.kv_heads.max(1)).clamp(1, seen.div_ceil(LEAST_KEYS).max(1));
+        let splits = self.splits(seen);
         let size = seen.div_ceil(splits);
         let (group, width) = (self.group(), self.v.width().max(1));
-        let mut weights = vec![Weights::NONE; self.kv_heads * splits * group]; // [kv_heads, splits, group]
-        let mut sums = vec![0.0; weights.len() * width];
+        let mut softmaxes = vec![Softmax::NONE; self.kv_heads * splits * group]; // [kv_heads, splits, group]
+        let mut sums = vec![0.0; softmaxes.len() * width];
         let least = LEAST_WORK.div_ceil((size * group * (self.k.width() + width)).max(1));
-        pool::split_rows_of_two((&mut weights, group), (&mut sums, group * width), least, |at, weights, sums| {
-            let pieces = weights.chunks_mut(group).zip(sums.chunks_mut(group * width));
-            for (at, (weights, sums)) in (at..).zip(pieces) {
+        pool::split_rows_of_two((&mut softmaxes, group), (&mut sums, group * width), least, |at, softmaxes, sums| {
+            let pieces = softmaxes.chunks_mut(group).zip(sums.chunks_mut(group * width));
+            for (at, (softmaxes, sums)) in (at..).zip(pieces) {
                 let start = first + at % splits * size;
-                self.decode_some(isa, at / splits, start..self.n_keys.min(start + size), weights, sums);
+                self.decode_some(isa, at / splits, start..self.n_keys.min(start + size), softmaxes, sums);
             }
         });
-        for (head, y) in y.chunks_exact_mut(width).enumerate() {
-            let first = head / group * splits * group + head % group;
-            merge(weights.iter().zip(sums.chunks_exact(width)).skip(first).step_by(group).take(splits), y);
-        }
+        pool::split_rows(y, width, LEAST_WORK.div_ceil(splits * width), |first, y| {
+            for (head, y) in (first..).zip(y.chunks_exact_mut(width)) {
+                let first = head / group * splits * group + head % group;
+                merge(softmaxes.iter().zip(sums.chunks_exact(width)).skip(first).step_by(group).take(splits), y);
+            }
+        });
     }
 
-    /// All queries of a key head over some of its keys: adds to their `weights` and `sums` `[group, value width]`.
-    fn decode_some(&self, isa: Isa, kv_head: usize, keys: Range<usize>, weights: &mut [Weights], sums: &mut [f32]) {
+    /// All queries of a key head over some of its keys: adds to their `softmaxes` and `sums` `[group, value width]`.
+    fn decode_some(&self, isa: Isa, kv_head: usize, keys: Range<usize>, softmaxes: &mut [Softmax], sums: &mut [f32]) {
         for block in self.blocks(keys) {
             let (k, v) = (self.k.rows(kv_head, block.start), self.v.rows(kv_head, block.start));
-            let queries = weights.iter_mut().zip(sums.chunks_exact_mut(self.v.width().max(1)));
-            for (own, (weights, sums)) in queries.enumerate() {
+            let queries = softmaxes.iter_mut().zip(sums.chunks_exact_mut(self.v.width().max(1)));
+            for (own, (softmax, sums)) in queries.enumerate() {
                 let q = self.q.row(kv_head * self.group() + own, 0);
-                add_block(isa, q, k, v, self.scale, block.len(), Partial { weights, sums });
+                add_block(isa, q, k, v, self.scale, block.len(), Partial { softmax, sums });
             }
         }
     }
@@ -286,16 +299,16 @@ vectorized! {
 
     /// Adds some keys' values to what one query has.
     fn add_block(isa: Isa, q: &[f32], k: Rows<'_>, v: Rows<'_>, scale: f32, count: usize, partial: Partial<'_>) {
-        let Partial { weights, sums } = partial;
+        let Partial { softmax, sums } = partial;
         let mut scores = [0.0; KEYS];
         for (score, key) in scores.iter_mut().take(count).zip(k.data.chunks(k.stride)) {
             *score = dot(isa, q, key) * scale;
         }
-        let largest = rows::largest(isa, scores.get(..count).unwrap_or_default(), weights.largest);
-        let shrunk = if weights.sum == 0.0 { 0.0 } else { exp(isa, weights.largest - largest) };
+        let largest = rows::largest(isa, scores.get(..count).unwrap_or_default(), softmax.largest);
+        let shrunk = if softmax.sum == 0.0 { 0.0 } else { exp(isa, softmax.largest - largest) };
         sums.iter_mut().for_each(|sum| *sum *= shrunk);
         let scores = scores.get_mut(..count).unwrap_or_default();
-        *weights = Weights { largest, sum: weights.sum * shrunk + exp_row(isa, largest, scores) };
+        *softmax = Softmax { largest, sum: softmax.sum * shrunk + exp_row(isa, largest, scores) };
         let (tiles, rest) = sums.as_chunks_mut::<TILE>();
         let first_of_rest = tiles.len() * TILE;
         for (at, sums) in tiles.iter_mut().enumerate() {
@@ -345,13 +358,13 @@ fn dot(isa: Isa, q: &[f32], key: &[f32]) -> f32 {
 }
 
 /// What several parts of the keys give together.
-fn merge<'a>(parts: impl Iterator<Item = (&'a Weights, &'a [f32])> + Clone, y: &mut [f32]) {
-    let largest = parts.clone().fold(f32::NEG_INFINITY, |largest, (weights, _)| largest.max(weights.largest));
-    let share = |weights: &Weights| if weights.sum == 0.0 { 0.0 } else { (weights.largest - largest).exp() };
-    let total: f32 = parts.clone().map(|(weights, _)| weights.sum * share(weights)).sum();
+fn merge<'a>(parts: impl Iterator<Item = (&'a Softmax, &'a [f32])> + Clone, y: &mut [f32]) {
+    let largest = parts.clone().fold(f32::NEG_INFINITY, |largest, (softmax, _)| largest.max(softmax.largest));
+    let share = |softmax: &Softmax| if softmax.sum == 0.0 { 0.0 } else { (softmax.largest - largest).exp() };
+    let total: f32 = parts.clone().map(|(softmax, _)| softmax.sum * share(softmax)).sum();
     y.fill(0.0);
-    for (weights, sums) in parts {
-        let share = share(weights) / total;
+    for (softmax, sums) in parts {
+        let share = share(softmax) / total;
         y.iter_mut().zip(sums).for_each(|(y, sum)| *y += share * sum);
     }
 }
@@ -398,7 +411,8 @@ mod tests {
         #[test]
         fn every_level_equals_the_definition(
             (kv_heads, group) in (1usize..4, 1usize..4), width in 1usize..40,
-            value_width in prop_oneof![1usize..40, TILE..2 * TILE + 20], n_queries in prop_oneof![2 => Just(1usize), 3 => 2usize..80],
+            value_width in prop_oneof![1usize..40, TILE..2 * TILE + 20],
+            n_queries in prop_oneof![2 => Just(1usize), 3 => 2usize..80],
             before in prop_oneof![2 => 0usize..150, 1 => 300usize..900],
             window in prop_oneof![Just(usize::MAX), 1usize..100], threads in 1usize..4,
             (k_page, v_page) in prop_oneof![Just((230, 230)), (1usize..100, 1usize..100)],
@@ -428,14 +442,17 @@ mod tests {
     #[test]
     fn many_keys_are_split_among_threads_whatever_their_pages() {
         let (n_keys, width) = (3000, 16);
-        let (q, k, v) = (wave(4 * width, 0.7), wave(n_keys * width, 0.3), wave(n_keys * width, 0.11));
+        let (q, k, v) = (wave(4 * width, 0.7), wave(2 * 3072 * width, 0.3), wave(2 * 3072 * width, 0.11));
         let q = Heads { data: &q, head_stride: width, stride: 4 * width, width };
         for (k_page, v_page, window) in [(n_keys, n_keys, usize::MAX), (256, 256, 2001), (256, 100, usize::MAX)] {
-            let (k, v) = (pages(&k, 1, width, k_page), pages(&v, 1, width, v_page));
+            let (k, v) = (pages(&k, 2, width, k_page), pages(&v, 2, width, v_page));
             let (k, v) = (Pages { pages: &k, page: k_page }, Pages { pages: &v, page: v_page });
-            let attention = Attention { q, k, v, heads: 4, kv_heads: 1, n_queries: 1, n_keys, scale: 0.3, window };
+            let attention = Attention { q, k, v, heads: 4, kv_heads: 2, n_queries: 1, n_keys, scale: 0.3, window };
             let mut y = vec![0.0; 4 * width];
-            pool::Pool::new(2).unwrap().install(|| attention.run(Isa::best(), &mut y));
+            pool::Pool::new(2).unwrap().install(|| {
+                assert!(attention.splits(n_keys.min(window)) > 8);
+                attention.run(Isa::best(), &mut y);
+            });
             for (got, want) in y.iter().zip(exact(&attention)) {
                 assert!((f64::from(*got) - want).abs() < 2e-5, "{got} for {want}: pages of {k_page} and {v_page}");
             }

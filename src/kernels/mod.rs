@@ -2,8 +2,10 @@
 //!
 //! In reading order: [`isa`] says what the machine can do and compiles loops for each level of it; [`pool`] shares work
 //! among threads; [`matrix`] holds weights in [`memory`], as [`panels`] or [`blocks`], and multiplies them with
-//! activations: one row by [`row`], many laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or in f32 by [`gemm`]; [`matvec`] multiplies one row with a plain matrix; [`mamba2`], [`attention`], [`rope`] and [`rows`] are what
-//! happens between those products, with the functions of [`math`]. `cuda` has all of it that GPUs do; of their logits a [`shortlist`] comes back.
+//! activations: one row by [`row`], many laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or in f32 by [`gemm`];
+//! [`matvec`] multiplies one row with a plain matrix; [`mamba2`], [`attention`], [`rope`] and [`rows`] are what happens
+//! between those products, with the functions of [`math`]. `cuda` has all of it that GPUs do; of their logits a
+//! [`shortlist`] comes back.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

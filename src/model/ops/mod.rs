@@ -346,8 +346,8 @@ fn normed(x: &[f32], weight: &Tensor, eps: f32) -> Result<Vec<f32>> {
     Ok(y)
 }
 
-/// Turns the first pairs of each vector of `x` [tokens, heads, width] by `cos` and `sin` [tokens, pairs], on the CPU in the
-/// memory of `x` where that is contiguous: nothing else may use it.
+/// Turns the first pairs of each vector of `x` [tokens, heads, width] by `cos` and `sin` [tokens, pairs], on the CPU in
+/// the memory of `x` where that is contiguous: nothing else may use it.
 pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => rotate_on_cpu(x, cos, sin, pairing),
@@ -372,15 +372,21 @@ fn rotate_on_cpu(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Re
     Ok(y)
 }
 
-/// Writes `rows` [tokens, heads, width] into `page` [heads, tokens of the page, width] from its token `first` on, where there
-/// is room.
+/// Writes `rows` [tokens, heads, width] into `page` [heads, tokens of the page, width] from its token `first` on.
 pub fn set_rows(page: &Tensor, first: usize, rows: &Tensor) -> Result<()> {
     if !page.device().is_cpu() {
         return Ok(page.slice_set(&rows.transpose(0, 1)?.contiguous()?, 1, first)?);
     }
-    let (_, page_len, width) = page.dims3()?;
+    let ((tokens, heads, width), (page_heads, page_len, page_width)) = (rows.dims3()?, page.dims3()?);
+    if (heads, width) != (page_heads, page_width) || first + tokens > page_len {
+        return Err(Error::Internal(format!(
+            "no room in a page {:?} for {:?} from {first} on",
+            page.dims(),
+            rows.dims()
+        )));
+    }
     let rows = rows.contiguous()?;
-    let (lent, heads) = (Lent::of(&rows)?, rows.dim(1)?);
+    let lent = Lent::of(&rows)?;
     let vectors = lent.slice()?.chunks_exact(width.max(1)).enumerate();
     with_slice_mut(page, |page| {
         for (at, vector) in vectors {

@@ -21,7 +21,7 @@ pub(super) struct Added<'a> {
     pub(super) factor: f64,
 }
 
-/// One row [1, in] with its norm times the transpose of each of the matrices: of each `[out]`.
+/// One row [1, in] with its norm times the transpose of each of the matrices, and what is `added`: of each `[out]`.
 pub(super) fn times_all<'a, const N: usize>(
     input: &Input<'_>,
     matrices: [&Matrix; N],
