@@ -41,10 +41,10 @@ pub(super) fn row_times(
     with_output(&input.rows, (1, w.n_out), |x, y| vec![w.row_times(x, norm, after, y)]).map(Some)
 }
 
-/// As [`super::gated_row`], of one row. None where the types of the matrices differ.
+/// As [`super::gated_row`], of one row. None where the types or sizes of the matrices differ.
 pub(super) fn gated_row(input: &Input<'_>, gate: &Weight, factor: f32, up: &Weight) -> Result<Option<Tensor>> {
     let (Some(gate), Some(up)) = (one_matrix(gate)?, one_matrix(up)?) else { return Ok(None) };
-    if gate.dtype != up.dtype {
+    if (gate.dtype, gate.n_out) != (up.dtype, up.n_out) {
         return Ok(None);
     }
     let norm = norm(input)?;
