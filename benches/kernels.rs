@@ -6,14 +6,14 @@
 use std::hint::black_box;
 
 use blazr::kernels::attention::{Attention, Heads, Pages};
-use blazr::kernels::blocks::{Activations, Format};
+use blazr::kernels::blocks::Activations;
 use blazr::kernels::gemm::Rows;
 use blazr::kernels::isa::Isa;
 use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, Steps, scan, step};
 use blazr::kernels::matrix::{Matrix, Precision, WeightType};
 use blazr::kernels::pool::{self, Pool};
 use blazr::kernels::rows::{GatedNorm, gate_row, rms_norm, swiglu};
-use blazr::kernels::{matvec, rope};
+use blazr::kernels::{matvec, rope, row};
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const HIDDEN: usize = 1024;
@@ -56,12 +56,16 @@ fn matrices(c: &mut Criterion) {
                 group.bench_function(id, |b| b.iter(|| matrix.times(Isa::best(), &x[..HIDDEN], precision)));
             });
         }
+        pooled(|| {
+            group.bench_function(BenchmarkId::new(dtype.name(), "gated by itself"), |b| {
+                b.iter(|| row::gated(&matrix, 1.0, &matrix, Isa::best(), &x[..HIDDEN], Precision::Fast));
+            });
+        });
     }
     group.finish();
     let mut group = c.benchmark_group("512 rows");
     group.sample_size(20);
-    for dtype in [WeightType::F32, WeightType::Bf16, WeightType::Blocks(Format::Q8_0), WeightType::Blocks(Format::Q4K)]
-    {
+    for dtype in WeightType::ALL {
         let matrix = matrix(dtype, 4096);
         group.throughput(Throughput::Elements((PROMPT * HIDDEN * 4096) as u64));
         for isa in Isa::available().filter(|isa| *isa >= Isa::Avx2) {
@@ -80,14 +84,14 @@ fn recurrence(c: &mut Criterion) {
     let (dt, bias, a) = (wave(PROMPT * SIZING.heads, 0.9), vec![-5.0; SIZING.heads], vec![-1.0; SIZING.heads]);
     let dt = Steps { projected: Rows { data: &dt, stride: SIZING.heads }, bias: &bias, limit: (0.0, f64::INFINITY) };
     let inputs = Inputs { xbc: &xbc, dt, a: &a, d: &d };
-    let mut state = wave(SIZING.inner() * SIZING.state_size, 0.2);
+    let (mut state, z) = (wave(SIZING.inner() * SIZING.state_size, 0.2), wave(SIZING.inner(), 0.8));
     let mut y = vec![0.0; PROMPT * SIZING.inner()];
     let mut group = c.benchmark_group("mamba2");
     group.throughput(Throughput::Bytes(2 * size_of_val(&state[..]) as u64));
     pooled(|| {
         let token = Inputs { xbc: &xbc[..width], ..inputs };
         group.bench_function("step", |b| {
-            b.iter(|| step(Isa::best(), SIZING, &mut state, token, &mut y[..SIZING.inner()]));
+            b.iter(|| step(Isa::best(), SIZING, &mut state, token, Some(&z), &mut y[..SIZING.inner()]));
         });
         group.throughput(Throughput::Elements(PROMPT as u64));
         group.bench_function("scan 512", |b| b.iter(|| scan(Isa::best(), SIZING, &mut state, inputs, &mut y)));

@@ -10,6 +10,7 @@ use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
 use super::isa::{FAR, Isa, prefetch, vectorized};
 use super::math::{exp, silu};
 use super::pool::{self, Columns};
+use super::rows::add_scaled_row;
 
 /// How many tokens are multiplied at once. The work within a chunk grows with its length, that between chunks falls; it
 /// changes no result but for rounding.
@@ -162,11 +163,12 @@ vectorized! {
         y.iter_mut().for_each(|y| *y = silu(isa, *y));
     }
 
-    /// `S ← decay · S + Δ · x ⊗ B`, `y = S · C + D · x` for one head.
+    /// `S ← decay · S + Δ · x ⊗ B`, `y = (S · C + D · x) · silu(z)` for one head.
     fn step_head(isa: Isa, state: &mut [f32], head: Head<'_>, y: &mut [f32]) {
-        for ((row, y), x) in state.chunks_exact_mut(head.b.len().max(1)).zip(y).zip(head.x) {
+        for ((row, y), x) in state.chunks_exact_mut(head.b.len().max(1)).zip(&mut *y).zip(head.x) {
             *y = advance_row(isa, row, head.decay, head.dt * x, head.b, head.c) + head.d * x;
         }
+        y.iter_mut().zip(head.z.unwrap_or_default()).for_each(|(y, z)| *y *= silu(isa, *z));
     }
 
     /// The products within a chunk, where each stands: scores · e^(sum_i − sum_j) · Δ_j for j ≤ i, else nothing.
@@ -182,10 +184,6 @@ vectorized! {
         }
     }
 
-    /// Adds `factor · x` to `y`.
-    fn add_scaled(isa: Isa, x: &[f32], factor: f32, y: &mut [f32]) {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = isa.mul_add(*x, factor, *y));
-    }
 }
 
 /// What one head takes of a token.
@@ -197,6 +195,7 @@ struct Head<'a> {
     dt: f32,
     decay: f32,
     d: f32,
+    z: Option<&'a [f32]>,
 }
 
 /// `row ← decay · row + input · b`; returns `row · c` of the new row. All are `[state_size]`.
@@ -220,30 +219,33 @@ fn advance_row(isa: Isa, row: &mut [f32], decay: f32, input: f32, b: &[f32], c: 
     total
 }
 
-/// Advances `state` `[heads, head_dim, state_size]` by the one token of `inputs` and writes `y` `[heads · head_dim]`.
-pub fn step(isa: Isa, sizing: Sizing, state: &mut [f32], inputs: Inputs<'_>, y: &mut [f32]) {
+/// Advances `state` `[heads, head_dim, state_size]` by the one token of `inputs` and writes `y` `[heads · head_dim]`, times
+/// silu(z) where there is a gate `z` `[heads · head_dim]`.
+pub fn step(isa: Isa, sizing: Sizing, state: &mut [f32], inputs: Inputs<'_>, z: Option<&[f32]>, y: &mut [f32]) {
     let (head_dim, per_head) = (sizing.head_dim, sizing.head_dim * sizing.state_size);
     let least = STEP.div_ceil(per_head.max(1));
     pool::split_rows_of_two((state, per_head), (y, head_dim), least, |first, state, y| {
         let heads = state.chunks_exact_mut(per_head.max(1)).zip(y.chunks_exact_mut(head_dim.max(1)));
         for (head, (state, y)) in (first..).zip(heads) {
-            if let Some(own) = head_of(sizing, inputs, head) {
+            if let Some(own) = head_of(sizing, inputs, z, head) {
                 step_head(isa, state, own, y);
             }
         }
     });
 }
 
-fn head_of<'a>(sizing: Sizing, inputs: Inputs<'a>, head: usize) -> Option<Head<'a>> {
+fn head_of<'a>(sizing: Sizing, inputs: Inputs<'a>, z: Option<&'a [f32]>, head: usize) -> Option<Head<'a>> {
     let (b, c) = sizing.b_and_c(head);
     let dt = inputs.dt.of(0, head)?;
+    let own = head * sizing.head_dim..(head + 1) * sizing.head_dim;
     Some(Head {
-        x: inputs.xbc.get(head * sizing.head_dim..(head + 1) * sizing.head_dim)?,
+        x: inputs.xbc.get(own.clone())?,
         b: inputs.xbc.get(b..b + sizing.state_size)?,
         c: inputs.xbc.get(c..c + sizing.state_size)?,
         dt: dt as f32,
         decay: decay(dt * inputs.a.get(head)?),
         d: *inputs.d.get(head)?,
+        z: z.and_then(|z| z.get(own)),
     })
 }
 
@@ -382,8 +384,8 @@ impl HeadScan {
         self.y.fill(0.0);
         let rows = self.y.chunks_exact_mut(head_dim).zip(self.read.chunks_exact(head_dim));
         for (((y, read), sum), x) in rows.zip(&self.sums).zip(x.data.chunks(width)) {
-            add_scaled(isa, read, decay_in_f32(isa, *sum as f32), y);
-            add_scaled(isa, x, self.d, y);
+            add_scaled_row(isa, read, decay_in_f32(isa, *sum as f32), y);
+            add_scaled_row(isa, x, self.d, y);
         }
 
         // Within it: y_i = Σ_{j ≤ i} e^(sum_i − sum_j) · (C_i · B_j) · Δ_j x_j.
@@ -402,7 +404,7 @@ impl HeadScan {
         self.read.fill(0.0);
         let rows = self.read.chunks_exact_mut(head_dim).zip(x.data.chunks(width));
         for ((own, x), (sum, dt)) in rows.zip(self.sums.iter().zip(&self.dt)) {
-            add_scaled(isa, x, decay_in_f32(isa, (last - sum) as f32) * dt, own);
+            add_scaled_row(isa, x, decay_in_f32(isa, (last - sum) as f32) * dt, own);
         }
         let decay = decay_in_f32(isa, last as f32);
         self.state.iter_mut().for_each(|state| *state *= decay);
@@ -475,7 +477,7 @@ mod tests {
                 let (mut stepped, mut z) = (before.clone(), vec![f32::NAN; tokens * sizing.inner()]);
                 let by_token = xbc.chunks(sizing.conv_dim()).zip(dt.chunks(heads)).zip(z.chunks_mut(sizing.inner()));
                 for ((xbc, dt), z) in by_token {
-                    step(isa, sizing, &mut stepped, Inputs { xbc, dt: steps(dt), ..inputs }, z);
+                    step(isa, sizing, &mut stepped, Inputs { xbc, dt: steps(dt), ..inputs }, None, z);
                 }
                 for (got, state) in [(y, scanned), (z, stepped)] {
                     for (got, want) in got.iter().zip(&want).chain(state.iter().zip(&exact_state)) {
@@ -512,6 +514,25 @@ mod tests {
     }
 
     #[test]
+    fn a_step_is_gated_head_by_head() {
+        let sizing = Sizing { heads: 6, head_dim: 37, state_size: 128, groups: 2 };
+        let wave = |n: usize, k: f32| (0..n).map(|i| (i as f32 * k).sin()).collect::<Vec<f32>>();
+        let (xbc, z, state) = (wave(sizing.conv_dim(), 0.3), wave(6 * 37, 0.7), wave(6 * 37 * 128, 0.2));
+        let steps = Steps { projected: Rows { data: &[0.3; 6], stride: 6 }, bias: &[0.1; 6], limit: (0.0, 9.0) };
+        let inputs = Inputs { xbc: &xbc, dt: steps, a: &[-0.5; 6], d: &[0.7; 6] };
+        for isa in Isa::available() {
+            let stepped = |z: Option<&[f32]>| {
+                let (mut state, mut y) = (state.clone(), vec![f32::NAN; 6 * 37]);
+                pool::Pool::new(3).unwrap().install(|| step(isa, sizing, &mut state, inputs, z, &mut y));
+                (state, y)
+            };
+            let ((state, mut want), (gated_state, gated)) = (stepped(None), stepped(Some(&z)));
+            super::super::rows::gate_row(isa, &z, None, &mut want);
+            assert_eq!((state, want), (gated_state, gated), "{isa:?}");
+        }
+    }
+
+    #[test]
     fn no_state_becomes_subnormal_by_a_decay_that_f32_loses() {
         let sizing = Sizing { heads: 1, head_dim: 1, state_size: 1, groups: 1 };
         let xbc = [1e-3, 1.0, 1.0, 0.0, 1.0, 1.0]; // two tokens, the second without input
@@ -522,7 +543,7 @@ mod tests {
             for isa in Isa::available() {
                 let (mut stepped, mut scanned, mut y) = ([0.0f32], [0.0f32], [f32::NAN; 2]);
                 for (xbc, y) in xbc.chunks(3).zip(y.chunks_mut(1)) {
-                    step(isa, sizing, &mut stepped, Inputs { xbc, ..inputs }, y);
+                    step(isa, sizing, &mut stepped, Inputs { xbc, ..inputs }, None, y);
                 }
                 scan(isa, sizing, &mut scanned, inputs, &mut y);
                 for state in [stepped[0], scanned[0]] {

@@ -44,6 +44,16 @@ vectorized! {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = isa.mul_add(*y, factor, *x));
     }
 
+    /// Adds `x · factor` to `y`.
+    pub fn add_scaled_row(isa: Isa, x: &[f32], factor: f32, y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = isa.mul_add(*x, factor, *y));
+    }
+
+    /// The norm over each group of `x`, where there is one.
+    pub fn norm_groups_row(isa: Isa, norm: Option<GatedNorm<'_>>, x: &mut [f32]) {
+        norm_groups(isa, norm, x);
+    }
+
     /// `x` becomes silu(z) · x, with a norm over each group of it before or after the gate where there is one.
     pub fn gate_row(isa: Isa, z: &[f32], norm: Option<GatedNorm<'_>>, x: &mut [f32]) {
         let is_first = norm.is_some_and(|norm| norm.is_before_gate);
@@ -189,6 +199,19 @@ mod tests {
                 swiglu(isa, &z, 0.5, &mut y);
                 assert_close(&y, x.iter().zip(&z).map(|(x, z)| f64::from(*x) * exact_silu(z * 0.5)));
             }
+        }
+    }
+
+    #[test]
+    fn sums_with_a_factor_are_those_of_f64() {
+        let (x, y) = (wave(37, 0.7), wave(37, 0.3));
+        for isa in Isa::available() {
+            let (mut added, mut scaled) = (y.clone(), y.clone());
+            add_scaled_row(isa, &x, 0.7, &mut added);
+            add_to_scaled_row(isa, &x, 0.7, &mut scaled);
+            let wide = |x: &f32| f64::from(*x);
+            assert_close(&added, x.iter().zip(&y).map(|(x, y)| wide(y) + wide(x) * wide(&0.7)));
+            assert_close(&scaled, x.iter().zip(&y).map(|(x, y)| wide(x) + wide(y) * wide(&0.7)));
         }
     }
 

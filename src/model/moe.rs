@@ -166,11 +166,8 @@ impl Moe {
             if tokens.is_empty() {
                 continue;
             }
-            let count = tokens.len();
-            let tokens = Tensor::from_vec(tokens, count, x.device())?;
-            let shares = Tensor::from_vec(shares, (count, 1), x.device())?;
-            let answer = expert.forward(&x.index_select(&tokens, 0)?)?.broadcast_mul(&shares)?;
-            sum = sum.index_add(&tokens, &answer, 0)?;
+            let answers = expert.forward(&x.index_select(&Tensor::new(tokens.as_slice(), x.device())?, 0)?)?;
+            sum = ops::add_to_rows(sum, &tokens, &shares, &answers)?;
         }
         Ok(sum)
     }

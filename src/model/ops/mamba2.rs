@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
 use crate::kernels::mamba2::{Convolution, Inputs, Sizing, Steps, scan, step};
-use crate::kernels::rows::{self, each_row, gate_row};
+use crate::kernels::rows::{self, each_row, gate_row, norm_groups_row};
 use crate::model::input::Input;
 
 /// The weights of one layer but for its projections.
@@ -119,20 +119,28 @@ impl OnCpu {
         let dt = Rows { data: from(inner + conv_dim), stride: width };
         let dt = Steps { projected: dt, bias: &self.dt_bias, limit: self.dt_limit };
         let inputs = Inputs { xbc: &xbc, dt, a: &self.a, d: &self.d };
-        let mut y = vec![0.0; tokens * inner];
-        let advance = if tokens == 1 { step } else { scan };
-        with_slice_mut(ssm, |ssm| advance(isa, sizing, ssm, inputs, &mut y))?;
-
         let norm = self.norm.as_ref().map(|(weight, eps, is_before_gate)| rows::GatedNorm {
             weight,
             group: inner / sizing.groups,
             eps: *eps,
             is_before_gate: *is_before_gate,
         });
-        each_row(&mut y, inner, |row, y| {
-            let z = projected_rows.get(row * width..row * width + inner).unwrap_or_default();
-            gate_row(isa, z, norm, y);
-        });
+        let z = |row: usize| projected_rows.get(row * width..row * width + inner).unwrap_or_default();
+        let mut y = vec![0.0; tokens * inner];
+        match norm {
+            Some(rows::GatedNorm { is_before_gate: true, .. }) if tokens == 1 => {
+                with_slice_mut(ssm, |ssm| step(isa, sizing, ssm, inputs, None, &mut y))?;
+                gate_row(isa, z(0), norm, &mut y);
+            }
+            _ if tokens == 1 => {
+                with_slice_mut(ssm, |ssm| step(isa, sizing, ssm, inputs, Some(z(0)), &mut y))?;
+                norm_groups_row(isa, norm, &mut y);
+            }
+            _ => {
+                with_slice_mut(ssm, |ssm| scan(isa, sizing, ssm, inputs, &mut y))?;
+                each_row(&mut y, inner, |row, y| gate_row(isa, z(row), norm, y));
+            }
+        }
         Ok(Tensor::from_vec(y, (tokens, inner), projected.device())?)
     }
 

@@ -310,6 +310,26 @@ pub fn add_scaled(x: &Tensor, y: &Tensor, factor: f64) -> Result<Tensor> {
     Ok(y.clone())
 }
 
+/// `sum` [rows, width] with `answers` [n, width] times their `shares` added to the rows `which`, on the CPU in the memory of
+/// `sum`, which nothing else may use.
+pub fn add_to_rows(sum: Tensor, which: &[u32], shares: &[f32], answers: &Tensor) -> Result<Tensor> {
+    if !sum.device().is_cpu() {
+        let shares = Tensor::from_slice(shares, (shares.len(), 1), sum.device())?;
+        let which = Tensor::new(which, sum.device())?;
+        return Ok(sum.index_add(&which, &answers.broadcast_mul(&shares)?, 0)?);
+    }
+    let width = sum.dim(1)?.max(1);
+    let lent = Lent::of(answers)?;
+    let answers = lent.slice::<f32>()?.chunks_exact(width);
+    with_slice_mut(&sum, |sum| {
+        for ((row, share), answer) in which.iter().zip(shares).zip(answers) {
+            let own = sum.chunks_exact_mut(width).nth(*row as usize);
+            own.into_iter().for_each(|own| rows::add_scaled_row(Isa::best(), answer, *share, own));
+        }
+    })?;
+    Ok(sum)
+}
+
 /// `silu(gate · factor) · up`, in the memory of `up`, which nothing else may use.
 pub fn swiglu(gate: &Tensor, factor: f64, up: &Tensor) -> Result<Tensor> {
     let factor = factor as f32;
@@ -597,6 +617,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn answers_are_added_to_their_rows() {
+        let (sum, answers) = (wave((5, 33), 0.3), wave((3, 33), 0.7));
+        let (which, shares) = ([4, 0, 3], [0.3, 0.5, 0.2]);
+        let indices = Tensor::new(&which, &Device::Cpu).unwrap();
+        let shared = answers.broadcast_mul(&Tensor::from_slice(&shares, (3, 1), &Device::Cpu).unwrap()).unwrap();
+        let want = sum.index_add(&indices, &shared, 0).unwrap();
+        assert_close(&add_to_rows(sum, &which, &shares, &answers).unwrap(), &want, 1e-6);
     }
 
     #[test]
