@@ -41,14 +41,18 @@ async fn requests(server: &Server) -> Vec<Value> {
 
 /// Waits until a metric has this value.
 async fn wait_for(server: &Server, series: &str, value: f64) {
+    let line = format!("{series} {value}");
+    wait_until(server, &line, |text| text.lines().any(|found| found == line)).await;
+}
+
+async fn wait_until(server: &Server, what: &str, is_so: impl Fn(&str) -> bool) {
     for _ in 0..500 {
-        let text = server.metrics().await;
-        if text.lines().any(|line| line == format!("{series} {value}")) {
+        if is_so(&server.metrics().await) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{series} is not {value}: {}", server.metrics().await);
+    panic!("not {what}: {}", server.metrics().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +123,7 @@ async fn what_is_given_up(server: &Server) {
     let waiting = tokio::spawn(server.post("/v1/completions", &endless).send());
     wait_for(server, "blazr_queue_requests", 1.0).await;
     wait_for(server, "blazr_queue_tokens", 1.0).await;
-    assert!(sum(&server.metrics().await, "blazr_state_bytes") > 0.0);
+    wait_until(server, "a state", |text| sum(text, "blazr_state_bytes") > 0.0).await;
     assert_eq!(server.refused("/v1/completions", &endless).await.0, 429);
     wait_for(server, "blazr_rejected_total{reason=\"queue_full\"}", 1.0).await;
     waiting.abort();

@@ -244,7 +244,7 @@ impl Layer {
             let projected = Rows { data: &row[inner + conv_dim..], stride: width };
             let dt = Steps { projected, bias: &self.dt_bias, limit: self.dt_limit };
             let mut y = vec![0.0; inner];
-            step(Isa::Scalar, self.sizing, ssm, Inputs { xbc: &xbc, dt, a: &self.a, d: &self.d }, &mut y);
+            step(Isa::Scalar, self.sizing, ssm, Inputs { xbc: &xbc, dt, a: &self.a, d: &self.d }, None, &mut y);
             let group = inner / self.sizing.groups;
             let norm = self.norm.as_ref();
             let norm = norm.map(|(weight, first)| GatedNorm { weight, group, eps: EPS, is_before_gate: *first });
