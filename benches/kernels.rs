@@ -9,11 +9,12 @@ use blazr::kernels::attention::{Attention, Heads, Pages};
 use blazr::kernels::blocks::Activations;
 use blazr::kernels::gemm::Rows;
 use blazr::kernels::isa::Isa;
-use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, Steps, scan, step};
+use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, State, Steps, Token, scan, step};
 use blazr::kernels::matrix::{Matrix, Precision, WeightType};
+use blazr::kernels::per_head::{self, Shared};
 use blazr::kernels::pool::{self, Pool};
 use blazr::kernels::rows::{GatedNorm, gate_row, rms_norm, swiglu};
-use blazr::kernels::{matvec, rope, row};
+use blazr::kernels::{rope, row};
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const HIDDEN: usize = 1024;
@@ -89,15 +90,18 @@ fn recurrence(c: &mut Criterion) {
     let mut group = c.benchmark_group("mamba2");
     group.throughput(Throughput::Bytes(2 * size_of_val(&state[..]) as u64));
     pooled(|| {
-        let token = Inputs { xbc: &xbc[..width], ..inputs };
-        group.bench_function("step", |b| {
-            b.iter(|| step(Isa::best(), SIZING, &mut state, token, Some(&z), &mut y[..SIZING.inner()]));
-        });
-        group.throughput(Throughput::Elements(PROMPT as u64));
-        group.bench_function("scan 512", |b| b.iter(|| scan(Isa::best(), SIZING, &mut state, inputs, &mut y)));
         let (taps, bias) = (wave(4 * width, 0.4), wave(width, 0.9));
         let convolution = Convolution { taps: &taps, bias: Some(&bias) };
         let (mut conv, mut out) = (wave(3 * width, 0.5), vec![0.0; PROMPT * width]);
+        let token = Token { inputs: Inputs { xbc: &xbc[..width], ..inputs }, convolution, z: Some(&z) };
+        group.bench_function("step", |b| {
+            b.iter(|| {
+                let state = State { conv: &mut conv, ssm: &mut state };
+                step(Isa::best(), SIZING, state, token, &mut y[..SIZING.inner()]);
+            });
+        });
+        group.throughput(Throughput::Elements(PROMPT as u64));
+        group.bench_function("scan 512", |b| b.iter(|| scan(Isa::best(), SIZING, &mut state, inputs, &mut y)));
         for tokens in [1, PROMPT] {
             let (x, out) = (Rows { data: &xbc, stride: width }, &mut out[..tokens * width]);
             group.throughput(Throughput::Elements(tokens as u64));
@@ -148,6 +152,26 @@ fn attention(c: &mut Criterion) {
     group.finish();
 }
 
+/// The matrices of multi-head latent attention that expand latents for 16 heads.
+fn heads(c: &mut Criterion) {
+    let matrices =
+        [128; 16].map(|n_out| Matrix::new(WeightType::Bf16, n_out, 512, |_, panel| panel.fill(0x3c)).unwrap());
+    let (x, behind) = (wave(PROMPT * 512, 0.7), wave(PROMPT * 64, 0.3));
+    let mut group = c.benchmark_group("16 heads of [128, 512]");
+    pooled(|| {
+        group.throughput(Throughput::Bytes(matrices.iter().map(|matrix| matrix.bytes() as u64).sum()));
+        group.bench_function("a row each", |b| {
+            b.iter(|| per_head::times_own(&matrices, Isa::best(), &x[..16 * 512], 1, Precision::Fast));
+        });
+        group.throughput(Throughput::Elements((PROMPT * 512 * 128 * 16) as u64));
+        let shared = Shared { x: &x, rows: PROMPT, behind: &behind };
+        group.bench_function("512 rows for all", |b| {
+            b.iter(|| per_head::times_shared(&matrices, Isa::best(), shared, Precision::Fast));
+        });
+    });
+    group.finish();
+}
+
 fn rows(c: &mut Criterion) {
     let (weight, z) = (wave(2048, 0.3), wave(2048, 0.9));
     let (x, mut y) = (wave(2048, 0.7), vec![0.0; 2048]);
@@ -155,15 +179,12 @@ fn rows(c: &mut Criterion) {
     group.throughput(Throughput::Elements(2048));
     group.bench_function("rms norm", |b| b.iter(|| rms_norm(Isa::best(), &x, &weight, 1e-5, &mut y)));
     let norm = Some(GatedNorm { weight: &weight, group: 2048, eps: 1e-5, is_before_gate: false });
-    group.bench_function("gated norm", |b| in_place(b, &x, |x| gate_row(Isa::best(), &z, norm, x)));
+    group.bench_function("gated norm", |b| in_place(b, &x, |x| gate_row(Isa::best(), Some(&z), norm, x)));
     group.bench_function("swiglu", |b| in_place(b, &x, |x| swiglu(Isa::best(), &z, 1.0, x)));
     group.bench_function("quantized", |b| b.iter(|| Activations::quantize(&x)));
     let (cos, sin) = (wave(32, 0.1), wave(32, 0.2));
     group.bench_function("rope", |b| {
         in_place(b, &x, |x| x.chunks_mut(64).for_each(|head| rope::rotate(Isa::best(), head, &cos, &sin, false)));
-    });
-    group.bench_function("plain matrix times vector", |b| {
-        b.iter(|| matvec::rows_times(Isa::best(), &weight, &z[..64], &mut y[..32]));
     });
     group.finish();
 }
@@ -180,5 +201,5 @@ fn regions(c: &mut Criterion) {
     });
 }
 
-criterion_group!(kernels, matrices, recurrence, attention, rows, regions);
+criterion_group!(kernels, matrices, recurrence, attention, heads, rows, regions);
 criterion_main!(kernels);

@@ -1,12 +1,14 @@
 //! The log-probability that a model gives each token of a sequence after those before it, as JSON on standard output.
 //!
-//!     cargo run --release --example logprobs -- MODEL fast|exact [DTYPE|auto [DEVICE]] < tokens.json
+//!     cargo run --release --example logprobs -- MODEL fast|exact [DTYPE|auto [DEVICE [PIECE]]] < tokens.json
 //!
-//! The sequence is taken in as a prompt, in one piece, so that this is what `--precision` and `--dtype` do to prompts: on the
-//! CPU, or on the device that is named (`cuda:0`).
+//! On the CPU, or on the device that is named (`cuda:0`). The sequence is taken in as a prompt, or in pieces of so many
+//! tokens: 1 is decoding. So this is what `--precision` and `--dtype` do to either.
 
 use std::io::Read;
+use std::num::NonZero;
 use std::path::Path;
+use std::slice::Chunks;
 
 use blazr::checkpoint::Checkpoint;
 use blazr::error::{Error, Result};
@@ -22,9 +24,9 @@ use candle_core::{Device, Tensor};
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (model, precision, others) = match arguments.as_slice() {
-        [model, precision, others @ ..] if others.len() <= 2 => (model, precision, others),
+        [model, precision, others @ ..] if others.len() <= 3 => (model, precision, others),
         _ => {
-            let usage = "expected MODEL fast|exact [DTYPE|auto [DEVICE]], and tokens on standard input";
+            let usage = "expected MODEL fast|exact [DTYPE|auto [DEVICE [PIECE]]], and tokens on standard input";
             return Err(Error::Unsupported(usage.into()));
         }
     };
@@ -34,11 +36,13 @@ fn main() -> Result<()> {
     };
     let place = others.get(1).map_or(Ok(Place::Cpu), |name| name.parse());
     let device = device::choose(Some(place.map_err(|expected| Error::setting("DEVICE", expected))?))?;
+    let piece = others.get(2).map(|piece| piece.parse::<NonZero<usize>>()).transpose();
+    let piece = piece.map_err(|error| Error::setting("PIECE", error.to_string()))?.map_or(usize::MAX, NonZero::get);
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).map_err(|error| Error::io(Path::new("standard input"), error))?;
     let tokens: Vec<u32> = serde_json::from_str(&text).map_err(|error| Error::Internal(error.to_string()))?;
     let pool = Pool::new(num_cpus::get_physical()).map_err(|error| Error::Unsupported(error.to_string()))?;
-    let logprobs = pool.install(|| logprobs(model, &device, settings, &tokens))?;
+    let logprobs = pool.install(|| logprobs(model, &device, settings, tokens.chunks(piece)))?;
     println!("{}", serde_json::json!(logprobs));
     Ok(())
 }
@@ -50,13 +54,16 @@ fn dtype(name: &str) -> Result<Option<WeightType>> {
     if name == "auto" { Ok(None) } else { known.map(Some).ok_or_else(unknown) }
 }
 
-fn logprobs(model: &str, device: &Device, settings: Settings, tokens: &[u32]) -> Result<Vec<f32>> {
+fn logprobs(model: &str, device: &Device, settings: Settings, pieces: Chunks<'_, u32>) -> Result<Vec<f32>> {
     let checkpoint =
         if model == nano::ID { Checkpoint::embedded(&nano::MODEL)? } else { Checkpoint::open(Path::new(model))? };
     let model = checkpoint.load(device, settings)?;
     let mut state = model.new_state()?;
-    let logits = model.forward(&mut [Step { tokens, state: &mut state, wanted: Wanted::All }])?;
-    let rows = logits.first().map(Tensor::to_vec2::<f32>).transpose()?.unwrap_or_default();
-    let next = rows.iter().zip(tokens.iter().skip(1));
+    let mut rows: Vec<Vec<f32>> = Vec::new();
+    for tokens in pieces.clone() {
+        let logits = model.forward(&mut [Step { tokens, state: &mut state, wanted: Wanted::All }])?;
+        rows.extend(logits.first().map(Tensor::to_vec2).transpose()?.unwrap_or_default());
+    }
+    let next = rows.iter().zip(pieces.flatten().skip(1));
     Ok(next.map(|(row, token)| rank(row, *token, 0).logprob).collect())
 }

@@ -3,9 +3,12 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use candle_core::DType;
+use half::bf16;
+use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 
 const TINY: [&str; 8] = ["--runs", "2", "--prefill", "8,300", "--decode", "4", "--at", "0,8"];
@@ -131,4 +134,56 @@ fn what_can_not_be_timed_is_one_error() {
     let expected = "error: nothing to time has room in the model: prefill 5000: 5000 tokens are more than max_seq_len 4352; \
                     decode 1 at 4352: 4353 tokens are more than max_seq_len 4352\n";
     assert_eq!(stderr(&output), expected);
+}
+
+/// Weights in bf16 of which twice as many, or a second copy in the types below, would be more than the bound.
+fn write_llama(directory: &Path) {
+    const HIDDEN: usize = 1024;
+    const INTERMEDIATE: usize = 8192;
+    let numbers: Vec<bf16> =
+        (0..HIDDEN * INTERMEDIATE).map(|i| bf16::from_f32((i as f32 * 0.7).sin() * 0.03)).collect();
+    let tensor = |shape: &[usize]| {
+        let bytes = bytemuck::cast_slice(&numbers[..shape.iter().product()]);
+        TensorView::new(Dtype::BF16, shape.to_vec(), bytes).unwrap()
+    };
+    let square = [HIDDEN, HIDDEN];
+    let of_layer = [
+        ("input_layernorm", &[HIDDEN][..]),
+        ("self_attn.q_proj", &square),
+        ("self_attn.k_proj", &square),
+        ("self_attn.v_proj", &square),
+        ("self_attn.o_proj", &square),
+        ("post_attention_layernorm", &[HIDDEN]),
+        ("mlp.gate_proj", &[INTERMEDIATE, HIDDEN]),
+        ("mlp.up_proj", &[INTERMEDIATE, HIDDEN]),
+        ("mlp.down_proj", &[HIDDEN, INTERMEDIATE]),
+    ];
+    let layers = (0..4)
+        .flat_map(|layer| of_layer.map(|(name, shape)| (format!("model.layers.{layer}.{name}.weight"), tensor(shape))));
+    let others = [("model.embed_tokens.weight", tensor(&[256, HIDDEN])), ("model.norm.weight", tensor(&[HIDDEN]))];
+    let tensors = layers.chain(others.map(|(name, tensor)| (name.to_owned(), tensor)));
+    safetensors::serialize_to_file(tensors, None, &directory.join("model.safetensors")).unwrap();
+    let config = serde_json::json!({
+        "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": 4,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 256, "max_position_embeddings": 512,
+        "tie_word_embeddings": true,
+    });
+    std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn peak_memory_of_loading_is_little_more_than_the_weights_in_whatever_type() {
+    let model = tempfile::tempdir().unwrap();
+    write_llama(model.path());
+    let stored = std::fs::metadata(model.path().join("model.safetensors")).unwrap().len() as f64;
+    let flags = ["--runs", "1", "--prefill", "8", "--decode", "1", "--at", "0", "--json", "--dtype"];
+    for dtype in ["bf16", "q8_0", "q4_k"] {
+        let args = [&flags[..], &[dtype, "--model", model.path().to_str().unwrap()]].concat();
+        let report: Value = serde_json::from_str(&stdout(&bench(&args))).unwrap();
+        let [weights, peak] = ["weight_bytes", "peak_memory_bytes"].map(|key| number(&report[key]));
+        let bound = 1.15 * weights + 150e6;
+        assert!(stored + weights > bound, "the bound would let the file's {stored} bytes stay beside {weights}");
+        assert!(peak <= bound, "{dtype}: {peak} bytes for {weights} of weights, bound {bound}");
+    }
 }

@@ -17,9 +17,9 @@ use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::kernels::matrix::{Matrix, WeightType};
 use crate::model::linear::Weight;
-use crate::model::ops;
+use crate::model::ops::{self, PerHead, Way};
 use crate::model::packing::{StoredRows, held_as};
-use crate::model::weights::TensorSource;
+use crate::model::weights::{Settings, TensorSource};
 
 /// So much of each tensor goes into the fingerprint.
 const SAMPLE_BYTES: usize = 256;
@@ -456,6 +456,29 @@ impl TensorSource for Shapes<'_> {
         };
         self.hold(bytes.unwrap_or(usize::MAX));
         Ok(Some(Weight::Tensor(found.hollow(&[n_out, n_in], &Device::Cpu)?)))
+    }
+
+    fn per_head(
+        &self,
+        name: &str,
+        [heads, n_out, n_in]: [usize; 3],
+        ways: &[Way],
+        settings: Settings,
+        device: &Device,
+    ) -> Result<Option<Vec<PerHead>>> {
+        let Some(found) = self.tensors.find(name, &[heads * n_out, n_in])? else { return Ok(None) };
+        let hollow = |way: &Way| {
+            let [n_out, n_in] = way.sizes([n_out, n_in]);
+            let stored = ops::weight_type(found.dtype);
+            let bytes = if self.are_for_gpu {
+                n_out.checked_mul(n_in).and_then(|count| count.checked_mul(found.dtype.size_in_bytes()))
+            } else {
+                held_as(stored, settings.dtype, n_in).packed_bytes(n_out, n_in)
+            };
+            self.hold(bytes.and_then(|bytes| bytes.checked_mul(heads)).unwrap_or(usize::MAX));
+            Ok(PerHead::of_tensor(found.hollow(&[heads, n_out, n_in], device)?, settings.precision))
+        };
+        ways.iter().map(hollow).collect::<Result<_>>().map(Some)
     }
 
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {

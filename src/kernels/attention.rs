@@ -13,8 +13,11 @@ use super::{LANES, pool};
 /// The keys of a block.
 const KEYS: usize = 64;
 
-/// The queries of a head that look at a block together.
+/// The least queries of a head that look at a block together.
 const QUERIES: usize = 32;
+
+/// So many queries of all heads that share a key look at a block together: it is transposed for them once.
+const TOGETHER: usize = 128;
 
 /// The columns of values that are summed up together.
 const TILE: usize = 4 * LANES;
@@ -188,12 +191,13 @@ impl Attention<'_> {
     /// Several queries: blocks of them for each key head, on all threads.
     fn prefill(&self, isa: Isa, y: &mut [f32]) {
         let (group, value_width) = (self.group(), self.v.width());
-        let blocks = self.n_queries.div_ceil(QUERIES);
+        let together = (TOGETHER / group).max(QUERIES);
+        let blocks = self.n_queries.div_ceil(together);
         let rows = pool::Chunks::new(y, value_width);
         pool::run(self.kv_heads * blocks, |part| {
             let (kv_head, block) = (part % self.kv_heads, part / self.kv_heads);
-            let first = block * QUERIES;
-            let count = QUERIES.min(self.n_queries - first);
+            let first = block * together;
+            let count = together.min(self.n_queries - first);
             for (own, block) in self.prefill_block(isa, kv_head, first, count).into_iter().enumerate() {
                 for (query, sum) in block.sums.chunks_exact(value_width.max(1)).take(count).enumerate() {
                     let head = kv_head * group + own;
@@ -210,7 +214,7 @@ impl Attention<'_> {
     fn prefill_block(&self, isa: Isa, kv_head: usize, first: usize, count: usize) -> Vec<Block> {
         let before = self.n_keys - self.n_queries;
         let keys = (before + first + 1).saturating_sub(self.window)..before + first + count;
-        let mut blocks: Vec<Block> = (0..self.group()).map(|_| Block::new(self.v.width())).collect();
+        let mut blocks: Vec<Block> = (0..self.group()).map(|_| Block::new(count, self.v.width())).collect();
         let width = self.k.width();
         let mut transposed = vec![0.0; width * KEYS];
         for Range { start, end } in self.blocks(keys) {
@@ -235,20 +239,20 @@ impl Attention<'_> {
 
 /// The queries of one head that are in work.
 struct Block {
-    scores: Vec<f32>,  // [QUERIES, KEYS]
-    largest: Vec<f32>, // [QUERIES]
-    weights: Vec<f32>, // [QUERIES]
-    sums: Vec<f32>,    // [QUERIES, width]
+    scores: Vec<f32>,  // [queries, KEYS]
+    largest: Vec<f32>, // [queries]
+    weights: Vec<f32>, // [queries]
+    sums: Vec<f32>,    // [queries, width]
     width: usize,
 }
 
 impl Block {
-    fn new(width: usize) -> Self {
+    fn new(queries: usize, width: usize) -> Self {
         Self {
-            scores: vec![0.0; QUERIES * KEYS],
-            largest: vec![f32::NEG_INFINITY; QUERIES],
-            weights: vec![0.0; QUERIES],
-            sums: vec![0.0; QUERIES * width],
+            scores: vec![0.0; queries * KEYS],
+            largest: vec![f32::NEG_INFINITY; queries],
+            weights: vec![0.0; queries],
+            sums: vec![0.0; queries * width],
             width,
         }
     }

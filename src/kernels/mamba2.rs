@@ -65,7 +65,7 @@ impl Sizing {
 /// Tokens' inputs to the recurrence.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// x, B and C side by side, `[tokens, conv_dim]`.
+    /// x, B and C side by side, `[tokens, conv_dim]`, convolved but for those of a [`Token`].
     pub xbc: &'a [f32],
     /// Δ of each token and head.
     pub dt: Steps<'a>,
@@ -116,38 +116,65 @@ pub struct Convolution<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
+/// What is convolved: the tokens that a state keeps, then others.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    kept: &'a [f32], // [kernel - 1, channels]
+    x: Rows<'a>,
+    channels: usize,
+}
+
+impl Seen<'_> {
+    fn n_kept(&self) -> usize {
+        self.kept.len() / self.channels.max(1)
+    }
+
+    /// All channels of a token; the first is the state's first.
+    fn row(&self, at: usize) -> &[f32] {
+        let n_kept = self.n_kept();
+        let (data, start) =
+            if at < n_kept { (self.kept, at * self.channels) } else { (self.x.data, (at - n_kept) * self.x.stride) };
+        data.get(start..start + self.channels).unwrap_or_default()
+    }
+}
+
 impl Convolution<'_> {
     /// Convolves `x` `[tokens, channels]`, rows `stride` apart, behind the tokens in `state` `[kernel − 1, channels]`,
     /// which becomes the last ones: `y` `[tokens, channels]`.
     pub fn run(&self, isa: Isa, x: Rows<'_>, state: &mut [f32], channels: usize, y: &mut [f32]) {
-        let kept = state.len() / channels.max(1);
-        let tokens = y.len() / channels.max(1);
-        let before: &[f32] = state;
-        // Row `at` of what is convolved: first the state's, then the tokens'.
-        let row = |at: usize| {
-            let (data, start) = if at < kept { (before, at * channels) } else { (x.data, (at - kept) * x.stride) };
-            data.get(start..start + channels).unwrap_or_default()
-        };
-        super::rows::each_row(y, channels, |token, y| {
-            match self.bias {
-                Some(bias) => y.iter_mut().zip(bias).for_each(|(y, bias)| *y = *bias),
-                None => y.fill(0.0),
-            }
-            let taps = self.taps.chunks_exact(channels.max(1)).enumerate();
-            taps.for_each(|(tap, weights)| add_tap(isa, row(token + tap), weights, y));
-            activate(isa, y);
-        });
-        // Rows only move forward: those that are read come after the one that is written.
-        for at in 0..kept {
-            let from = tokens + at;
-            if from < kept {
-                state.copy_within(from * channels..(from + 1) * channels, at * channels);
-            } else if let (Some(own), Some(x)) = (
-                state.get_mut(at * channels..(at + 1) * channels),
-                x.data.get((from - kept) * x.stride..(from - kept) * x.stride + channels),
-            ) {
-                own.copy_from_slice(x);
-            }
+        let seen = Seen { kept: state, x, channels };
+        super::rows::each_row(y, channels, |token, y| self.token(isa, seen, token, 0, y));
+        keep_last(state, x, channels, y.len() / channels.max(1));
+    }
+
+    /// The channels of one token from `first` on.
+    fn token(&self, isa: Isa, seen: Seen<'_>, token: usize, first: usize, y: &mut [f32]) {
+        let own = first..first + y.len();
+        match self.bias.and_then(|bias| bias.get(own.clone())) {
+            Some(bias) => y.copy_from_slice(bias),
+            None => y.fill(0.0),
+        }
+        for (tap, weights) in self.taps.chunks_exact(seen.channels.max(1)).enumerate() {
+            let (x, weights) = (seen.row(token + tap).get(own.clone()), weights.get(own.clone()));
+            add_tap(isa, x.unwrap_or_default(), weights.unwrap_or_default(), y);
+        }
+        activate(isa, y);
+    }
+}
+
+/// The last tokens of a convolution's `state` and `x` become its state.
+fn keep_last(state: &mut [f32], x: Rows<'_>, channels: usize, tokens: usize) {
+    let kept = state.len() / channels.max(1);
+    // Rows only move forward: those that are read come after the one that is written.
+    for at in 0..kept {
+        let from = tokens + at;
+        if from < kept {
+            state.copy_within(from * channels..(from + 1) * channels, at * channels);
+        } else if let (Some(own), Some(x)) = (
+            state.get_mut(at * channels..(at + 1) * channels),
+            x.data.get((from - kept) * x.stride..(from - kept) * x.stride + channels),
+        ) {
+            own.copy_from_slice(x);
         }
     }
 }
@@ -163,9 +190,10 @@ vectorized! {
         y.iter_mut().for_each(|y| *y = silu(isa, *y));
     }
 
-    /// `S ← decay · S + Δ · x ⊗ B`, `y = (S · C + D · x) · silu(z)` for one head.
+    /// `S ← decay · S + Δ · x ⊗ B`, `y = (S · C + D · x) · silu(z)` for one head, whose x is in `y`.
     fn step_head(isa: Isa, state: &mut [f32], head: Head<'_>, y: &mut [f32]) {
-        for ((row, y), x) in state.chunks_exact_mut(head.b.len().max(1)).zip(&mut *y).zip(head.x) {
+        for (row, y) in state.chunks_exact_mut(head.b.len().max(1)).zip(&mut *y) {
+            let x = *y;
             *y = advance_row(isa, row, head.decay, head.dt * x, head.b, head.c) + head.d * x;
         }
         y.iter_mut().zip(head.z.unwrap_or_default()).for_each(|(y, z)| *y *= silu(isa, *z));
@@ -186,10 +214,9 @@ vectorized! {
 
 }
 
-/// What one head takes of a token.
+/// What one head takes of a token, but for x.
 #[derive(Clone, Copy)]
 struct Head<'a> {
-    x: &'a [f32],
     b: &'a [f32],
     c: &'a [f32],
     dt: f32,
@@ -219,33 +246,60 @@ fn advance_row(isa: Isa, row: &mut [f32], decay: f32, input: f32, b: &[f32], c: 
     total
 }
 
-/// Advances `state` `[heads, head_dim, state_size]` by the one token of `inputs` and writes `y` `[heads · head_dim]`, times
-/// silu(z) where there is a gate `z` `[heads · head_dim]`.
-pub fn step(isa: Isa, sizing: Sizing, state: &mut [f32], inputs: Inputs<'_>, z: Option<&[f32]>, y: &mut [f32]) {
-    let (head_dim, per_head) = (sizing.head_dim, sizing.head_dim * sizing.state_size);
+/// One token on its way through a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Token<'a> {
+    /// Its x, B, C and Δ.
+    pub inputs: Inputs<'a>,
+    /// What x, B and C go through first.
+    pub convolution: Convolution<'a>,
+    /// Its gate `[heads · head_dim]`, where the output takes it at once.
+    pub z: Option<&'a [f32]>,
+}
+
+/// What a layer keeps of the tokens before.
+#[derive(Debug)]
+pub struct State<'a> {
+    /// `[kernel − 1, conv_dim]`.
+    pub conv: &'a mut [f32],
+    /// `[heads, head_dim, state_size]`.
+    pub ssm: &'a mut [f32],
+}
+
+/// Advances `state` by one token and writes `y` `[heads · head_dim]`, times silu(z) where there is a gate.
+pub fn step(isa: Isa, sizing: Sizing, state: State<'_>, token: Token<'_>, y: &mut [f32]) {
+    let (head_dim, per_head, channels) = (sizing.head_dim, sizing.head_dim * sizing.state_size, sizing.conv_dim());
+    let x = Rows { data: token.inputs.xbc, stride: channels };
+    let seen = Seen { kept: state.conv, x, channels };
+    let convolve = |first: usize, y: &mut [f32]| token.convolution.token(isa, seen, 0, first, y);
+    let mut shared = vec![0.0; 2 * sizing.shared()];
+    convolve(sizing.inner(), &mut shared);
     let least = STEP.div_ceil(per_head.max(1));
-    pool::split_rows_of_two((state, per_head), (y, head_dim), least, |first, state, y| {
-        let heads = state.chunks_exact_mut(per_head.max(1)).zip(y.chunks_exact_mut(head_dim.max(1)));
-        for (head, (state, y)) in (first..).zip(heads) {
-            if let Some(own) = head_of(sizing, inputs, z, head) {
-                step_head(isa, state, own, y);
+    pool::split_rows_of_two((state.ssm, per_head), (y, head_dim), least, |first, ssm, y| {
+        convolve(first * head_dim, y);
+        let heads = ssm.chunks_exact_mut(per_head.max(1)).zip(y.chunks_exact_mut(head_dim.max(1)));
+        for (head, (ssm, y)) in (first..).zip(heads) {
+            if let Some(own) = head_of(sizing, &token, &shared, head) {
+                step_head(isa, ssm, own, y);
             }
         }
     });
+    keep_last(state.conv, x, channels, 1);
 }
 
-fn head_of<'a>(sizing: Sizing, inputs: Inputs<'a>, z: Option<&'a [f32]>, head: usize) -> Option<Head<'a>> {
+/// `shared` has B and C side by side.
+fn head_of<'a>(sizing: Sizing, token: &Token<'a>, shared: &'a [f32], head: usize) -> Option<Head<'a>> {
+    let Inputs { dt, a, d, .. } = token.inputs;
     let (b, c) = sizing.b_and_c(head);
-    let dt = inputs.dt.of(0, head)?;
-    let own = head * sizing.head_dim..(head + 1) * sizing.head_dim;
+    let of_shared = |start: usize| shared.get(start - sizing.inner()..)?.get(..sizing.state_size);
+    let dt = dt.of(0, head)?;
     Some(Head {
-        x: inputs.xbc.get(own.clone())?,
-        b: inputs.xbc.get(b..b + sizing.state_size)?,
-        c: inputs.xbc.get(c..c + sizing.state_size)?,
+        b: of_shared(b)?,
+        c: of_shared(c)?,
         dt: dt as f32,
-        decay: decay(dt * inputs.a.get(head)?),
-        d: *inputs.d.get(head)?,
-        z: z.and_then(|z| z.get(own)),
+        decay: decay(dt * a.get(head)?),
+        d: *d.get(head)?,
+        z: token.z.and_then(|z| z.get(head * sizing.head_dim..(head + 1) * sizing.head_dim)),
     })
 }
 
@@ -254,7 +308,7 @@ pub fn scan(isa: Isa, sizing: Sizing, state: &mut [f32], inputs: Inputs<'_>, y: 
     let scores = Scores::new(isa, sizing, inputs.xbc);
     let per_head = sizing.head_dim * sizing.state_size;
     let states = pool::Chunks::new(state, per_head);
-    pool::columns(y, sizing.inner(), sizing.head_dim, |head, mut y| {
+    pool::columns((y, sizing.inner()), sizing.inner(), sizing.head_dim, |head, mut y| {
         if let Some(state) = states.take(head) {
             scan_head(isa, sizing, head, &scores, inputs, state, &mut y);
         }
@@ -461,7 +515,11 @@ mod tests {
             let sizing = Sizing { heads: groups * per_group, head_dim, state_size, groups };
             let heads = sizing.heads;
             let wave = |n: usize, k: f32| (0..n).map(|i| ((i as f32 + seed as f32) * k).sin()).collect::<Vec<f32>>();
-            let (xbc, d) = (wave(tokens * sizing.conv_dim(), 0.3), wave(heads, 1.1));
+            let (channels, d) = (sizing.conv_dim(), wave(heads, 1.1));
+            let (x, taps, mut xbc) = (wave(tokens * channels, 0.3), wave(3 * channels, 0.47), vec![0.0; tokens * channels]);
+            let convolution = Convolution { taps: &taps, bias: None };
+            let kept = wave(2 * channels, 0.53);
+            convolution.run(Isa::best(), Rows { data: &x, stride: channels }, &mut kept.clone(), channels, &mut xbc);
             let (dt, bias) = (wave(tokens * heads, 0.9), vec![-0.3; heads]);
             let a: Vec<f64> = wave(heads, 1.3).iter().map(|v| -f64::from(v.abs())).collect();
             let steps = |dt| Steps { projected: Rows { data: dt, stride: heads }, bias: &bias, limit: (0.1, 1.5) };
@@ -474,12 +532,13 @@ mod tests {
             for isa in Isa::available() {
                 let (mut scanned, mut y) = (before.clone(), vec![f32::NAN; tokens * sizing.inner()]);
                 scan(isa, sizing, &mut scanned, inputs, &mut y);
-                let (mut stepped, mut z) = (before.clone(), vec![f32::NAN; tokens * sizing.inner()]);
-                let by_token = xbc.chunks(sizing.conv_dim()).zip(dt.chunks(heads)).zip(z.chunks_mut(sizing.inner()));
-                for ((xbc, dt), z) in by_token {
-                    step(isa, sizing, &mut stepped, Inputs { xbc, dt: steps(dt), ..inputs }, None, z);
+                let (mut ssm, mut conv, mut by_step) = (before.clone(), kept.clone(), vec![f32::NAN; y.len()]);
+                let by_token = x.chunks(channels).zip(dt.chunks(heads)).zip(by_step.chunks_mut(sizing.inner()));
+                for ((xbc, dt), y) in by_token {
+                    let token = Token { inputs: Inputs { xbc, dt: steps(dt), ..inputs }, convolution, z: None };
+                    step(isa, sizing, State { conv: &mut conv, ssm: &mut ssm }, token, y);
                 }
-                for (got, state) in [(y, scanned), (z, stepped)] {
+                for (got, state) in [(y, scanned), (by_step, ssm)] {
                     for (got, want) in got.iter().zip(&want).chain(state.iter().zip(&exact_state)) {
                         prop_assert!((f64::from(*got) - want).abs() <= bound, "{isa:?}: {got} for {want}");
                     }
@@ -520,14 +579,18 @@ mod tests {
         let (xbc, z, state) = (wave(sizing.conv_dim(), 0.3), wave(6 * 37, 0.7), wave(6 * 37 * 128, 0.2));
         let steps = Steps { projected: Rows { data: &[0.3; 6], stride: 6 }, bias: &[0.1; 6], limit: (0.0, 9.0) };
         let inputs = Inputs { xbc: &xbc, dt: steps, a: &[-0.5; 6], d: &[0.7; 6] };
+        let (taps, bias) = (wave(2 * sizing.conv_dim(), 0.4), wave(sizing.conv_dim(), 0.9));
+        let convolution = Convolution { taps: &taps, bias: Some(&bias) };
         for isa in Isa::available() {
             let stepped = |z: Option<&[f32]>| {
-                let (mut state, mut y) = (state.clone(), vec![f32::NAN; 6 * 37]);
-                pool::Pool::new(3).unwrap().install(|| step(isa, sizing, &mut state, inputs, z, &mut y));
-                (state, y)
+                let (mut ssm, mut conv, mut y) = (state.clone(), wave(sizing.conv_dim(), 0.5), vec![f32::NAN; 6 * 37]);
+                let (state, token) = (State { conv: &mut conv, ssm: &mut ssm }, Token { inputs, convolution, z });
+                pool::Pool::new(3).unwrap().install(|| step(isa, sizing, state, token, &mut y));
+                assert_eq!(conv, xbc);
+                (ssm, y)
             };
             let ((state, mut want), (gated_state, gated)) = (stepped(None), stepped(Some(&z)));
-            super::super::rows::gate_row(isa, &z, None, &mut want);
+            super::super::rows::gate_row(isa, Some(&z), None, &mut want);
             assert_eq!((state, want), (gated_state, gated), "{isa:?}");
         }
     }
@@ -535,15 +598,18 @@ mod tests {
     #[test]
     fn no_state_becomes_subnormal_by_a_decay_that_f32_loses() {
         let sizing = Sizing { heads: 1, head_dim: 1, state_size: 1, groups: 1 };
-        let xbc = [1e-3, 1.0, 1.0, 0.0, 1.0, 1.0]; // two tokens, the second without input
+        let x = [1e-3, 1.0, 1.0, 0.0, 1.0, 1.0]; // two tokens, the second without input
+        let (convolution, mut xbc) = (Convolution { taps: &[1.0; 3], bias: None }, [0.0; 6]);
+        convolution.run(Isa::best(), Rows { data: &x, stride: 3 }, &mut [], 3, &mut xbc);
         for log in [-50.0, -56.0, -80.0, -87.0, -95.0] {
             let steps = Steps { projected: Rows { data: &[0.0, 0.0], stride: 1 }, bias: &[0.0], limit: (1.0, 1.0) };
             let inputs = Inputs { xbc: &xbc, dt: steps, a: &[log], d: &[0.0] };
-            let kept = if log < LOST { 0.0 } else { (1e-3 * log.exp()) as f32 };
+            let kept = if log < LOST { 0.0 } else { xbc[0] * xbc[1] * log.exp() as f32 };
             for isa in Isa::available() {
                 let (mut stepped, mut scanned, mut y) = ([0.0f32], [0.0f32], [f32::NAN; 2]);
-                for (xbc, y) in xbc.chunks(3).zip(y.chunks_mut(1)) {
-                    step(isa, sizing, &mut stepped, Inputs { xbc, ..inputs }, None, y);
+                for (xbc, y) in x.chunks(3).zip(y.chunks_mut(1)) {
+                    let token = Token { inputs: Inputs { xbc, ..inputs }, convolution, z: None };
+                    step(isa, sizing, State { conv: &mut [], ssm: &mut stepped }, token, y);
                 }
                 scan(isa, sizing, &mut scanned, inputs, &mut y);
                 for state in [stepped[0], scanned[0]] {

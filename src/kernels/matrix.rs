@@ -206,8 +206,8 @@ impl Matrix {
     }
 
     /// By integer products of all rows with one panel at a time.
-    fn times_integers(&self, isa: Isa, format: Format, x: &ActivationRows, y: &mut [MaybeUninit<f32>]) {
-        pool::columns(y, self.n_out, PANEL, |at, mut y| {
+    fn times_integers(&self, isa: Isa, format: Format, x: &ActivationRows, y: Sums<'_>) {
+        pool::columns((y.room, y.stride), self.n_out, PANEL, |at, mut y| {
             let mut sums = vec![[0.0; PANEL]; y.rows()];
             blocks::panel_times_rows(isa, format, self.panels(at, 1), x, &mut sums);
             store(&sums, 0, 0, &mut y);
@@ -215,8 +215,8 @@ impl Matrix {
     }
 
     /// By bf16 products of all rows with two panels at a time.
-    fn times_bf16(&self, isa: Isa, left: &Left, y: &mut [MaybeUninit<f32>]) {
-        pool::columns(y, self.n_out, 2 * PANEL, |at, mut y| {
+    fn times_bf16(&self, isa: Isa, left: &Left, y: Sums<'_>) {
+        pool::columns((y.room, y.stride), self.n_out, 2 * PANEL, |at, mut y| {
             let panels = self.panels(2 * at, y.width().div_ceil(PANEL));
             let (first, second) = panels.split_at(self.panel_bytes());
             let second = if second.is_empty() { first } else { second };
@@ -235,9 +235,9 @@ impl Matrix {
     }
 
     /// By f32 products of all rows with one panel at a time.
-    fn times_widened(&self, isa: Isa, x: &[f32], y: &mut [MaybeUninit<f32>]) {
+    fn times_widened(&self, isa: Isa, x: &[f32], y: Sums<'_>) {
         let n_in = self.n_in;
-        pool::columns(y, self.n_out, PANEL, |at, mut y| {
+        pool::columns((y.room, y.stride), self.n_out, PANEL, |at, mut y| {
             let mut wide = vec![0.0; n_in.next_multiple_of(left::COLUMNS) * PANEL];
             self.widen(isa, self.panels(at, 1), &mut wide);
             let sizes = Sizes { rows: x.len() / n_in, inner: n_in, columns: PANEL };
@@ -289,8 +289,7 @@ pub fn times_all<const N: usize>(matrices: [&Matrix; N], isa: Isa, x: &[f32], pr
     }
 }
 
-/// The products cost more than the weights' way from memory. What the rows become, they become once: at one level and
-/// precision there is one number of terms.
+/// The products cost more than the weights' way from memory.
 fn rows_times_all<const N: usize>(
     matrices: [&Matrix; N],
     isa: Isa,
@@ -298,26 +297,59 @@ fn rows_times_all<const N: usize>(
     rows: usize,
     precision: Precision,
 ) -> [Vec<f32>; N] {
-    let n_in = x.len() / rows;
-    assert!(matrices.iter().all(|matrix| matrix.n_in == n_in) && x.len() == rows * n_in, "{rows} rows of {n_in}");
-    let (mut left, mut quantized) = (None, None);
-    let mut multiply = |matrix: &Matrix, y: &mut [MaybeUninit<f32>]| match matrix.way(isa, precision) {
-        Way::Bf16 { terms } => {
-            matrix.times_bf16(isa, left.get_or_insert_with(|| Left::new(isa, x, matrix.n_in, terms)), y);
-        }
-        Way::Integers(format) => {
-            let x = quantized.get_or_insert_with(|| ActivationRows::quantize(isa, x, matrix.n_in));
-            matrix.times_integers(isa, format, x, y);
-        }
-        Way::Widened => matrix.times_widened(isa, x, y),
-    };
+    let mut several = Several::new(isa, x, rows, precision);
     matrices.map(|matrix| {
         #[allow(unsafe_code)]
-        // SAFETY: each way stores a sum for every row and output, as rows are of as many inputs as matrices.
+        // SAFETY: a sum is stored for every row and output.
         unsafe {
-            written(rows * matrix.n_out, |y| multiply(matrix, y))
+            written(rows * matrix.n_out, |room| several.times(matrix, Sums { room, stride: matrix.n_out }))
         }
     })
+}
+
+/// Several rows on their way to matrices. What they become, they become once: at one level and precision there is one
+/// number of terms.
+pub(super) struct Several<'a> {
+    isa: Isa,
+    x: &'a [f32],
+    rows: usize,
+    precision: Precision,
+    left: Option<Left>,
+    quantized: Option<ActivationRows>,
+}
+
+/// Where the products with several rows go.
+pub(super) struct Sums<'a> {
+    /// As many rows as are multiplied.
+    pub(super) room: &'a mut [MaybeUninit<f32>],
+    /// How far they are apart: what is behind the products is left as it is.
+    pub(super) stride: usize,
+}
+
+impl<'a> Several<'a> {
+    pub(super) fn new(isa: Isa, x: &'a [f32], rows: usize, precision: Precision) -> Self {
+        Self { isa: isa.min(Isa::best()), x, rows, precision, left: None, quantized: None }
+    }
+
+    /// Stores the sum of every row and output.
+    pub(super) fn times(&mut self, matrix: &Matrix, y: Sums<'_>) {
+        let (n_in, n_out, rows) = (matrix.n_in, matrix.n_out, self.rows);
+        assert!(
+            self.x.len() == rows * n_in && y.stride >= n_out && y.room.len() == rows * y.stride,
+            "{rows} of {n_in}"
+        );
+        match matrix.way(self.isa, self.precision) {
+            Way::Bf16 { terms } => {
+                let left = self.left.get_or_insert_with(|| Left::new(self.isa, self.x, n_in, terms));
+                matrix.times_bf16(self.isa, left, y);
+            }
+            Way::Integers(format) => {
+                let x = self.quantized.get_or_insert_with(|| ActivationRows::quantize(self.isa, self.x, n_in));
+                matrix.times_integers(self.isa, format, x, y);
+            }
+            Way::Widened => matrix.times_widened(self.isa, self.x, y),
+        }
+    }
 }
 
 /// What `write` stores, in memory that nobody zeroed before: for a prompt's products that took a tenth of their time.
@@ -325,7 +357,7 @@ fn rows_times_all<const N: usize>(
 /// # Safety
 /// `write` stores a number in all of it.
 #[allow(unsafe_code)]
-unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+pub(super) unsafe fn written(count: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut room = Box::new_uninit_slice(count);
     if cfg!(debug_assertions) {
         room.fill(MaybeUninit::new(f32::NAN)); // what is not stored shows in tests

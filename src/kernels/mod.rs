@@ -2,9 +2,9 @@
 //!
 //! In reading order: [`isa`] says what the machine can do and compiles loops for each level of it; [`pool`] shares work
 //! among threads; [`matrix`] holds weights in [`memory`], as [`panels`] or [`blocks`], and multiplies them with
-//! activations: one row by [`row`], many laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or in f32 by [`gemm`];
-//! [`matvec`] multiplies one row with a plain matrix; [`mamba2`], [`attention`], [`rope`] and [`rows`] are what happens
-//! between those products, with the functions of [`math`]. `cuda` has all of it that GPUs do; of their logits a
+//! activations: one row by [`row`], many laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or in f32 by [`gemm`],
+//! those of heads with matrices of their own by [`per_head`]; [`mamba2`], [`attention`], [`rope`] and [`rows`] are what
+//! happens between those products, with the functions of [`math`]. `cuda` has all of it that GPUs do; of their logits a
 //! [`shortlist`] comes back.
 
 #[cfg(target_arch = "x86_64")]
@@ -21,17 +21,14 @@ pub mod left;
 pub mod mamba2;
 pub mod math;
 pub mod matrix;
-pub mod matvec;
 pub mod memory;
 pub mod panels;
+pub mod per_head;
 pub mod pool;
 pub mod rope;
 pub mod row;
 pub mod rows;
 pub mod shortlist;
-
-/// Below this many multiply-adds a loop stays on the calling thread: handing work over costs microseconds.
-const PARALLEL_WORK: usize = 1 << 16;
 
 /// How many independent sums an inner product keeps, so that additions overlap and fill vector registers.
 const LANES: usize = 16;

@@ -253,13 +253,19 @@ impl<'a, T> Chunks<'a, T> {
     }
 }
 
-/// Calls `work` with so many columns after the other of `rows` of `width` numbers each, and their number in this order.
-pub fn columns<T: Send + Sync>(rows: &mut [T], width: usize, size: usize, work: impl Fn(usize, Columns<'_, T>) + Sync) {
-    let (count, rows) = (rows.len() / width.max(1), SharedMut::new(rows));
+/// Calls `work` with so many columns after the other of the first `width` of `rows` of `stride` numbers each, and their
+/// number in this order.
+pub fn columns<T: Send + Sync>(
+    (rows, stride): (&mut [T], usize),
+    width: usize,
+    size: usize,
+    work: impl Fn(usize, Columns<'_, T>) + Sync,
+) {
+    let (width, count, rows) = (width.min(stride), rows.len() / stride.max(1), SharedMut::new(rows));
     run(width.div_ceil(size), |part| {
         let (first, end) = (part * size, width.min((part + 1) * size));
         let start = rows.at(first);
-        work(part, Columns { start, stride: width, width: end - first, rows: count, items: PhantomData });
+        work(part, Columns { start, stride, width: end - first, rows: count, items: PhantomData });
     });
 }
 

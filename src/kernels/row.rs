@@ -94,6 +94,11 @@ pub fn times_all<const N: usize>(
     ys.map(|y| unsafe { y.assume_init() }.into_vec())
 }
 
+/// `x` `[n_in]` times the transpose of a matrix, on this thread: `y` `[n_out]`, which is zero before.
+pub(super) fn times_here(matrix: &Matrix, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
+    Row::new(&[matrix], isa, x, precision).times(matrix, 0, y);
+}
+
 /// `silu(gate · factor) · up` of what `x` `[n_in]` gives with two matrices of one size.
 ///
 /// # Panics

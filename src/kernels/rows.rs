@@ -49,18 +49,14 @@ vectorized! {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = isa.mul_add(*x, factor, *y));
     }
 
-    /// The norm over each group of `x`, where there is one.
-    pub fn norm_groups_row(isa: Isa, norm: Option<GatedNorm<'_>>, x: &mut [f32]) {
-        norm_groups(isa, norm, x);
-    }
-
-    /// `x` becomes silu(z) · x, with a norm over each group of it before or after the gate where there is one.
-    pub fn gate_row(isa: Isa, z: &[f32], norm: Option<GatedNorm<'_>>, x: &mut [f32]) {
+    /// `x` becomes silu(z) · x where it hasn't met its gate z yet, with a norm over each group of it before or after the
+    /// gate where there is one.
+    pub fn gate_row(isa: Isa, z: Option<&[f32]>, norm: Option<GatedNorm<'_>>, x: &mut [f32]) {
         let is_first = norm.is_some_and(|norm| norm.is_before_gate);
         if is_first {
             norm_groups(isa, norm, x);
         }
-        for (x, z) in x.iter_mut().zip(z) {
+        for (x, z) in x.iter_mut().zip(z.unwrap_or_default()) {
             *x *= silu(isa, *z);
         }
         if !is_first {
@@ -189,11 +185,16 @@ mod tests {
                 assert_close(&y, exact_norm(&wide, &weight, 1e-5));
                 for is_before_gate in [true, false] {
                     let mut y = x.clone();
-                    gate_row(isa, &z, Some(GatedNorm { weight: &weight, group, eps: 1e-5, is_before_gate }), &mut y);
+                    gate_row(
+                        isa,
+                        Some(&z),
+                        Some(GatedNorm { weight: &weight, group, eps: 1e-5, is_before_gate }),
+                        &mut y,
+                    );
                     assert_close(&y, if is_before_gate { gate(&grouped(&wide)) } else { grouped(&gate(&wide)) });
                 }
                 let mut y = x.clone();
-                gate_row(isa, &z, None, &mut y);
+                gate_row(isa, Some(&z), None, &mut y);
                 assert_close(&y, gate(&wide));
                 let mut y = x.clone();
                 swiglu(isa, &z, 0.5, &mut y);

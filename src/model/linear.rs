@@ -44,7 +44,7 @@ impl Weight {
     /// The bytes that it takes, all of which a token reads.
     pub fn bytes(&self) -> WeightBytes {
         match self {
-            Self::Packed(matrix) => WeightBytes::of(matrix.dtype().name(), matrix.bytes()),
+            Self::Packed(matrix) => WeightBytes::of_matrix(matrix),
             Self::Blocks(blocks) => WeightBytes::of(blocks.dtype().name(), blocks.bytes()),
             Self::Tensor(tensor) => WeightBytes::of_tensor(tensor),
         }
@@ -68,6 +68,11 @@ impl WeightBytes {
     /// Of a tensor that every token reads.
     pub(super) fn of_tensor(tensor: &Tensor) -> Self {
         Self::of(tensor.dtype().as_str(), tensor.elem_count() * tensor.dtype().size_in_bytes())
+    }
+
+    /// Of a matrix that every token reads.
+    pub(super) fn of_matrix(matrix: &Matrix) -> Self {
+        Self::of(matrix.dtype().name(), matrix.bytes())
     }
 
     /// The same where a token reads so many of them.

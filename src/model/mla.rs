@@ -8,13 +8,12 @@ use candle_core::{Device, Tensor};
 use super::cache::{Cache, Rows};
 use super::gqa::{merge_heads, split_heads};
 use super::input::{Input, Residual};
-use super::linear::{Linear, Weight, WeightBytes};
+use super::linear::{Linear, WeightBytes};
 use super::norm::Norm;
-use super::ops::Attention;
+use super::ops::{Attention, PerHead, Way};
 use super::rope::{Positions, RopeSpec};
 use super::{ops, weights::Weights};
 use crate::error::{Error, Result};
-use crate::kernels::matrix::Precision;
 
 /// Keys and values are expanded for a long piece of a prompt only up to this many numbers: 256 MiB.
 const EXPANDED: usize = 1 << 26;
@@ -86,8 +85,9 @@ pub struct Mla {
     w_dq: Option<(Linear, Option<Norm>)>,
     w_uq: Linear,
     w_qr: Linear,
-    w_uk: Tensor, // [heads · head_dim, kv_latent]
-    w_uv: Tensor, // [heads · value_dim, kv_latent]
+    w_uk: PerHead,        // [heads, head_dim, kv_latent], expands keys
+    w_uk_absorb: PerHead, // [heads, kv_latent, head_dim], the same transposed
+    w_uv: PerHead,        // [heads, value_dim, kv_latent]
     o_proj: Linear,
 }
 
@@ -102,6 +102,10 @@ impl Mla {
         let w_dq = |size| Ok::<_, Error>((linear("w_dq", hidden_size, size)?, norm("q_norm", size)?));
         let q_width = q_latent_dim.unwrap_or(hidden_size);
         let qr_width = if spec.rope_from_q_latent { q_width } else { hidden_size };
+        let by_head = |width| [num_heads, width, kv_latent_dim];
+        let ways = [Way::AsStored, Way::Transposed];
+        let [w_uk, w_uk_absorb] = weights.per_head("w_uk.weight", by_head(head_dim), ways)?;
+        let [w_uv] = weights.per_head("w_uv.weight", by_head(value_dim), [Way::AsStored])?;
         Ok(Self {
             w_dkv: linear("w_dkv", hidden_size, kv_latent_dim)?,
             kv_norm: norm("kv_norm", kv_latent_dim)?,
@@ -109,8 +113,9 @@ impl Mla {
             w_dq: q_latent_dim.map(w_dq).transpose()?,
             w_uq: linear("w_uq", q_width, num_heads * head_dim)?,
             w_qr: linear("w_qr", qr_width, num_heads * d_rope)?,
-            w_uk: weights.get("w_uk.weight", &[num_heads * head_dim, kv_latent_dim])?,
-            w_uv: weights.get("w_uv.weight", &[num_heads * value_dim, kv_latent_dim])?,
+            w_uk,
+            w_uk_absorb,
+            w_uv,
             o_proj: linear("o_proj", num_heads * value_dim, hidden_size)?,
             spec: spec.clone(),
         })
@@ -120,7 +125,8 @@ impl Mla {
     pub(super) fn bytes(&self) -> WeightBytes {
         let linears = [&self.w_dkv, &self.w_kr, &self.w_uq, &self.w_qr, &self.o_proj].into_iter();
         let linears = linears.chain(self.w_dq.as_ref().map(|(w_dq, _)| w_dq)).map(Linear::bytes);
-        linears.chain([&self.w_uk, &self.w_uv].map(WeightBytes::of_tensor)).sum()
+        // Decoding absorbs, and never expands keys.
+        linears.chain([self.w_uk.bytes().reading(0), self.w_uk_absorb.bytes(), self.w_uv.bytes()]).sum()
     }
 
     /// `input` [tokens, hidden] -> [tokens, hidden], added to a residual, and those tokens' latents to `cache`.
@@ -174,29 +180,20 @@ impl Mla {
     }
 
     fn attend_absorbed(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Rows) -> Result<Tensor> {
-        let MlaSpec { num_heads, kv_latent_dim, .. } = self.spec;
-        let by_head = |w: &Tensor| w.reshape((num_heads, (), kv_latent_dim));
-        let q_nope = q_nope.transpose(0, 1)?;
-        let q_latent = ops::linear_transposed_per_head(&q_nope, &by_head(&self.w_uk)?)?; // [heads, tokens, kv_latent]
+        let q_latent = self.w_uk_absorb.of_own(&q_nope.transpose(0, 1)?)?; // [heads, tokens, kv_latent]
         let q = Tensor::cat(&[&q_latent.transpose(0, 1)?, q_rope], 2)?;
-        let latents = cache.columns(kv_latent_dim);
+        let latents = cache.columns(self.spec.kv_latent_dim);
         let y = ops::causal_attention(&q, cache, &latents, self.attention())?; // [tokens, heads, kv_latent]
-        Ok(ops::linear_per_head(&y.transpose(0, 1)?, &by_head(&self.w_uv)?)?.transpose(0, 1)?)
+        Ok(self.w_uv.of_own(&y.transpose(0, 1)?)?.transpose(0, 1)?)
     }
 
     fn attend_expanded(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor) -> Result<Tensor> {
-        let MlaSpec { num_heads, kv_latent_dim, .. } = self.spec;
-        let (positions, d_rope) = (cache.dim(1)?, self.spec.rope.width);
-        let latents = cache.narrow(2, 0, kv_latent_dim)?.squeeze(0)?.contiguous()?; // [positions, kv_latent]
-        // [heads, positions, width]
-        let expand = |w: &Tensor| {
-            let all = ops::linear(&latents, &Weight::Tensor(w.clone()), Precision::Exact)?;
-            Ok::<_, Error>(split_heads(&all, num_heads)?.transpose(0, 1)?)
-        };
-        let k_rope = cache.narrow(2, kv_latent_dim, d_rope)?.broadcast_as((num_heads, positions, d_rope))?;
-        let k = Tensor::cat(&[&expand(&self.w_uk)?, &k_rope], 2)?.contiguous()?;
+        let cache = cache.squeeze(0)?; // [positions, kv_latent + d_rope]
+        let latents = cache.narrow(1, 0, self.spec.kv_latent_dim)?;
+        let k_rope = cache.narrow(1, self.spec.kv_latent_dim, self.spec.rope.width)?;
+        let k = self.w_uk.of_shared(&latents, Some(&k_rope))?; // [heads, positions, head_dim + d_rope]
+        let v = self.w_uv.of_shared(&latents, None)?;
         let q = Tensor::cat(&[q_nope, q_rope], 2)?;
-        let v = expand(&self.w_uv)?.contiguous()?;
         ops::causal_attention(&q, &Rows::whole(k)?, &Rows::whole(v)?, self.attention())
     }
 
@@ -224,7 +221,7 @@ mod tests {
             let mut weights = RandomWeights::new(3);
             weights.dtype = dtype;
             let MixerSpec::Mla(spec) = mla() else { unreachable!() };
-            let layer = Mla::load(&Weights::new(&weights, &Device::Cpu, Settings::default()), &spec, HIDDEN).unwrap();
+            let layer = Mla::load(&Weights::new(&weights, &Device::Cpu, Settings::EXACT), &spec, HIDDEN).unwrap();
             let (positions, tokens) = (300, 4);
             let wave = |shape: (usize, usize, usize), k: f64| {
                 let count = (shape.0 * shape.1 * shape.2) as f64;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::linear::Weight;
-use super::ops;
+use super::ops::{self, PerHead, Way};
 use crate::kernels::blocks::Format;
 use crate::kernels::matrix::{Precision, WeightType};
 
@@ -31,6 +31,24 @@ pub trait TensorSource {
     ) -> Result<Option<Weight>> {
         let tensor = self.tensor(name, &[n_out, n_in], &Device::Cpu)?;
         tensor.map(|tensor| ops::hold(&tensor, wanted, device)).transpose()
+    }
+
+    /// The matrices of the tensor [heads · out, in], for the kernels of `device` and held as `settings` say, each of the `ways`
+    /// around, or nothing where there is none of that name.
+    ///
+    /// # Errors
+    /// Those of [`TensorSource::matrix`].
+    fn per_head(
+        &self,
+        name: &str,
+        [heads, n_out, n_in]: [usize; 3],
+        ways: &[Way],
+        settings: Settings,
+        device: &Device,
+    ) -> Result<Option<Vec<PerHead>>> {
+        let Some(w) = self.tensor(name, &[heads * n_out, n_in], device)? else { return Ok(None) };
+        let w = w.reshape((heads, n_out, n_in))?;
+        ways.iter().map(|way| PerHead::new(&w, *way, settings)).collect::<Result<_>>().map(Some)
     }
 
     /// The error for a tensor that must be there and is not.
@@ -95,6 +113,14 @@ impl<'a> Weights<'a> {
     /// A matrix [n_out, n_in] that may be there.
     pub fn matrix_if_present(&self, name: &str, n_out: usize, n_in: usize) -> Result<Option<Weight>> {
         self.source.matrix(&self.full_name(name), (n_out, n_in), self.settings.dtype, self.device)
+    }
+
+    /// The matrices of a tensor [heads · out, in] that must be there, each of the `ways` around.
+    pub fn per_head<const N: usize>(&self, name: &str, sizes: [usize; 3], ways: [Way; N]) -> Result<[PerHead; N]> {
+        let [heads, n_out, n_in] = sizes;
+        let missing = || self.source.missing(&self.full_name(name), &[heads * n_out, n_in]);
+        let found = self.source.per_head(&self.full_name(name), sizes, &ways, self.settings, self.device)?;
+        found.and_then(|found| found.try_into().ok()).ok_or_else(missing)
     }
 
     /// The part named `part`.

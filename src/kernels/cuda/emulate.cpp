@@ -43,7 +43,7 @@ static const struct {
     void (*call)(void**);
     size_t arguments;
 } KERNELS[] = {
-    OF_ALL(row_times),        OF_ALL(gated),            OF_NUMBERS(columns_times), OF_BLOCKS(widen_to_float),
+    OF_ALL(row_times),        OF_ALL(gated),            OF_BLOCKS(widen_to_float),
     OF_BLOCKS(widen_to_bf16), OF_ALL(chosen_row_times), OF_ALL(chosen_gated),      OF_VISITED(visits_gated),
     OF_VISITED(visits_times), OF_VISITED(visits_squared), KERNEL(gather),          KERNEL(choose),
     KERNEL(squared_relu),     KERNEL(weigh),            KERNEL(rms_norm),          KERNEL(gate),

@@ -110,7 +110,7 @@ mod tests {
             assert_eq!((kernel.name, kernel.number), (name.as_str(), number));
         }
         assert_eq!(MODULES.iter().flat_map(Module::names).count(), COUNT);
-        for name in ["", "gate_", "gated", "gated_q8_0x", "columns_times_q8_0"] {
+        for name in ["", "gate_", "gated", "gated_q8_0x", "visits_gated_q8_0"] {
             assert_eq!(Kernel::named(name).number, COUNT, "{name}");
         }
         assert_eq!(kernel!("row_times_float"), Kernel { name: "row_times_float", number: 0 });

@@ -34,18 +34,13 @@ pub use self::rows::{add_to_scaled, rms_norm, rotate, swiglu};
 pub use self::sampling::Best;
 
 /// Types of weights, as kernels are named after them.
-const NUMBERS: &[&str] = &["float", "f16", "bf16"];
 const BLOCKS: &[&str] = &["q8_0", "q4_k", "q5_k", "q6_k"];
 const ALL: &[&str] = &["float", "f16", "bf16", "q8_0", "q4_k", "q5_k", "q6_k"];
 const VISITED: &[&str] = &["float", "f16", "bf16", "rounded"];
 
 /// The sources, each with the functions that it exports.
 pub const MODULES: [Module; 8] = [
-    Module {
-        name: "products",
-        functions: &[],
-        families: &[("row_times", ALL), ("gated", ALL), ("columns_times", NUMBERS)],
-    },
+    Module { name: "products", functions: &[], families: &[("row_times", ALL), ("gated", ALL)] },
     Module { name: "blocks", functions: &[], families: &[("widen_to_float", BLOCKS), ("widen_to_bf16", BLOCKS)] },
     Module { name: "rows", functions: &["rms_norm", "gate", "swiglu", "add_to_scaled", "rotate"], families: &[] },
     Module {

@@ -54,13 +54,6 @@ impl Weights {
         let arguments = arguments![self.at, x, norm, after, y, self.n_in, self.n_out];
         Launch::new(kernel, [blocks, self.count, 1], BLOCK, 0, arguments)
     }
-
-    /// `x` `[count, n_out]`, each times its matrix, which is not of blocks: `y` `[count, n_in]`.
-    pub fn columns_times(&self, x: Address, y: Address) -> Launch {
-        let kernel = typed!(self.dtype, "columns_times");
-        let arguments = arguments![self.at, x, y, self.n_in, self.n_out];
-        Launch::new(kernel, [self.n_in.div_ceil(BLOCK), self.count, 1], BLOCK, 0, arguments)
-    }
 }
 
 /// `silu(gate · x · factor) · (up · x)` of a row `x` `[n_in]` and two matrices of one kind: `y` `[n_out]`. As for

@@ -9,7 +9,7 @@ use super::*;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
 use crate::kernels::mamba2::Sizing;
-use crate::kernels::mamba2::{Convolution, Inputs, Steps, step};
+use crate::kernels::mamba2::{Convolution, Inputs, State, Steps, Token, step};
 use crate::kernels::matrix::WeightType;
 use crate::kernels::rows::{GatedNorm, gate_row};
 use crate::kernels::{rope, rows};
@@ -123,28 +123,6 @@ fn a_norm_before_a_product_and_a_residual_after_it_are_what_they_are_by_themselv
 }
 
 #[test]
-fn a_row_times_columns_is_the_sum_of_products() {
-    for (dtype, (count, n_out, n_in)) in
-        STORED.into_iter().flat_map(|dtype| [(1, 1, 1), (3, 21, 137)].map(|case| (dtype, case)))
-    {
-        let (memory, w) = stored(dtype, n_in, &wave(count * n_out * n_in, 0.37));
-        let x = wave(count * n_out, 0.73);
-        let mut y = vec![f32::NAN; count * n_in];
-        let weights = Weights { at: at(&memory), dtype, count, n_out, n_in };
-        run([weights.columns_times(at(&x), at_mut(&mut y))]);
-        let want: Vec<f32> = (0..count * n_in)
-            .map(|i| {
-                let (which, column) = (i / n_in, i % n_in);
-                let rows = (0..n_out)
-                    .map(|row| f64::from(w[(which * n_out + row) * n_in + column]) * f64::from(x[which * n_out + row]));
-                rows.sum::<f64>() as f32
-            })
-            .collect();
-        assert_close(&y, &want, 1e-5, &format!("{dtype:?} {count} {n_out} {n_in}"));
-    }
-}
-
-#[test]
 fn rows_of_blocks_become_the_numbers_that_they_are_on_the_cpu() {
     for (dtype, (n_out, n_in)) in sizes().filter(|(dtype, _)| dtype.is_blocks()) {
         let (memory, w) = stored(dtype, n_in, &wave(n_out * n_in, 0.37));
@@ -238,17 +216,17 @@ impl Layer {
         let (inner, conv_dim) = (self.sizing.inner(), self.sizing.conv_dim());
         let width = inner + conv_dim + self.sizing.heads;
         let token = |row: &[f32]| {
-            let mut xbc = vec![0.0; conv_dim];
             let convolution = Convolution { taps: &self.taps, bias: self.conv_bias.as_deref() };
-            convolution.run(Isa::Scalar, Rows { data: &row[inner..], stride: width }, conv, conv_dim, &mut xbc);
             let projected = Rows { data: &row[inner + conv_dim..], stride: width };
             let dt = Steps { projected, bias: &self.dt_bias, limit: self.dt_limit };
+            let inputs = Inputs { xbc: &row[inner..inner + conv_dim], dt, a: &self.a, d: &self.d };
             let mut y = vec![0.0; inner];
-            step(Isa::Scalar, self.sizing, ssm, Inputs { xbc: &xbc, dt, a: &self.a, d: &self.d }, None, &mut y);
+            let state = State { conv: &mut *conv, ssm: &mut *ssm };
+            step(Isa::Scalar, self.sizing, state, Token { inputs, convolution, z: None }, &mut y);
             let group = inner / self.sizing.groups;
             let norm = self.norm.as_ref();
             let norm = norm.map(|(weight, first)| GatedNorm { weight, group, eps: EPS, is_before_gate: *first });
-            gate_row(Isa::Scalar, &row[..inner], norm, &mut y);
+            gate_row(Isa::Scalar, Some(&row[..inner]), norm, &mut y);
             y
         };
         projected.chunks(width).flat_map(token).collect()

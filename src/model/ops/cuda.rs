@@ -9,8 +9,9 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, DType, Device, Shape, Storage, Tensor};
 use half::bf16;
 
+use super::lent::contiguous;
 use super::mamba2::Constants;
-use super::{Attention, Orientation, contiguous, weight_type};
+use super::{Attention, weight_type};
 use crate::error::{Error, Result};
 use crate::kernels::cuda::driver::{Kernels, uninitialized};
 use crate::kernels::cuda::{
@@ -143,15 +144,11 @@ impl Blocks {
     }
 }
 
-/// Per head, one row of `x` times `w` [heads, out, in] in either way.
-pub(super) fn one_row_per_head(x: &Tensor, w: &Tensor, how: Orientation) -> Result<Tensor> {
+/// Per head, one row of `x` times the transpose of `w` [heads, out, in].
+pub(super) fn one_row_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (count, n_out, n_in) = w.dims3()?;
     let weights = Weights { at: address(w)?, dtype: weight_type(w.dtype()), count, n_out, n_in };
-    let plainly = |x, y| weights.row_times(x, Norm::default(), After::default(), y);
-    match how {
-        Orientation::AsStored => with_output(x, (count, 1, n_out), |x, y| vec![plainly(x, y)]),
-        Orientation::Transposed => with_output(x, (count, 1, n_in), |x, y| vec![weights.columns_times(x, y)]),
-    }
+    with_output(x, (count, 1, n_out), |x, y| vec![weights.row_times(x, Norm::default(), After::default(), y)])
 }
 
 /// As [`super::rms_norm`].

@@ -1,13 +1,16 @@
 //! What Mamba2 does between its two projections: no tensor is made but the last.
 
+use std::ops::Range;
+
 use candle_core::{Device, Tensor};
 
+use super::products::on_cpu;
 use super::{Lent, no_kernels, with_slice_mut};
 use crate::error::Result;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
-use crate::kernels::mamba2::{Convolution, Inputs, Sizing, Steps, scan, step};
-use crate::kernels::rows::{self, each_row, gate_row, norm_groups_row};
+use crate::kernels::mamba2::{Convolution, Inputs, Sizing, State, Steps, Token, scan, step};
+use crate::kernels::rows::{self, each_row, gate_row};
 use crate::model::input::Input;
 
 /// The weights of one layer but for its projections.
@@ -104,52 +107,81 @@ impl OnCpu {
     }
 
     fn run(&self, projected: &Tensor, conv: &Tensor, ssm: &Tensor) -> Result<Tensor> {
-        let (isa, sizing, tokens) = (Isa::best(), self.sizing, projected.dim(0)?);
-        let (inner, conv_dim) = (sizing.inner(), sizing.conv_dim());
-        let width = inner + conv_dim + sizing.heads;
+        let (tokens, inner) = (projected.dim(0)?, self.sizing.inner());
         let lent = Lent::of(projected)?;
-        let projected_rows = lent.slice::<f32>()?;
-        let from = |column: usize| projected_rows.get(column..).unwrap_or_default();
-
-        let mut xbc = vec![0.0; tokens * conv_dim];
-        let convolution = Convolution { taps: &self.taps, bias: self.conv_bias.as_deref() };
-        let x = Rows { data: from(inner), stride: width };
-        self.write_conv(conv, |conv| convolution.run(isa, x, conv, conv_dim, &mut xbc))?;
-
-        let dt = Rows { data: from(inner + conv_dim), stride: width };
-        let dt = Steps { projected: dt, bias: &self.dt_bias, limit: self.dt_limit };
-        let inputs = Inputs { xbc: &xbc, dt, a: &self.a, d: &self.d };
-        let norm = self.norm.as_ref().map(|(weight, eps, is_before_gate)| rows::GatedNorm {
-            weight,
-            group: inner / sizing.groups,
-            eps: *eps,
-            is_before_gate: *is_before_gate,
-        });
-        let z = |row: usize| projected_rows.get(row * width..row * width + inner).unwrap_or_default();
+        let projected = Projected { rows: lent.slice()?, sizing: self.sizing };
         let mut y = vec![0.0; tokens * inner];
-        match norm {
-            Some(rows::GatedNorm { is_before_gate: true, .. }) if tokens == 1 => {
-                with_slice_mut(ssm, |ssm| step(isa, sizing, ssm, inputs, None, &mut y))?;
-                gate_row(isa, z(0), norm, &mut y);
-            }
-            _ if tokens == 1 => {
-                with_slice_mut(ssm, |ssm| step(isa, sizing, ssm, inputs, Some(z(0)), &mut y))?;
-                norm_groups_row(isa, norm, &mut y);
-            }
-            _ => {
-                with_slice_mut(ssm, |ssm| scan(isa, sizing, ssm, inputs, &mut y))?;
-                each_row(&mut y, inner, |row, y| gate_row(isa, z(row), norm, y));
-            }
-        }
-        Ok(Tensor::from_vec(y, (tokens, inner), projected.device())?)
+        let mut advanced = Ok(());
+        with_slice_mut(conv, |conv| {
+            advanced = with_slice_mut(ssm, |ssm| match tokens {
+                1 => self.step(projected, State { conv, ssm }, &mut y),
+                _ => self.scan(projected, State { conv, ssm }, &mut y),
+            });
+        })?;
+        advanced?;
+        on_cpu(y, tokens)
     }
 
-    /// A convolution of one token keeps none.
-    fn write_conv(&self, conv: &Tensor, write: impl FnOnce(&mut [f32])) -> Result<()> {
-        if conv.elem_count() == 0 {
-            write(&mut []);
-            return Ok(());
-        }
-        with_slice_mut(conv, write)
+    /// The gate is within the pass over the state, unless the norm comes before it.
+    fn step(&self, projected: Projected<'_>, state: State<'_>, y: &mut [f32]) {
+        let (norm, z) = (self.norm(), Some(projected.z(0)));
+        let is_gated_later = norm.is_some_and(|norm| norm.is_before_gate);
+        let (z, later) = if is_gated_later { (None, z) } else { (z, None) };
+        let inputs = self.inputs(projected, projected.xbc(0));
+        step(Isa::best(), self.sizing, state, Token { inputs, convolution: self.convolution(), z }, y);
+        gate_row(Isa::best(), later, norm, y);
+    }
+
+    fn scan(&self, projected: Projected<'_>, state: State<'_>, y: &mut [f32]) {
+        let (isa, norm, inner, channels) = (Isa::best(), self.norm(), self.sizing.inner(), self.sizing.conv_dim());
+        let mut xbc = vec![0.0; y.len() / inner * channels];
+        self.convolution().run(isa, projected.from(inner), state.conv, channels, &mut xbc);
+        scan(isa, self.sizing, state.ssm, self.inputs(projected, &xbc), y);
+        each_row(y, inner, |token, y| gate_row(isa, Some(projected.z(token)), norm, y));
+    }
+
+    fn convolution(&self) -> Convolution<'_> {
+        Convolution { taps: &self.taps, bias: self.conv_bias.as_deref() }
+    }
+
+    fn inputs<'a>(&'a self, projected: Projected<'a>, xbc: &'a [f32]) -> Inputs<'a> {
+        let dt = projected.from(self.sizing.inner() + self.sizing.conv_dim());
+        let dt = Steps { projected: dt, bias: &self.dt_bias, limit: self.dt_limit };
+        Inputs { xbc, dt, a: &self.a, d: &self.d }
+    }
+
+    fn norm(&self) -> Option<rows::GatedNorm<'_>> {
+        let group = self.sizing.inner() / self.sizing.groups;
+        let (weight, eps, is_before_gate) = self.norm.as_ref()?;
+        Some(rows::GatedNorm { weight, group, eps: *eps, is_before_gate: *is_before_gate })
+    }
+}
+
+/// z, x, B, C and Δ side by side, `[tokens, inner + conv_dim + heads]`.
+#[derive(Clone, Copy)]
+struct Projected<'a> {
+    rows: &'a [f32],
+    sizing: Sizing,
+}
+
+impl<'a> Projected<'a> {
+    fn z(self, token: usize) -> &'a [f32] {
+        self.columns(token, 0..self.sizing.inner())
+    }
+
+    fn xbc(self, token: usize) -> &'a [f32] {
+        let inner = self.sizing.inner();
+        self.columns(token, inner..inner + self.sizing.conv_dim())
+    }
+
+    fn columns(self, token: usize, columns: Range<usize>) -> &'a [f32] {
+        let Rows { data, stride } = self.from(columns.start);
+        data.get(token * stride..token * stride + columns.len()).unwrap_or_default()
+    }
+
+    /// All columns of all tokens from one on.
+    fn from(self, column: usize) -> Rows<'a> {
+        let stride = self.sizing.inner() + self.sizing.conv_dim() + self.sizing.heads;
+        Rows { data: self.rows.get(column..).unwrap_or_default(), stride }
     }
 }

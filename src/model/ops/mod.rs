@@ -6,279 +6,26 @@ mod attention;
 mod composed;
 #[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
 mod cuda;
+mod lent;
 mod mamba2;
+mod per_head;
+mod products;
 mod row;
 
-use std::cell::Cell;
-use std::ops::Range;
-use std::sync::Arc;
-
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor, WithDType};
-use half::{bf16, f16};
+use candle_core::{DType, Device, Shape, Tensor};
 
 pub use self::attention::{Attention, causal_attention};
 pub use self::cuda::{Blocks, Experts, shortlist};
+pub use self::lent::into_vec;
+use self::lent::{Lent, with_slice_mut};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
-use self::row::Added;
-use super::input::{Input, Residual};
-use super::linear::Weight;
-use super::packing::{StoredRows, held_as};
+pub use self::per_head::{PerHead, Way};
+pub use self::products::{embed, hold, linear, pack, packed_linears, place, weight_type};
+pub(super) use self::products::{gated_row, is_one_row, row_times, with_bias};
 use super::rope::Pairing;
 use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;
-use crate::kernels::matrix::{self, Matrix, Precision, WeightType};
-use crate::kernels::panels::Element;
-use crate::kernels::{matvec, pool, rope, rows};
-
-/// At most this many weights are widened to f32 at a time when many rows meet 16-bit weights: 4 MiB of scratch.
-const PANEL: usize = 1 << 20;
-
-/// The same where they meet blocks on a GPU: 256 MiB, or 128 MiB of bf16.
-const PANEL_OF_BLOCKS: usize = 1 << 26;
-
-/// `x` [rows, in] times the transpose of `w` [out, in]: [rows, out].
-pub fn linear(x: &Tensor, w: &Weight, precision: Precision) -> Result<Tensor> {
-    match w {
-        Weight::Packed(matrix) => {
-            let x = x.contiguous()?;
-            let y = matrix.times(Isa::best(), Lent::of(&x)?.slice()?, precision);
-            Ok(Tensor::from_vec(y, (x.dim(0)?, matrix.n_out()), x.device())?)
-        }
-        Weight::Blocks(w) => in_panels((w.n_out(), w.n_in()), PANEL_OF_BLOCKS, |rows| {
-            times_tensor(x, &w.widened(rows, precision)?, precision)
-        }),
-        Weight::Tensor(w) => times_tensor(x, w, precision),
-    }
-}
-
-fn times_tensor(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> {
-    let on_gpu = cuda::linear(x, w, precision)?;
-    on_gpu.map_or_else(|| linear_composed(x, w), Ok)
-}
-
-/// Whether `x` [rows, width] has one row, whose products take along what comes before and after them.
-pub(super) fn is_one_row(x: &Tensor) -> Result<bool> {
-    Ok(x.dim(0)? == 1)
-}
-
-/// One row [1, in] times the transpose of `w` [out, in], with its norm, a bias and a residual, in one parallel region or launch:
-/// [1, out]. None for several rows, and where the kernels of the device don't take `w`.
-pub(super) fn row_times(
-    input: &Input<'_>,
-    w: &Weight,
-    precision: Precision,
-    bias: Option<&Tensor>,
-    residual: Option<Residual<'_>>,
-) -> Result<Option<Tensor>> {
-    if !is_one_row(&input.rows)? {
-        return Ok(None);
-    }
-    match w {
-        Weight::Packed(w) => {
-            let bias = bias.map(|x| Added { which: 0, x, factor: 1.0 });
-            let residual = residual.map(|Residual { x, factor }| Added { which: 0, x, factor });
-            let [y] = row::times_all(input, [w], precision, bias.into_iter().chain(residual))?;
-            on_cpu(y, 1).map(Some)
-        }
-        w => cuda::row_times(input, w, bias, residual),
-    }
-}
-
-/// `silu(gate(x) · factor) · up(x)` of one row [1, in] with its norm, in one parallel region or launch: [1, out]. None for
-/// several rows, and where the kernels of the device don't take both matrices.
-pub(super) fn gated_row(
-    input: &Input<'_>,
-    gate: &Weight,
-    factor: f64,
-    up: &Weight,
-    precision: Precision,
-) -> Result<Option<Tensor>> {
-    if !is_one_row(&input.rows)? {
-        return Ok(None);
-    }
-    match (gate, up) {
-        (Weight::Packed(gate), Weight::Packed(up)) => {
-            on_cpu(row::gated(input, gate, factor as f32, up, precision)?, 1).map(Some)
-        }
-        (gate, up) => cuda::gated_row(input, gate, factor as f32, up),
-    }
-}
-
-/// [`linear`] of `input` with each of several matrices and biases `[out]`. One row meets all in one parallel region.
-pub fn packed_linears<const N: usize>(
-    input: &Input<'_>,
-    matrices: [&Matrix; N],
-    biases: [Option<&Tensor>; N],
-    precision: Precision,
-) -> Result<Vec<Tensor>> {
-    if is_one_row(&input.rows)? {
-        let added = biases.iter().enumerate().filter_map(|(which, x)| Some(Added { which, x: (*x)?, factor: 1.0 }));
-        let ys = row::times_all(input, matrices, precision, added)?;
-        return ys.into_iter().map(|y| on_cpu(y, 1)).collect();
-    }
-    let x = input.rows()?.contiguous()?;
-    let ys = matrix::times_all(matrices, Isa::best(), Lent::of(&x)?.slice()?, precision);
-    let rows = x.dim(0)?;
-    ys.into_iter().zip(biases).map(|(y, bias)| with_bias(on_cpu(y, rows)?, bias)).collect()
-}
-
-/// Numbers as a tensor [rows, width].
-fn on_cpu(y: Vec<f32>, rows: usize) -> Result<Tensor> {
-    Ok(Tensor::from_vec(y, (rows, ()), &Device::Cpu)?)
-}
-
-/// `y` [rows, out] and a bias `[out]`, where there is one.
-pub(super) fn with_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    match bias {
-        Some(bias) => Ok(y.broadcast_add(bias)?),
-        None => Ok(y),
-    }
-}
-
-fn linear_composed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    if w.dtype() == DType::F32 {
-        return Ok(x.matmul(&w.t()?)?);
-    }
-    in_panels(w.dims2()?, PANEL, |rows| {
-        let rows = w.narrow(0, rows.start, rows.len())?;
-        Ok(x.matmul(&rows.to_dtype(DType::F32)?.t()?)?)
-    })
-}
-
-/// The products [rows, n_out] with rows of a matrix [n_out, n_in], as many at a time as have no more than `most` weights.
-fn in_panels(
-    (n_out, n_in): (usize, usize),
-    most: usize,
-    product: impl Fn(Range<usize>) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let panel = (most / n_in.max(1)).max(1);
-    if n_out <= panel {
-        return product(0..n_out);
-    }
-    let products = (0..n_out).step_by(panel).map(|start| product(start..n_out.min(start + panel)));
-    Ok(Tensor::cat(&products.collect::<Result<Vec<_>>>()?, 1)?)
-}
-
-/// The rows of `w` [vocab, hidden] for `tokens`, f32 [tokens, hidden].
-pub fn embed(tokens: &[u32], w: &Weight) -> Result<Tensor> {
-    match w {
-        Weight::Packed(matrix) => {
-            let width = matrix.n_in();
-            let mut x = vec![0.0; tokens.len() * width];
-            for (token, x) in tokens.iter().zip(x.chunks_exact_mut(width.max(1))) {
-                matrix.row(*token as usize, x);
-            }
-            Ok(Tensor::from_vec(x, (tokens.len(), width), &Device::Cpu)?)
-        }
-        Weight::Blocks(w) => w.embed(tokens),
-        Weight::Tensor(w) => Ok(w.index_select(&Tensor::new(tokens, w.device())?, 0)?.to_dtype(DType::F32)?),
-    }
-}
-
-/// `tensor` [out, in] on the CPU as a matrix for the kernels of `device`, in the type `wanted` or as stored.
-pub fn hold(tensor: &Tensor, wanted: Option<WeightType>, device: &Device) -> Result<Weight> {
-    let held = held_as(weight_type(tensor.dtype()), wanted, tensor.dim(1)?);
-    if device.is_cpu() || held.is_blocks() {
-        return place(pack(tensor, wanted)?, device);
-    }
-    let plain = match held {
-        WeightType::F16 => DType::F16,
-        WeightType::Bf16 => DType::BF16,
-        _ => DType::F32,
-    };
-    Ok(Weight::Tensor(tensor.to_dtype(plain)?.to_device(device)?))
-}
-
-/// A packed matrix, of blocks if `device` is a GPU, where the device's kernels want it.
-pub fn place(matrix: Matrix, device: &Device) -> Result<Weight> {
-    match device {
-        Device::Cpu => Ok(Weight::Packed(Arc::new(matrix))),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(_) => Blocks::new(matrix, device).map(Weight::Blocks),
-        device => Err(no_kernels(device)),
-    }
-}
-
-/// The type of weights in a tensor of this type.
-pub fn weight_type(dtype: DType) -> WeightType {
-    match dtype {
-        DType::F16 => WeightType::F16,
-        DType::BF16 => WeightType::Bf16,
-        _ => WeightType::F32,
-    }
-}
-
-/// `tensor` [out, in] on the CPU as a matrix for its kernels, in the type `wanted` or as stored.
-pub fn pack(tensor: &Tensor, wanted: Option<WeightType>) -> Result<Matrix> {
-    let tensor = tensor.contiguous()?;
-    let (n_out, n_in) = tensor.dims2()?;
-    let lent = Lent::of(&tensor)?;
-    let (dtype, bytes) = match tensor.dtype() {
-        DType::F32 => (WeightType::F32, bytemuck::cast_slice(lent.slice::<f32>()?)),
-        DType::F16 => (WeightType::F16, bytemuck::cast_slice(lent.slice::<f16>()?)),
-        _ => (WeightType::Bf16, bytemuck::cast_slice::<_, u8>(lent.slice::<bf16>()?)),
-    };
-    let width = bytes.len() / n_out.max(1);
-    let row = |row: usize| bytes.get(row * width..(row + 1) * width).unwrap_or_default().into();
-    StoredRows { dtype, n_out, n_in, row: &row, done: &|_| {} }.pack(wanted)
-}
-
-/// Per head: `x` [heads, tokens, in] times the transpose of `w` [heads, out, in]: [heads, tokens, out].
-pub fn linear_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    times_per_head(x, w, Orientation::AsStored)
-}
-
-/// Per head: `x` [heads, tokens, out] times `w` [heads, out, in] as it is: [heads, tokens, in].
-pub fn linear_transposed_per_head(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    times_per_head(x, w, Orientation::Transposed)
-}
-
-/// Whether outputs are a matrix's rows or its columns.
-#[derive(Clone, Copy)]
-enum Orientation {
-    AsStored,
-    Transposed,
-}
-
-fn times_per_head(x: &Tensor, w: &Tensor, how: Orientation) -> Result<Tensor> {
-    match (x.dim(1)?, x.device(), how) {
-        (1, Device::Cpu, _) => one_row_per_head(x, w, how),
-        #[cfg(feature = "cuda")]
-        (1, Device::Cuda(_), _) => cuda::one_row_per_head(x, w, how),
-        (_, _, Orientation::AsStored) => Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?.transpose(1, 2)?)?),
-        (_, _, Orientation::Transposed) => Ok(x.contiguous()?.matmul(&w.to_dtype(DType::F32)?)?),
-    }
-}
-
-fn one_row_per_head(x: &Tensor, w: &Tensor, how: Orientation) -> Result<Tensor> {
-    let width = match how {
-        Orientation::AsStored => w.dim(1)?,
-        Orientation::Transposed => w.dim(2)?,
-    };
-    let (x, w) = (x.contiguous()?, w.contiguous()?);
-    let (heads, _, n_in) = x.dims3()?;
-    let mut y = vec![0.0; heads * width];
-    let (x_lent, w_lent) = (Lent::of(&x)?, Lent::of(&w)?);
-    let x_rows = x_lent.slice()?;
-    match w.dtype() {
-        DType::F32 => heads_times::<f32>(how, w_lent.slice()?, x_rows, n_in, &mut y, width),
-        DType::F16 => heads_times::<f16>(how, w_lent.slice()?, x_rows, n_in, &mut y, width),
-        _ => heads_times::<bf16>(how, w_lent.slice()?, x_rows, n_in, &mut y, width),
-    }
-    Ok(Tensor::from_vec(y, (heads, 1, width), x.device())?)
-}
-
-/// Heads are shared among threads.
-fn heads_times<W: Element>(how: Orientation, w: &[W], x: &[f32], n_in: usize, y: &mut [f32], width: usize) {
-    pool::chunks(y, width.max(1), |head, y| {
-        let x = x.get(head * n_in..(head + 1) * n_in).unwrap_or_default();
-        let w = w.get(head * n_in * width..(head + 1) * n_in * width).unwrap_or_default();
-        match how {
-            Orientation::AsStored => matvec::rows_times(Isa::best(), w, x, y),
-            Orientation::Transposed => matvec::columns_times(Isa::best(), w, x, y),
-        }
-    });
-}
+use crate::kernels::{rope, rows};
 
 /// `x` times a number, which is mostly 1.
 pub fn scaled(x: &Tensor, factor: f64) -> Result<Tensor> {
@@ -444,112 +191,9 @@ fn no_kernels(device: &Device) -> Error {
     Error::Unsupported(format!("this build has no kernels for {device:?}"))
 }
 
-/// The memory of a contiguous tensor on the CPU, locked for reading.
-pub(super) struct Lent<'a> {
-    storage: StorageRef<'a>,
-    range: Range<usize>,
-}
-
-impl<'a> Lent<'a> {
-    pub(super) fn of(x: &'a Tensor) -> Result<Self> {
-        let (storage, layout) = x.storage_and_layout();
-        let (start, end) = contiguous(layout)?;
-        Ok(Self { storage, range: start..end })
-    }
-
-    /// All memory from a tensor's start on: where its rows lie apart, this has what is between them too.
-    pub(super) fn from_start(x: &'a Tensor) -> Self {
-        let (storage, layout) = x.storage_and_layout();
-        let end = match &*storage {
-            Storage::Cpu(CpuStorage::F32(data)) => data.len(),
-            _ => 0,
-        };
-        Self { storage, range: layout.start_offset()..end }
-    }
-
-    pub(super) fn slice<T: WithDType>(&self) -> Result<&[T]> {
-        let slice = match &*self.storage {
-            Storage::Cpu(storage) => storage.as_slice::<T>()?.get(self.range.clone()),
-            _ => None,
-        };
-        slice.ok_or_else(|| Error::Internal("a kernel was given a tensor that is not on the CPU".into()))
-    }
-}
-
-/// Lends the memory of a contiguous f32 tensor on the CPU for writing.
-pub(super) fn with_slice_mut(x: &Tensor, write: impl FnOnce(&mut [f32])) -> Result<()> {
-    Ok(x.inplace_op1(&Write(Cell::new(Some(write))))?)
-}
-
-/// The numbers of `x`, which nothing else may use: no copy where they are alone in memory of the CPU.
-pub fn into_vec(x: &Tensor) -> Result<Vec<f32>> {
-    let taken = Take(Cell::default());
-    if x.device().is_cpu() {
-        x.inplace_op1(&taken)?;
-    }
-    match taken.0.into_inner() {
-        Some(numbers) => Ok(numbers),
-        None => Ok(x.flatten_all()?.to_vec1()?),
-    }
-}
-
-struct Take(Cell<Option<Vec<f32>>>);
-
-impl InplaceOp1 for Take {
-    fn name(&self) -> &'static str {
-        "take"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        if let (CpuStorage::F32(data), Some((0, end))) = (storage, layout.contiguous_offsets())
-            && data.len() == end
-        {
-            self.0.set(Some(std::mem::take(data)));
-        }
-        Ok(())
-    }
-}
-
-struct Write<F>(Cell<Option<F>>);
-
-impl<F: FnOnce(&mut [f32])> InplaceOp1 for Write<F> {
-    fn name(&self) -> &'static str {
-        "write"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let (start, end) = contiguous(layout).map_err(candle_core::Error::wrap)?;
-        let CpuStorage::F32(data) = storage else { candle_core::bail!("a kernel writes f32") };
-        if let (Some(slice), Some(write)) = (data.get_mut(start..end), self.0.take()) {
-            write(slice);
-        }
-        Ok(())
-    }
-}
-
-fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
-    let offsets = layout.contiguous_offsets();
-    offsets.ok_or_else(|| Error::Internal(format!("a kernel needs contiguous memory, found {layout:?}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::input::RmsNorm;
-
-    #[test]
-    fn numbers_are_taken_out_of_a_tensor_whole_or_copied_from_a_part_of_one() {
-        let whole = || scale_in_place(wave((2, 3, 4), 0.3), 2.0).unwrap();
-        let numbers = values(&whole());
-        assert_eq!(numbers, values(&(wave((2, 3, 4), 0.3) * 2.0).unwrap()));
-        let kept = whole();
-        assert_eq!(into_vec(&kept.narrow(0, 1, 1).unwrap()).unwrap(), numbers[12..]);
-        assert_eq!(into_vec(&kept.narrow(0, 0, 1).unwrap()).unwrap(), numbers[..12]);
-        let turned = kept.transpose(0, 1).unwrap();
-        assert_eq!(into_vec(&turned).unwrap(), values(&turned.contiguous().unwrap()));
-        assert_eq!(values(&kept), numbers);
-        assert_eq!(into_vec(&kept).unwrap(), numbers);
-    }
 
     pub(super) fn wave(shape: impl Into<candle_core::Shape>, k: f32) -> Tensor {
         let shape = shape.into();
@@ -561,61 +205,10 @@ mod tests {
         x.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    fn assert_close(a: &Tensor, b: &Tensor, bound: f32) {
+    pub(super) fn assert_close(a: &Tensor, b: &Tensor, bound: f32) {
         assert_eq!(a.shape(), b.shape());
         for (a, b) in values(a).iter().zip(values(b)) {
             assert!((a - b).abs() <= bound, "{a} for {b}");
-        }
-    }
-
-    #[test]
-    fn packed_weights_and_tensors_give_the_same_products() {
-        let (n_in, n_out) = (1024, 2500); // more weights than a panel holds
-        let x = wave((3, n_in), 0.37);
-        for dtype in [DType::F32, DType::F16, DType::BF16] {
-            let w = wave((n_out, n_in), 0.011).to_dtype(dtype).unwrap();
-            let composed = linear(&x, &Weight::Tensor(w.clone()), Precision::Exact).unwrap();
-            let packed = Weight::Packed(Arc::new(pack(&w, None).unwrap()));
-            assert_close(&linear(&x, &packed, Precision::Exact).unwrap(), &composed, 1e-3);
-            let tokens = [0, 17, 2499];
-            assert_close(&embed(&tokens, &packed).unwrap(), &embed(&tokens, &Weight::Tensor(w)).unwrap(), 0.0);
-        }
-    }
-
-    #[test]
-    fn a_row_takes_along_what_is_done_one_after_the_other_to_several() {
-        let (n_in, n_out, precision) = (70, 600, Precision::Fast);
-        let weight =
-            |k| Weight::Packed(Arc::new(pack(&wave((n_out, n_in), k).to_dtype(DType::BF16).unwrap(), None).unwrap()));
-        let (w, up) = (weight(0.011), weight(0.017));
-        let (row, norm, bias) = (wave((1, n_in), 0.37), wave(n_in, 0.5), wave(n_out, 0.9));
-        let input = Input { rows: row, norm: Some(RmsNorm { weight: &norm, eps: 1e-5 }) };
-        let residual = Residual { x: &wave((1, n_out), 0.2), factor: 0.7 };
-        let plain = |w| linear(&input.rows().unwrap(), w, precision).unwrap();
-
-        let pool = pool::Pool::new(3).unwrap(); // each of whose threads has a part of the outputs
-        let got = pool.install(|| row_times(&input, &w, precision, Some(&bias), Some(residual)).unwrap().unwrap());
-        assert_close(&got, &residual.add(&plain(&w).broadcast_add(&bias).unwrap()).unwrap(), 1e-6);
-        let got = pool.install(|| gated_row(&input, &w, 0.3, &up, precision).unwrap().unwrap());
-        assert_close(&got, &swiglu(&plain(&w), 0.3, &plain(&up)).unwrap(), 1e-5);
-        let two = Input::from(&wave((2, n_in), 0.37));
-        assert!(row_times(&two, &w, precision, None, None).unwrap().is_none());
-        assert!(gated_row(&two, &w, 1.0, &up, precision).unwrap().is_none());
-    }
-
-    #[test]
-    fn products_per_head_agree_for_one_and_many_tokens() {
-        let w = wave((2, 5, 7), 0.3);
-        for dtype in [DType::F32, DType::F16, DType::BF16] {
-            let w = w.to_dtype(dtype).unwrap();
-            for (op, n_in) in [(linear_per_head as fn(&_, &_) -> _, 7), (linear_transposed_per_head, 5)] {
-                let x = wave((2, 3, n_in), 0.7);
-                let all: Tensor = op(&x, &w).unwrap();
-                for token in 0..3 {
-                    let one = op(&x.narrow(1, token, 1).unwrap(), &w).unwrap();
-                    assert_close(&one, &all.narrow(1, token, 1).unwrap(), 1e-5);
-                }
-            }
         }
     }
 
@@ -627,11 +220,5 @@ mod tests {
         let shared = answers.broadcast_mul(&Tensor::from_slice(&shares, (3, 1), &Device::Cpu).unwrap()).unwrap();
         let want = sum.index_add(&indices, &shared, 0).unwrap();
         assert_close(&add_to_rows(sum, &which, &shares, &answers).unwrap(), &want, 1e-6);
-    }
-
-    #[test]
-    fn kernels_refuse_memory_that_is_not_contiguous() {
-        let x = wave((2, 3), 1.0).t().unwrap();
-        assert!(Lent::of(&x).err().unwrap().to_string().contains("contiguous"));
     }
 }
