@@ -290,7 +290,7 @@ mod tests {
             let dtype = Some(WeightType::Blocks(format));
             let (gpu, cpu) = (of(nano.tensors.shapes_on_gpu(), dtype), of(nano.tensors.shapes(), dtype));
             // For the CPU, routers are padded; heads' matrices of latent attention are blocks there alone.
-            assert!(gpu.abs_diff(cpu) < cpu / 20, "{format:?}: {gpu} and {cpu} bytes");
+            assert!(gpu.abs_diff(cpu) < cpu / 10, "{format:?}: {gpu} and {cpu} bytes");
         }
     }
 }

@@ -288,16 +288,24 @@ vectorized! {
         let (start, end) = (seen.start, seen.end);
         let own = scores.get_mut(start..end).unwrap_or_default();
         let before = *largest;
-        own.iter_mut().for_each(|score| *score *= scale);
+        for score in own.iter_mut() {
+            *score *= scale;
+        }
         *largest = rows::largest(isa, own, before);
         let added = exp_row(isa, *largest, own);
-        scores.iter_mut().take(start).for_each(|score| *score = 0.0);
-        scores.iter_mut().skip(end).for_each(|score| *score = 0.0);
+        for score in scores.iter_mut().take(start) {
+            *score = 0.0;
+        }
+        for score in scores.iter_mut().skip(end) {
+            *score = 0.0;
+        }
         if *largest == before {
             return weight + added;
         }
         let shrunk = exp(isa, before - *largest);
-        sums.iter_mut().for_each(|sum| *sum *= shrunk);
+        for sum in sums.iter_mut() {
+            *sum *= shrunk;
+        }
         weight * shrunk + added
     }
 
@@ -310,7 +318,9 @@ vectorized! {
         }
         let largest = rows::largest(isa, scores.get(..count).unwrap_or_default(), softmax.largest);
         let shrunk = if softmax.sum == 0.0 { 0.0 } else { exp(isa, softmax.largest - largest) };
-        sums.iter_mut().for_each(|sum| *sum *= shrunk);
+        for sum in sums.iter_mut() {
+            *sum *= shrunk;
+        }
         let scores = scores.get_mut(..count).unwrap_or_default();
         *softmax = Softmax { largest, sum: softmax.sum * shrunk + exp_row(isa, largest, scores) };
         let (tiles, rest) = sums.as_chunks_mut::<TILE>();
@@ -320,7 +330,9 @@ vectorized! {
         }
         for (weight, value) in scores.iter().zip(v.data.chunks(v.stride)) {
             let value = value.get(first_of_rest..).unwrap_or_default();
-            rest.iter_mut().zip(value).for_each(|(sum, value)| *sum = isa.mul_add(*weight, *value, *sum));
+            for (sum, value) in rest.iter_mut().zip(value) {
+                *sum = isa.mul_add(*weight, *value, *sum);
+            }
         }
     }
 
@@ -343,7 +355,9 @@ fn add_tile(isa: Isa, weights: &[f32], v: Rows<'_>, first: usize, sums: &mut [f3
     for (weight, value) in weights.iter().zip(v.data.chunks(v.stride)) {
         let Some(value) = value.get(first..).and_then(|value| value.first_chunk::<TILE>()) else { break };
         prefetch::<FAR, _>(value);
-        own.iter_mut().zip(value).for_each(|(sum, value)| *sum = isa.mul_add(*weight, *value, *sum));
+        for (sum, value) in own.iter_mut().zip(value) {
+            *sum = isa.mul_add(*weight, *value, *sum);
+        }
     }
     *sums = own;
 }
@@ -356,7 +370,9 @@ fn dot(isa: Isa, q: &[f32], key: &[f32]) -> f32 {
     let mut sums = [0.0; LANES];
     for (q, key) in q.iter().zip(key) {
         prefetch::<FAR, _>(key);
-        sums.iter_mut().zip(q.iter().zip(key)).for_each(|(sum, (q, key))| *sum = isa.mul_add(*q, *key, *sum));
+        for (sum, (q, key)) in sums.iter_mut().zip(q.iter().zip(key)) {
+            *sum = isa.mul_add(*q, *key, *sum);
+        }
     }
     sums.iter().sum::<f32>() + q_rest.iter().zip(key_rest).map(|(q, key)| q * key).sum::<f32>()
 }

@@ -214,12 +214,16 @@ fn block<const R: usize>(
         let weights: [f32; LANES] = *numbers(b.data, k * b.stride + column);
         for (r, sums) in sums.iter_mut().enumerate() {
             let [x] = *numbers(a.data, (row + r) * a.row_stride + k * a.column_stride);
-            sums.iter_mut().zip(&weights).for_each(|(sum, weight)| *sum = isa.mul_add(x, *weight, *sum));
+            for (sum, weight) in sums.iter_mut().zip(&weights) {
+                *sum = isa.mul_add(x, *weight, *sum);
+            }
         }
     }
     for (r, sums) in sums.iter().enumerate() {
         let own = c.data.iter_mut().skip((row + r) * c.stride + column);
-        own.zip(sums).for_each(|(c, sum)| *c += sum);
+        for (c, sum) in own.zip(sums) {
+            *c += sum;
+        }
     }
 }
 

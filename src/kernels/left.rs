@@ -57,7 +57,9 @@ vectorized! {
         for (row, x) in rows.chunks_exact(n_in.max(1)).enumerate() {
             for (tile, x) in x.chunks(COLUMNS).enumerate() {
                 let mut rest = [0.0; COLUMNS];
-                rest.iter_mut().zip(x).for_each(|(rest, x)| *rest = *x);
+                for (rest, x) in rest.iter_mut().zip(x) {
+                    *rest = *x;
+                }
                 for term in (0..terms).rev() {
                     let start = term * term_len + tile * TILE + row * COLUMNS;
                     let Some(own) = block.get_mut(start..start + COLUMNS) else { continue };

@@ -187,7 +187,9 @@ vectorized! {
     }
 
     fn activate(isa: Isa, y: &mut [f32]) {
-        y.iter_mut().for_each(|y| *y = silu(isa, *y));
+        for y in y.iter_mut() {
+            *y = silu(isa, *y);
+        }
     }
 
     /// `S ← decay · S + Δ · x ⊗ B`, `y = (S · C + D · x) · silu(z)` for one head, whose x is in `y`.
@@ -196,7 +198,9 @@ vectorized! {
             let x = *y;
             *y = advance_row(isa, row, head.decay, head.dt * x, head.b, head.c) + head.d * x;
         }
-        y.iter_mut().zip(head.z.unwrap_or_default()).for_each(|(y, z)| *y *= silu(isa, *z));
+        for (y, z) in y.iter_mut().zip(head.z.unwrap_or_default()) {
+            *y *= silu(isa, *z);
+        }
     }
 
     /// The products within a chunk, where each stands: scores · e^(sum_i − sum_j) · Δ_j for j ≤ i, else nothing.
@@ -208,7 +212,9 @@ vectorized! {
             for (((mixing, score), other), dt) in mixing.iter_mut().take(count).zip(scores).zip(sums).zip(dt) {
                 *mixing = score * decay_in_f32(isa, (sum - other) as f32) * dt;
             }
-            mixing.iter_mut().skip(i + 1).for_each(|mixing| *mixing = 0.0);
+            for mixing in mixing.iter_mut().skip(i + 1) {
+                *mixing = 0.0;
+            }
         }
     }
 

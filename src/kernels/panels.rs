@@ -45,7 +45,9 @@ vectorized! {
         for (output, row) in rows.chunks_exact(n_in.max(1)).enumerate() {
             for (group, weights) in panel.chunks_exact_mut(T::GROUP * PANEL).zip(row.chunks(T::GROUP)) {
                 let own = group.iter_mut().skip(output * T::GROUP);
-                own.zip(weights).for_each(|(own, weight)| *own = *weight);
+                for (own, weight) in own.zip(weights) {
+                    *own = *weight;
+                }
             }
         }
     }
@@ -79,7 +81,9 @@ impl Element for f32 {
 
     #[inline(always)]
     fn widen(_isa: Isa, panel: &[Self], wide: &mut [f32]) {
-        wide.iter_mut().zip(panel).for_each(|(wide, weight)| *wide = *weight);
+        for (wide, weight) in wide.iter_mut().zip(panel) {
+            *wide = *weight;
+        }
     }
 
     #[inline(always)]
@@ -100,7 +104,9 @@ impl Element for f16 {
     fn widen(isa: Isa, panel: &[Self], wide: &mut [f32]) {
         let inputs = panel.as_chunks::<PANEL>().0.iter().zip(wide.as_chunks_mut::<PANEL>().0);
         let f16c = F16c::of(isa);
-        inputs.for_each(|(weights, wide)| *wide = widened(f16c, weights));
+        for (weights, wide) in inputs {
+            *wide = widened(f16c, weights);
+        }
     }
 
     #[inline(always)]
@@ -196,12 +202,16 @@ fn widened(f16c: Option<F16c>, weights: &[f16; PANEL]) -> Lanes {
 
 #[inline(always)]
 fn add_product(isa: Isa, sums: &mut Lanes, weights: &Lanes, x: f32) {
-    sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum = isa.mul_add(*weight, x, *sum));
+    for (sum, weight) in sums.iter_mut().zip(weights) {
+        *sum = isa.mul_add(*weight, x, *sum);
+    }
 }
 
 #[inline(always)]
 fn sum([mut first, second]: [Lanes; 2]) -> Lanes {
-    first.iter_mut().zip(second).for_each(|(first, second)| *first += second);
+    for (first, second) in first.iter_mut().zip(second) {
+        *first += second;
+    }
     first
 }
 

@@ -13,7 +13,9 @@ fn sum_of_squares(isa: Isa, x: &[f32]) -> f32 {
     let (lanes, rest) = x.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];
     for x in lanes {
-        sums.iter_mut().zip(x).for_each(|(sum, x)| *sum = isa.mul_add(*x, *x, *sum));
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum = isa.mul_add(*x, *x, *sum);
+        }
     }
     sums.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>()
 }
@@ -41,12 +43,16 @@ vectorized! {
 
     /// `y` becomes x + y · factor.
     pub fn add_to_scaled_row(isa: Isa, x: &[f32], factor: f32, y: &mut [f32]) {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = isa.mul_add(*y, factor, *x));
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = isa.mul_add(*y, factor, *x);
+        }
     }
 
     /// Adds `x · factor` to `y`.
     pub fn add_scaled_row(isa: Isa, x: &[f32], factor: f32, y: &mut [f32]) {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = isa.mul_add(*x, factor, *y));
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = isa.mul_add(*x, factor, *y);
+        }
     }
 
     /// `x` becomes silu(z) · x where it hasn't met its gate z yet, with a norm over each group of it before or after the
@@ -70,7 +76,9 @@ vectorized! {
         let (lanes, rest) = x.as_chunks::<LANES>();
         let mut all = [least; LANES];
         for x in lanes {
-            all.iter_mut().zip(x).for_each(|(all, x)| *all = larger(*all, *x));
+            for (all, x) in all.iter_mut().zip(x) {
+                *all = larger(*all, *x);
+            }
         }
         all.iter().chain(rest).fold(least, |all, x| larger(all, *x))
     }
@@ -85,7 +93,9 @@ vectorized! {
                 *sum += *score;
             }
         }
-        rest.iter_mut().for_each(|score| *score = exp(isa, *score - largest));
+        for score in rest.iter_mut() {
+            *score = exp(isa, *score - largest);
+        }
         sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
     }
 }
@@ -109,7 +119,9 @@ fn norm_groups(isa: Isa, norm: Option<GatedNorm<'_>>, x: &mut [f32]) {
     let groups = x.chunks_exact_mut(norm.group.max(1)).zip(norm.weight.chunks_exact(norm.group.max(1)));
     for (x, weight) in groups {
         let factor = rms_factor(isa, x, norm.eps);
-        x.iter_mut().zip(weight).for_each(|(x, weight)| *x *= factor * weight);
+        for (x, weight) in x.iter_mut().zip(weight) {
+            *x *= factor * weight;
+        }
     }
 }
 
