@@ -22,14 +22,17 @@ const TOGETHER: usize = 128;
 /// The columns of values that are summed up together.
 const TILE: usize = 4 * LANES;
 
-/// Fewer keys of a head than this are not split.
-const LEAST_KEYS: usize = 128;
+/// So many queries that share a key meet it in matrix products, where of vectors of queries most numbers are in use.
+const MANY: usize = LANES / 2;
+
+/// Keys of a head whose queries take fewer multiply-adds than this are not split.
+const LEAST_SPLIT: usize = 1 << 16;
 
 /// So many pieces for each thread are enough for threads to end together.
 const PIECES: usize = 16;
 
-/// Pieces leave at most one number for so many that they have read.
-const READ: usize = 32;
+/// Pieces leave at most one number for so many multiply-adds.
+const LEFT: usize = 32;
 
 /// So many multiply-adds are worth a part of a parallel region: a microsecond.
 const LEAST_WORK: usize = 1 << 14;
@@ -145,10 +148,11 @@ impl Attention<'_> {
 
     /// How many pieces the keys of a head become.
     fn splits(&self, seen: usize) -> usize {
-        let (threads, kept) = (pool::threads(), self.group() * self.v.width());
+        let threads = pool::threads();
         let wanted = if threads == 1 { 1 } else { threads * PIECES / self.kv_heads.max(1) };
-        let worth = seen.saturating_mul(self.k.width() + self.v.width()) / (READ * kept).max(1);
-        wanted.min(seen / LEAST_KEYS).min(worth).max(1)
+        let of_query = seen.saturating_mul(self.k.width() + self.v.width());
+        let worth = of_query.saturating_mul(self.group()) / LEAST_SPLIT;
+        wanted.min(worth).min(of_query / (LEFT * self.v.width()).max(1)).max(1)
     }
 
     /// One query for each head: the keys are split among threads where there are many.
@@ -160,12 +164,17 @@ impl Attention<'_> {
         let (group, width) = (self.group(), self.v.width().max(1));
         let mut softmaxes = vec![Softmax::NONE; self.kv_heads * splits * group]; // [kv_heads, splits, group]
         let mut sums = vec![0.0; softmaxes.len() * width];
+        let turned = (group >= MANY).then(|| Turned::new(self));
         let least = LEAST_WORK.div_ceil((size * group * (self.k.width() + width)).max(1));
         pool::split_rows_of_two((&mut softmaxes, group), (&mut sums, group * width), least, |at, softmaxes, sums| {
             let pieces = softmaxes.chunks_mut(group).zip(sums.chunks_mut(group * width));
             for (at, (softmaxes, sums)) in (at..).zip(pieces) {
                 let start = first + at % splits * size;
-                self.decode_some(isa, at / splits, start..self.n_keys.min(start + size), softmaxes, sums);
+                let (kv_head, keys) = (at / splits, start..self.n_keys.min(start + size));
+                match &turned {
+                    Some(turned) => self.decode_many(isa, turned.of(kv_head), kv_head, keys, softmaxes, sums),
+                    None => self.decode_some(isa, kv_head, keys, softmaxes, sums),
+                }
             }
         });
         pool::split_rows(y, width, LEAST_WORK.div_ceil(splits * width), |first, y| {
@@ -185,6 +194,39 @@ impl Attention<'_> {
                 let q = self.q.row(kv_head * self.group() + own, 0);
                 add_block(isa, q, k, v, self.scale, block.len(), Partial { softmax, sums });
             }
+        }
+    }
+
+    /// The same where the queries are many, by products of matrices.
+    fn decode_many(
+        &self,
+        isa: Isa,
+        turned: Rows<'_>,
+        kv_head: usize,
+        keys: Range<usize>,
+        softmaxes: &mut [Softmax],
+        sums: &mut [f32],
+    ) {
+        let (group, width) = (softmaxes.len(), self.v.width());
+        let mut by_key = vec![0.0; KEYS * turned.stride];
+        let mut scores = vec![0.0; group * KEYS];
+        for block in self.blocks(keys) {
+            let (k, v) = (self.k.rows(kv_head, block.start), self.v.rows(kv_head, block.start));
+            by_key.fill(0.0);
+            let k = Strided { data: k.data, row_stride: k.stride, column_stride: 1 };
+            let sizes = Sizes { rows: block.len(), inner: self.k.width(), columns: turned.stride };
+            add_product(isa, sizes, k, turned, RowsMut { data: &mut by_key, stride: turned.stride });
+            let queries =
+                softmaxes.iter_mut().zip(sums.chunks_exact_mut(width.max(1))).zip(scores.chunks_exact_mut(KEYS));
+            for (query, ((softmax, sums), scores)) in queries.enumerate() {
+                let scores = scores.get_mut(..block.len()).unwrap_or_default();
+                let own = by_key.iter().skip(query).step_by(turned.stride);
+                scores.iter_mut().zip(own).for_each(|(score, own)| *score = own * self.scale);
+                weigh_all(isa, scores, Partial { softmax, sums });
+            }
+            let weights = Strided { data: &scores, row_stride: KEYS, column_stride: 1 };
+            let sizes = Sizes { rows: group, inner: block.len(), columns: width };
+            add_product(isa, sizes, weights, v, RowsMut { data: sums, stride: width });
         }
     }
 
@@ -234,6 +276,33 @@ impl Attention<'_> {
             }
         }
         blocks
+    }
+}
+
+/// The query of each head, those of a key head side by side: `[kv_heads, key width, group]`, with room behind a group for
+/// whole vectors.
+struct Turned {
+    numbers: Vec<f32>,
+    stride: usize,
+    of_head: usize,
+}
+
+impl Turned {
+    fn new(attention: &Attention<'_>) -> Self {
+        let (group, stride) = (attention.group(), attention.group().next_multiple_of(LANES));
+        let of_head = attention.k.width() * stride;
+        let mut numbers = vec![0.0; attention.kv_heads * of_head];
+        for (kv_head, own) in numbers.chunks_exact_mut(of_head.max(1)).enumerate() {
+            for query in 0..group {
+                let q = attention.q.row(kv_head * group + query, 0);
+                own.iter_mut().skip(query).step_by(stride).zip(q).for_each(|(own, q)| *own = *q);
+            }
+        }
+        Self { numbers, stride, of_head }
+    }
+
+    fn of(&self, kv_head: usize) -> Rows<'_> {
+        Rows { data: self.numbers.get(kv_head * self.of_head..).unwrap_or_default(), stride: self.stride }
     }
 }
 
@@ -309,6 +378,11 @@ vectorized! {
         weight * shrunk + added
     }
 
+    /// Turns scores into weights, and shrinks what one query has where one of them is larger than those before.
+    fn weigh_all(isa: Isa, scores: &mut [f32], partial: Partial<'_>) {
+        join(isa, scores, partial);
+    }
+
     /// Adds some keys' values to what one query has.
     fn add_block(isa: Isa, q: &[f32], k: Rows<'_>, v: Rows<'_>, scale: f32, count: usize, partial: Partial<'_>) {
         let Partial { softmax, sums } = partial;
@@ -316,13 +390,8 @@ vectorized! {
         for (score, key) in scores.iter_mut().take(count).zip(k.data.chunks(k.stride)) {
             *score = dot(isa, q, key) * scale;
         }
-        let largest = rows::largest(isa, scores.get(..count).unwrap_or_default(), softmax.largest);
-        let shrunk = if softmax.sum == 0.0 { 0.0 } else { exp(isa, softmax.largest - largest) };
-        for sum in sums.iter_mut() {
-            *sum *= shrunk;
-        }
         let scores = scores.get_mut(..count).unwrap_or_default();
-        *softmax = Softmax { largest, sum: softmax.sum * shrunk + exp_row(isa, largest, scores) };
+        join(isa, scores, Partial { softmax, sums: &mut *sums });
         let (tiles, rest) = sums.as_chunks_mut::<TILE>();
         let first_of_rest = tiles.len() * TILE;
         for (at, sums) in tiles.iter_mut().enumerate() {
@@ -346,6 +415,18 @@ vectorized! {
             }
         }
     }
+}
+
+/// As [`weigh_all`].
+#[inline(always)]
+fn join(isa: Isa, scores: &mut [f32], partial: Partial<'_>) {
+    let Partial { softmax, sums } = partial;
+    let largest = rows::largest(isa, scores, softmax.largest);
+    let shrunk = if softmax.sum == 0.0 { 0.0 } else { exp(isa, softmax.largest - largest) };
+    for sum in sums.iter_mut() {
+        *sum *= shrunk;
+    }
+    *softmax = Softmax { largest, sum: softmax.sum * shrunk + exp_row(isa, largest, scores) };
 }
 
 /// Adds the weighed values of [`TILE`] columns from `first` on; their sums stay in registers.
@@ -430,7 +511,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn every_level_equals_the_definition(
-            (kv_heads, group) in (1usize..4, 1usize..4), width in 1usize..40,
+            (kv_heads, group) in (1usize..4, prop_oneof![3 => 1usize..4, 1 => 7usize..18]), width in 1usize..40,
             value_width in prop_oneof![1usize..40, TILE..2 * TILE + 20],
             n_queries in prop_oneof![2 => Just(1usize), 3 => 2usize..80],
             before in prop_oneof![2 => 0usize..150, 1 => 300usize..900],
@@ -461,10 +542,10 @@ mod tests {
 
     #[test]
     fn many_keys_are_split_among_threads_whatever_their_pages() {
-        let (n_keys, width) = (3000, 16);
-        let (q, k, v) = (wave(4 * width, 0.7), wave(2 * 3072 * width, 0.3), wave(2 * 3072 * width, 0.11));
+        let (n_keys, width) = (30_000, 16);
+        let (q, k, v) = (wave(4 * width, 0.7), wave(2 * 30_208 * width, 0.3), wave(2 * 30_208 * width, 0.11));
         let q = Heads { data: &q, head_stride: width, stride: 4 * width, width };
-        for (k_page, v_page, window) in [(n_keys, n_keys, usize::MAX), (256, 256, 2001), (256, 100, usize::MAX)] {
+        for (k_page, v_page, window) in [(n_keys, n_keys, usize::MAX), (256, 256, 20_001), (256, 100, usize::MAX)] {
             let (k, v) = (pages(&k, 2, width, k_page), pages(&v, 2, width, v_page));
             let (k, v) = (Pages { pages: &k, page: k_page }, Pages { pages: &v, page: v_page });
             let attention = Attention { q, k, v, heads: 4, kv_heads: 2, n_queries: 1, n_keys, scale: 0.3, window };
