@@ -17,7 +17,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage,
 use half::{bf16, f16};
 
 pub use self::attention::{Attention, causal_attention};
-pub use self::cuda::{Blocks, Experts, shortlist};
+pub use self::cuda::{Blocks, Experts, draw, shortlist};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
 use self::row::Added;
 use super::input::{Input, Residual};
