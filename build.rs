@@ -24,6 +24,7 @@ fn emulate() {
         .std("c++17")
         .flag_if_supported("-Wno-clobbered")
         .flag_if_supported("-Wno-unknown-pragmas")
+        .flag("-ffp-contract=off")
         .opt_level(1)
         .file(Path::new(SOURCES).join("emulate.cpp"))
         .compile("emulate");

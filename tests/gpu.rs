@@ -14,7 +14,7 @@ use blazr::model::state::State;
 use blazr::model::weights::Settings;
 use blazr::model::{Model, Step, Wanted, ops};
 use blazr::nano;
-use blazr::sampling::{Params, Sampler};
+use blazr::sampling::{Params, Sampler, rank};
 use candle_core::{DType, Device, Tensor};
 
 /// The largest difference between ways to the same logits in f32.
@@ -221,24 +221,47 @@ fn a_prompt_gives_the_same_answer_each_time() {
 }
 
 #[test]
-fn a_shortlist_gives_the_tokens_that_all_logits_give() {
+fn a_token_that_is_drawn_there_is_the_cpus() {
     let Some(gpu) = devices::gpu() else { return };
     let plain = Params { temperature: 1.0, top_k: 0, top_p: 1.0, ..Params::default() };
-    for (count, params) in [300, 5000, 100_352, 256_000].into_iter().flat_map(|count| {
-        let min_p = Params { min_p: 0.95, ..plain.clone() };
-        [Params { temperature: 0.0, ..plain.clone() }, Params::default(), min_p].map(|params| (count, params))
-    }) {
-        let hash = |i: u32| i.wrapping_mul(i).wrapping_mul(2_654_435_761) >> 8;
-        let mut logits: Vec<f32> = (1..=count).map(|i| hash(i) as f32 / (1 << 24) as f32 * 24.0).collect();
-        (logits[7], logits[8]) = (f32::NAN, f32::NEG_INFINITY);
-        let sampler = |seed| Sampler::new(&Params { seed: Some(seed), ..params.clone() }, logits.len(), &[]).unwrap();
+    let greedy = Params { temperature: 0.0, ..plain.clone() };
+    let nucleus = Params { top_p: 0.9, temperature: 0.005, ..plain.clone() };
+    let likely = Params { min_p: 0.95, ..plain.clone() };
+    let all = [plain, greedy, nucleus, likely, Params::default()];
+    for (count, params) in
+        [300, 5000, 100_352, 256_000].into_iter().flat_map(|count| all.iter().map(move |p| (count, p)))
+    {
+        let logits = scattered(count);
         let on_gpu = Tensor::new(logits.as_slice(), &gpu).unwrap();
-        let shortlist = ops::shortlist(&on_gpu, sampler(0).need().unwrap()).unwrap().unwrap();
         for seed in 0..50 {
-            let (all, best) = (sampler(seed).next(&logits).unwrap(), sampler(seed).next(&shortlist).unwrap());
-            assert_eq!(best.token, all.token, "{count}, {params:?}, seed {seed}");
-            assert!((best.logprob - all.logprob).abs() < 1e-5, "{count}, {params:?}: {best:?} for {all:?}");
+            let params = Params { seed: Some(seed), ..params.clone() };
+            let mut sampler = Sampler::new(&params, logits.len(), &[]).unwrap();
+            let drawn = ops::draw(&on_gpu, sampler.draw().unwrap()).unwrap().unwrap();
+            assert_eq!(drawn.token, sampler.next(&logits).unwrap().token, "{count}, {params:?}");
+            assert!(drawn.has_nan);
         }
-        assert!(shortlist.has_nan);
     }
+}
+
+#[test]
+fn a_shortlist_tells_what_all_logits_tell() {
+    let Some(gpu) = devices::gpu() else { return };
+    for count in [300, 5000, 100_352, 256_000] {
+        let logits = scattered(count);
+        let on_gpu = Tensor::new(logits.as_slice(), &gpu).unwrap();
+        let shortlist = ops::shortlist(&on_gpu, 20).unwrap().unwrap().with(9, logits[9]);
+        let (few, all) = (rank(&shortlist, 9, 20), rank(&logits, 9, 20));
+        assert!((few.logprob - all.logprob).abs() < 1e-5, "{count}: {few:?} for {all:?}");
+        for (few, all) in few.top.iter().zip(&all.top) {
+            assert!(few.0 == all.0 && (few.1 - all.1).abs() < 1e-5, "{count}: {few:?} for {all:?}");
+        }
+    }
+}
+
+/// Numbers in 0..24 that look random, with some that are impossible.
+fn scattered(count: u32) -> Vec<f32> {
+    let hash = |i: u32| i.wrapping_mul(i).wrapping_mul(2_654_435_761) >> 8;
+    let mut logits: Vec<f32> = (1..=count).map(|i| hash(i) as f32 / (1 << 24) as f32 * 24.0).collect();
+    (logits[7], logits[8]) = (f32::NAN, f32::NEG_INFINITY);
+    logits
 }

@@ -105,7 +105,9 @@ pub(super) fn run(args: &GenerateArgs) -> Result<ExitCode> {
     let tokenizer = checkpoint.tokenizer()?;
     let prompt = tokenizer.encode_prompt(&prompt, config.max_seq_len)?;
     let defaults = if args.options.generation_config { checkpoint.sampling()? } else { Params::default() };
-    let request = GenerateRequest::new(prompt, &args.options.options(&defaults), config)?;
+    let top_logprobs = args.json.then_some(0);
+    let options = Options { top_logprobs, ..args.options.options(&defaults) };
+    let request = GenerateRequest::new(prompt, &options, config)?;
     let device = args.model.device()?;
     let tokens = request.prompt_tokens().saturating_add(args.options.max_tokens);
     plan::check(&checkpoint, &args.model, &device, tokens)?;

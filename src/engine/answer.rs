@@ -1,14 +1,15 @@
 //! One answer to a prompt, token by token.
 
+use candle_core::Tensor;
+
 use super::event::{Event, FinishReason, Usage};
-use super::logits::Logits;
+use super::logits::{Asked, Logits};
 use super::request::GenerateRequest;
 use super::transcript::Transcript;
 use crate::error::Result;
-use crate::kernels::shortlist::Need;
 use crate::model::Model;
 use crate::model::state::State;
-use crate::sampling::{Ranked, Sampled, Sampler, Scores, rank};
+use crate::sampling::{Ranked, Sampled, Sampler, rank};
 use crate::text::Tokenizer;
 
 /// An answer that is being generated.
@@ -21,7 +22,7 @@ pub(super) struct Answer<'a> {
     state: State,
     sampler: Sampler,
     /// Those after the prompt, before a token was drawn from them. [vocab]
-    logits: Option<Vec<f32>>,
+    logits: Option<Tensor>,
     /// How many tokens were generated, and the last of them.
     generated: usize,
     last: u32,
@@ -36,7 +37,7 @@ impl<'a> Answer<'a> {
         request: &'a GenerateRequest,
         transcript: Transcript<'a>,
         state: State,
-        logits: Vec<f32>,
+        logits: Tensor,
         sampler: Sampler,
     ) -> Self {
         Self {
@@ -58,12 +59,12 @@ impl<'a> Answer<'a> {
         if let Some(reason) = self.finish {
             return Ok(self.done(reason));
         }
-        let need = self.need();
+        let asked = self.asked();
         let logits = match self.logits.take() {
-            Some(logits) => Logits::All(logits),
-            None => Logits::after(self.model, &mut self.state, self.last, need)?,
+            Some(logits) => Logits::of(&logits, asked)?,
+            None => Logits::after(self.model, &mut self.state, self.last, asked)?,
         };
-        self.sample(logits.scores())
+        self.sample(&logits)
     }
 
     /// Bytes that the state has in use.
@@ -76,15 +77,10 @@ impl<'a> Answer<'a> {
         self.done(FinishReason::Cancelled)
     }
 
-    /// Which logits suffice for the next token; none where it takes all of them.
-    fn need(&self) -> Option<Need> {
-        let need = self.sampler.need().filter(|_| !self.is_too_early())?;
-        Some(Need { best: need.best.max(self.n_top()), ..need })
-    }
-
-    /// How many of the most probable tokens are told beside each one.
-    fn n_top(&self) -> usize {
-        self.request.top_logprobs.unwrap_or(0)
+    /// What is asked of the next logits; none where the host takes all of them.
+    fn asked(&self) -> Option<Asked> {
+        let draw = self.sampler.draw().filter(|_| !self.is_too_early())?;
+        Some(Asked { draw, n_top: self.request.top_logprobs })
     }
 
     /// Whether the text can't end yet.
@@ -92,7 +88,7 @@ impl<'a> Answer<'a> {
         self.generated < self.request.min_tokens
     }
 
-    fn sample(&mut self, logits: Scores<'_>) -> Result<Event> {
+    fn sample(&mut self, logits: &Logits) -> Result<Event> {
         let (token, ranked) = self.choose(logits)?;
         self.last = token;
         self.generated += 1;
@@ -113,17 +109,31 @@ impl<'a> Answer<'a> {
         Ok(Event::Token(piece))
     }
 
-    /// Draws the next token.
-    fn choose(&mut self, logits: Scores<'_>) -> Result<(u32, Ranked)> {
-        let (n_top, is_too_early) = (self.n_top(), self.is_too_early());
-        let Sampled { token, logprob } = match logits {
-            Scores::All(all) if is_too_early => self.sampler.next(&without(all, self.end_of_text))?,
-            _ => self.sampler.next(logits)?,
-        };
-        if !is_too_early && n_top == 0 {
-            return Ok((token, Ranked { logprob, top: Vec::new() }));
+    /// The next token, with what is told of its log-probability.
+    fn choose(&mut self, logits: &Logits) -> Result<(u32, Option<Ranked>)> {
+        match logits {
+            Logits::All(all) => self.draw(all),
+            Logits::Drawn(drawn, shortlist) => {
+                self.sampler.take(*drawn);
+                let n_top = self.request.top_logprobs.unwrap_or(0);
+                Ok((drawn.token, shortlist.as_ref().map(|shortlist| rank(shortlist, drawn.token, n_top))))
+            }
         }
-        Ok((token, rank(logits, token, n_top)))
+    }
+
+    /// Draws the next token on the host.
+    fn draw(&mut self, logits: &[f32]) -> Result<(u32, Option<Ranked>)> {
+        let is_too_early = self.is_too_early();
+        let Sampled { token, logprob } = if is_too_early {
+            self.sampler.next(&without(logits, self.end_of_text))?
+        } else {
+            self.sampler.next(logits)?
+        };
+        let ranked = self.request.top_logprobs.map(|n_top| match n_top {
+            0 if !is_too_early => Ranked { logprob, top: Vec::new() },
+            _ => rank(logits, token, n_top),
+        });
+        Ok((token, ranked))
     }
 
     fn done(&mut self, reason: FinishReason) -> Event {

@@ -34,7 +34,7 @@ pub struct Told {
     /// Its id.
     pub token: u32,
     /// The logarithm of its probability under the model, before temperature and filters. None for the first token of a
-    /// prompt, and for all of the prompt where `top_logprobs` is none.
+    /// prompt, and where `top_logprobs` is none.
     pub logprob: Option<f32>,
     /// The most probable tokens in its place, with theirs, as [`crate::sampling::rank`] gives them.
     pub top: Vec<(u32, f32)>,

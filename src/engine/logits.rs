@@ -1,59 +1,76 @@
-//! From tokens to logits on the host, where the next token is drawn.
+//! From tokens to logits on the host, or to the token that a GPU draws from them.
 
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::kernels::shortlist::{Need, Shortlist};
+use crate::kernels::draw::{Draw, Drawn};
+use crate::kernels::shortlist::Shortlist;
 use crate::model::state::State;
 use crate::model::{Model, Step, Wanted, ops};
-use crate::sampling::{Params, Sampler, Scores};
+use crate::sampling::{Params, Sampler};
 
-/// The logits of one position, as far as the next token needs them.
+/// What is asked of the logits of one position, where they needn't come to the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// How the next token is drawn.
+    pub draw: Draw,
+    /// How many of the most probable tokens are told beside it; none: not even its own log-probability.
+    pub n_top: Option<usize>,
+}
+
+/// What the host gets of the logits of one position.
 #[derive(Debug)]
 pub enum Logits {
     /// That of every token, `[vocab]`.
     All(Vec<f32>),
-    /// The best of those that lie on a GPU.
-    Best(Shortlist),
+    /// The token that a GPU drew from them, and of its log-probability and others' what was asked for.
+    Drawn(Drawn, Option<Shortlist>),
 }
 
 impl Logits {
-    /// Those after one more token of a sequence that is decoded. All of them, unless they lie on a GPU and a few satisfy
-    /// `need`.
+    /// Those after one more token of a sequence that is decoded, as [`Logits::of`] has them.
     ///
     /// # Errors
     /// Those of [`Model::forward`].
-    pub fn after(model: &Model, state: &mut State, token: u32, need: Option<Need>) -> Result<Self> {
-        let logits = forward(model, state, &[token], Wanted::Last)?;
-        match need.map_or(Ok(None), |need| ops::shortlist(&logits.flatten_all()?, need))? {
-            Some(shortlist) => Ok(Self::Best(shortlist)),
-            None => Ok(Self::All(ops::into_vec(&logits)?)),
+    pub fn after(model: &Model, state: &mut State, token: u32, asked: Option<Asked>) -> Result<Self> {
+        Self::of(&take_in(model, state, &[token], Wanted::Last)?, asked)
+    }
+
+    /// From those of one position, which nothing else may use: all, unless they lie on a GPU that does what is asked.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn of(logits: &Tensor, asked: Option<Asked>) -> Result<Self> {
+        match asked.map_or(Ok(None), |asked| Self::drawn(&logits.flatten_all()?, asked))? {
+            Some(drawn) => Ok(drawn),
+            None => Ok(Self::All(ops::into_vec(logits)?)),
         }
     }
 
-    /// What a sampler takes.
-    pub fn scores(&self) -> Scores<'_> {
-        match self {
-            Self::All(logits) => Scores::All(logits),
-            Self::Best(shortlist) => Scores::Best(shortlist),
-        }
+    fn drawn(logits: &Tensor, Asked { draw, n_top }: Asked) -> Result<Option<Self>> {
+        let Some(drawn) = ops::draw(logits, draw)? else { return Ok(None) };
+        let Some(n_top) = n_top else { return Ok(Some(Self::Drawn(drawn, None))) };
+        let shortlist = ops::shortlist(logits, n_top.max(1))?;
+        Ok(shortlist.map(|shortlist| Self::Drawn(drawn, Some(shortlist.with(drawn.token, drawn.logit)))))
     }
 }
 
-/// Takes in a chunk of a prompt: the rows of logits that are wanted, [rows, vocab].
+/// Takes in tokens of a sequence: the rows of logits that are wanted, [rows, vocab].
 ///
 /// # Errors
 /// Those of [`Model::forward`].
-pub fn take_in(model: &Model, state: &mut State, tokens: &[u32], wanted: Wanted) -> Result<Vec<Vec<f32>>> {
-    Ok(forward(model, state, tokens, wanted)?.to_vec2()?)
+pub fn take_in(model: &Model, state: &mut State, tokens: &[u32], wanted: Wanted) -> Result<Tensor> {
+    let logits = model.forward(&mut [Step { tokens, state, wanted }])?.pop();
+    logits.ok_or_else(|| Error::Internal("a forward pass gave no logits".into()))
 }
 
-/// Which logits suffice for a token where a request asks for nothing else.
+/// What is asked for a token where a request says nothing else.
 ///
 /// # Errors
 /// Those of [`Sampler::new`].
-pub fn usual_need(model: &Model) -> Result<Option<Need>> {
-    Ok(Sampler::new(&Params::default(), model.config().vocab_size, &[])?.need())
+pub fn usual(model: &Model) -> Result<Option<Asked>> {
+    let draw = Sampler::new(&Params::default(), model.config().vocab_size, &[])?.draw();
+    Ok(draw.map(|draw| Asked { draw, n_top: None }))
 }
 
 /// Does once, with a state of its own, what requests do: a GPU's libraries load a kernel when it is first asked for.
@@ -61,16 +78,11 @@ pub fn usual_need(model: &Model) -> Result<Option<Need>> {
 /// # Errors
 /// Those of [`Model::forward`].
 pub(super) fn warm_up(model: &Model) -> Result<()> {
-    let (mut state, need) = (model.new_state()?, usual_need(model)?);
+    let (mut state, asked) = (model.new_state()?, usual(model)?);
     let tokens = vec![0; model.config().max_seq_len.min(3)];
     let (prompt, others) = tokens.split_at(tokens.len().min(2));
-    take_in(model, &mut state, prompt, Wanted::Last)?;
-    others.iter().try_for_each(|token| Logits::after(model, &mut state, *token, need).map(drop))
-}
-
-fn forward(model: &Model, state: &mut State, tokens: &[u32], wanted: Wanted) -> Result<Tensor> {
-    let logits = model.forward(&mut [Step { tokens, state, wanted }])?.pop();
-    logits.ok_or_else(|| Error::Internal("a forward pass gave no logits".into()))
+    Logits::of(&take_in(model, &mut state, prompt, Wanted::Last)?, asked)?;
+    others.iter().try_for_each(|token| Logits::after(model, &mut state, *token, asked).map(drop))
 }
 
 #[cfg(test)]

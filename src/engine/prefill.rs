@@ -1,5 +1,7 @@
 //! Taking in a prompt, chunk by chunk.
 
+use candle_core::Tensor;
+
 use super::answer::Answer;
 use super::event::{Event, FinishReason, Piece, Usage};
 use super::logits::take_in;
@@ -21,7 +23,7 @@ pub(super) struct Prefill<'a> {
     /// How many tokens were taken in.
     n_done: usize,
     /// Those after the whole prompt. [vocab]
-    logits: Vec<f32>,
+    logits: Option<Tensor>,
     /// The prompt as it is echoed.
     echoed: Piece,
 }
@@ -30,7 +32,7 @@ impl<'a> Prefill<'a> {
     pub(super) fn new(model: &'a Model, tokenizer: &'a Tokenizer, request: &'a GenerateRequest) -> Result<Self> {
         let transcript = Transcript::new(tokenizer, request.stops.clone(), request.top_logprobs.is_some());
         let (state, echoed) = (model.new_state()?, Piece::default());
-        Ok(Self { model, tokenizer, request, transcript, state, n_done: 0, logits: Vec::new(), echoed })
+        Ok(Self { model, tokenizer, request, transcript, state, n_done: 0, logits: None, echoed })
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -49,12 +51,11 @@ impl<'a> Prefill<'a> {
         };
         let rows = take_in(self.model, &mut self.state, tokens, wanted)?;
         self.n_done = end;
-        let event = self.request.echo.then(|| Event::Prompt(self.echo(start, end, &rows)));
         if is_last {
-            let no_logits = || Error::Internal("there are no logits after the prompt".into());
-            self.logits = rows.into_iter().next_back().ok_or_else(no_logits)?;
+            self.logits = Some(rows.get(rows.dim(0)?.saturating_sub(1))?.force_contiguous()?);
         }
-        Ok(event)
+        let judging = if self.request.is_scored() { rows.to_vec2()? } else { Vec::new() };
+        Ok(self.request.echo.then(|| Event::Prompt(self.echo(start, end, &judging))))
     }
 
     /// Tells the prompt's tokens up to `end` that were not told with the chunk before: as each row of logits judges the
@@ -99,7 +100,9 @@ impl<'a> Prefill<'a> {
             self.state.snapshot()?
         };
         let sampler = self.request.sampler(index)?;
-        let (logits, transcript) = (self.logits.clone(), self.transcript.clone());
+        let no_logits = || Error::Internal("there are no logits after the prompt".into());
+        let logits = self.logits.as_ref().ok_or_else(no_logits)?.force_contiguous()?; // each answer has its own
+        let transcript = self.transcript.clone();
         Ok(Answer::new(self.model, self.tokenizer, self.request, transcript, state, logits, sampler))
     }
 

@@ -55,8 +55,8 @@ impl<'a> Transcript<'a> {
     }
 
     /// A generated token: what is certain with it, and whether a stop string came.
-    pub(super) fn push(&mut self, token: u32, ranked: Ranked) -> (Piece, bool) {
-        let (held, text) = self.read(token, Some(ranked));
+    pub(super) fn push(&mut self, token: u32, ranked: Option<Ranked>) -> (Piece, bool) {
+        let (held, text) = self.read(token, ranked);
         self.held.push_back(held);
         self.is_answer = true;
         let mut piece = Piece::default();
@@ -70,8 +70,8 @@ impl<'a> Transcript<'a> {
     }
 
     /// A token that ends the text and is no part of it.
-    pub(super) fn end(&mut self, token: u32, ranked: Ranked) {
-        let told = self.told(token, Some(ranked), Vec::new());
+    pub(super) fn end(&mut self, token: u32, ranked: Option<Ranked>) {
+        let told = self.told(token, ranked, Vec::new());
         self.held.push_back(Held { told, start: self.decoded, end: self.decoded });
     }
 

@@ -15,6 +15,7 @@ pub mod blocks;
 pub mod cuda;
 #[cfg(target_arch = "x86_64")]
 mod dot;
+pub mod draw;
 pub mod gemm;
 pub mod isa;
 pub mod left;

@@ -1,34 +1,25 @@
 //! The largest of many logits, where the others stay on a GPU.
 
-/// Which logits a [`Shortlist`] must have.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Need {
-    /// So many of the largest.
-    pub best: usize,
-    /// All that are at most so much below the largest.
-    pub within: f64,
-}
-
-impl Need {
-    /// Whether what satisfies this one satisfies `other`.
-    pub fn covers(&self, other: &Self) -> bool {
-        self.best >= other.best && self.within >= other.within
-    }
-}
-
-/// The logits of one position, as far as they are needed.
+/// The logits of one position, as far as log-probabilities need them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shortlist {
-    /// What it satisfies.
-    pub need: Need,
     /// How many logits there are in all.
     pub n_logits: usize,
-    /// Whether any of them is NaN.
-    pub has_nan: bool,
     /// The largest; −∞ where none is possible.
     pub max: f32,
     /// The sum of e^(logit − `max`) over all of them but NaN.
     pub total: f64,
-    /// Tokens and their logits in the order of the tokens: all those down to a floor that `need` sets, but for −∞.
+    /// Tokens and their logits in the order of the tokens: all those down to a floor, but for −∞, and others that are told.
     pub best: Vec<(u32, f32)>,
+}
+
+impl Shortlist {
+    /// With the logit of a token that is told.
+    #[must_use]
+    pub fn with(mut self, token: u32, logit: f32) -> Self {
+        if let Err(place) = self.best.binary_search_by_key(&token, |(token, _)| *token) {
+            self.best.insert(place, (token, logit));
+        }
+        self
+    }
 }

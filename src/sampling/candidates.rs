@@ -3,13 +3,19 @@
 use std::cmp::Ordering;
 
 use super::scores::Scores;
-use super::softmax::{BLOCK, Softmax};
+use super::softmax::{BLOCK, Scored, Softmax};
 
 /// A token that can still be drawn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub(super) token: u32,
     pub(super) score: f32,
+}
+
+impl Scored for Candidate {
+    fn score(&self) -> f32 {
+        self.score
+    }
 }
 
 impl Candidate {
@@ -89,9 +95,8 @@ impl Candidates {
 
     /// Keeps the fewest of the sorted candidates that together reach `top_p` of the weight of all.
     pub(super) fn truncate(&mut self, softmax: &Softmax, top_p: f64) {
-        let target = top_p * softmax.total_of(&self.list);
-        let n_kept = softmax.prefix(&self.list, target).len();
-        self.list.truncate(n_kept);
+        let last = softmax.place_at(top_p, &self.list);
+        self.list.truncate(last + 1);
     }
 
     /// The worst of the fewest candidates that together weigh `target`. Leaves the list in no particular order.
@@ -103,7 +108,7 @@ impl Candidates {
             let n_best = rest.len() / 4;
             rest.select_nth_unstable_by(n_best, Candidate::order);
             let (best, others) = rest.split_at_mut(n_best);
-            let mass = softmax.total_of(best);
+            let mass = softmax.total(best);
             if mass >= target {
                 rest = best;
             } else {
@@ -112,12 +117,11 @@ impl Candidates {
             }
         }
         rest.sort_unstable_by(Candidate::order);
-        softmax.prefix(rest, target).last().copied()
+        rest.get(softmax.place(rest, target)).copied()
     }
 
     /// The token at `unit`, above 0 and at most 1, of the candidates' weights laid end to end; 0 if there are none.
     pub(super) fn draw(&self, softmax: &Softmax, unit: f64) -> u32 {
-        let target = unit * softmax.total_of(&self.list);
-        softmax.prefix(&self.list, target).last().map_or(0, |candidate| candidate.token)
+        self.list.get(softmax.place_at(unit, &self.list)).map_or(0, |candidate| candidate.token)
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`Params`] is what a request may ask for and [`Params::validate`] its ranges; [`Sampler`] exists
 //! only for valid parameters, and [`Sampler::next`] takes the logits of one position and returns the [`Sampled`] token.
-//! Logits are [`Scores`]: all of them or, from a GPU, those that [`Sampler::need`] asks for. Under it, `adjustment` is bias
-//! and penalties, `candidates` the filters and the draw, `softmax` the arithmetic.
+//! Where logits lie on a GPU, [`Sampler::draw`] says how the token is drawn there, and [`Sampler::take`] counts it. Under it,
+//! `adjustment` is bias and penalties, `candidates` the filters and the draw, `softmax` the arithmetic.
 //!
 //! # The steps, in their order
 //!
@@ -22,9 +22,13 @@
 //! Of equal logits the lower token id is the more probable, in every step. A NaN logit is impossible, as −∞ is. Where
 //! nothing is possible the token is 0. Logits of +∞ share all the probability.
 //!
+//! Probabilities are relative to the largest, in f32, and are summed up in f64: blocks of 64 in 16 lanes, stretches of 64
+//! blocks, and those. A GPU keeps to that, so that it draws the same tokens.
+//!
 //! Log-probabilities are those of the model, before any step, as [vLLM] reports them by default.
 //!
-//! [`rank`] sets a token beside the most probable ones, for requests that ask for them.
+//! [`rank`] sets a token beside the most probable ones, for requests that ask for them: by [`Scores`], which are all logits or
+//! a GPU's best.
 //!
 //! Absent on purpose: grammar masks; nothing asks for them.
 //!

@@ -20,7 +20,7 @@ pub struct Ranked {
 pub fn rank<'a>(logits: impl Into<Scores<'a>>, token: u32, n_top: usize) -> Ranked {
     let logits = logits.into();
     let softmax = Softmax::new(logits.max(), 1.0, 0.0);
-    let total = softmax.normalizer(logits);
+    let total = logits.total(&softmax);
     let logprob_of = |score: f32| softmax.logprob_of(score, total);
     let logprob = logprob_of(logits.of(token));
     let mut top: Vec<(u32, f32)> = Vec::new();

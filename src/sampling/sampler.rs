@@ -3,7 +3,7 @@
 //! Two passes are always made: the maximum, and the sum of exponentials that the log-probability needs. Penalties and
 //! bias cost a copy and touch listed tokens only. No filter sorts the vocabulary: `min_p` is a floor on logits once the
 //! maximum is known, `top_k` keeps a short list while passing over the logits, and `top_p` selects, in linear time, in
-//! what a bound leaves of them (see `Softmax::nucleus_floor`).
+//! what a bound leaves of them (see `Softmax::nucleus_floor`). Without these two the draw is from the logits themselves.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -13,10 +13,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::Params;
 use super::adjustment::Adjustment;
 use super::candidates::Candidates;
-use super::scores::Scores;
 use super::softmax::{Softmax, maximum};
 use crate::error::{Error, Result};
-use crate::kernels::shortlist::Need;
+use crate::kernels::draw::{Among, Draw, Drawn};
 
 /// The token that was chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,57 +61,52 @@ impl Sampler {
         })
     }
 
-    /// Which logits suffice for the next token; none where it takes all of them, as penalties, bias and draws from the
-    /// whole vocabulary do.
-    pub fn need(&self) -> Option<Need> {
-        if self.adjustment.is_some() { None } else { self.choice.need() }
+    /// What draws the next token on a GPU; none where logits are adjusted first.
+    pub fn draw(&self) -> Option<Draw> {
+        if self.adjustment.is_some() { None } else { Some(self.choice.draw()) }
     }
 
-    /// Chooses the token that follows, given its logits, and counts it as generated: the same one from a shortlist as from
-    /// all logits.
+    /// Counts a token as generated that was drawn from logits on a GPU, by what [`Sampler::draw`] gave.
+    pub fn take(&mut self, drawn: Drawn) {
+        self.warn_of_nan(drawn.has_nan);
+        self.choice.pass();
+    }
+
+    /// Chooses the token that follows, given its logits, and counts it as generated.
     ///
     /// Every call takes one random number, whatever the filters leave; a greedy one takes none.
     ///
     /// # Errors
     ///
-    /// [`Error::Internal`] if there are more or fewer logits than tokens in the vocabulary, or a shortlist lacks some.
-    pub fn next<'a>(&mut self, logits: impl Into<Scores<'a>>) -> Result<Sampled> {
-        let logits = logits.into();
-        self.check(logits)?;
-        self.warn_of_nan(logits);
-        let model = Softmax::new(logits.max(), 1.0, 0.0);
+    /// [`Error::Internal`] if there are more or fewer logits than tokens in the vocabulary.
+    pub fn next(&mut self, logits: &[f32]) -> Result<Sampled> {
+        if logits.len() != self.vocab_size {
+            let message = format!("{} logits for a vocabulary of {} tokens", logits.len(), self.vocab_size);
+            return Err(Error::Internal(message));
+        }
+        // No early exit: without one the pass is vectorized.
+        self.warn_of_nan(logits.iter().fold(false, |found, logit| found | logit.is_nan()));
+        let model = Softmax::new(maximum(logits), 1.0, 0.0);
         let token = self.choose(logits, model.max);
-        Ok(Sampled { token, logprob: model.logprob(logits, token) })
-    }
-
-    fn check(&self, logits: Scores<'_>) -> Result<()> {
-        if logits.vocab_size() != self.vocab_size {
-            let message = format!("{} logits for a vocabulary of {} tokens", logits.vocab_size(), self.vocab_size);
-            return Err(Error::Internal(message));
-        }
-        let Scores::Best(shortlist) = logits else { return Ok(()) };
-        if self.need().is_none_or(|need| !shortlist.need.covers(&need)) {
-            let message = format!("a shortlist for {:?} where {:?} is needed", shortlist.need, self.need());
-            return Err(Error::Internal(message));
-        }
-        Ok(())
+        let logit = logits.get(token as usize).copied().unwrap_or(f32::NAN);
+        Ok(Sampled { token, logprob: model.logprob_of(logit, model.total(logits)) })
     }
 
     /// A broken model shows in the log once per request, not once per token.
-    fn warn_of_nan(&mut self, logits: Scores<'_>) {
-        if !self.warned_of_nan && logits.has_nan() {
+    fn warn_of_nan(&mut self, has_nan: bool) {
+        if has_nan && !self.warned_of_nan {
             self.warned_of_nan = true;
             tracing::warn!("the model's logits contain NaN: those tokens are treated as impossible");
         }
     }
 
     /// Takes `max` of the logits, known already, to spare a pass where they are used as they are.
-    fn choose(&mut self, logits: Scores<'_>, max: f32) -> u32 {
-        let (Some(adjustment), Scores::All(all)) = (&mut self.adjustment, logits) else {
+    fn choose(&mut self, logits: &[f32], max: f32) -> u32 {
+        let Some(adjustment) = &mut self.adjustment else {
             return self.choice.pick(logits, max);
         };
-        let scores = adjustment.apply(all);
-        let token = self.choice.pick(scores.into(), maximum(scores));
+        let scores = adjustment.apply(logits);
+        let token = self.choice.pick(scores, maximum(scores));
         adjustment.record(token, 1);
         token
     }
@@ -140,63 +134,105 @@ impl Choice {
         }
     }
 
-    /// Which scores suffice; none where it takes all of them.
-    fn need(&self) -> Option<Need> {
-        if self.temperature == 0.0 {
-            return Some(Need { best: 1, within: 0.0 });
+    /// The same choice for a GPU, with the random number that comes next. A greedy one is the first of the largest.
+    fn draw(&self) -> Draw {
+        if self.is_greedy() {
+            return Draw { per_temperature: 1.0, within: 0.0, among: Among::All, unit: LEAST_UNIT };
         }
-        if self.candidates.limited {
-            return Some(Need { best: self.candidates.limit, within: 0.0 });
+        let softmax = Softmax::new(0.0, self.temperature, 0.0);
+        Draw {
+            per_temperature: softmax.per_temperature,
+            within: if self.min_p > 0.0 { softmax.below_max(f64::from(self.min_p)) } else { f64::INFINITY },
+            among: self.among(),
+            unit: unit(&mut self.rng.clone()),
         }
-        let within = Softmax::new(0.0, self.temperature, 0.0).below_max(f64::from(self.min_p));
-        (self.min_p > 0.0).then_some(Need { best: 1, within })
+    }
+
+    /// Passes over the random number of a token.
+    fn pass(&mut self) {
+        if !self.is_greedy() {
+            unit(&mut self.rng);
+        }
+    }
+
+    fn is_greedy(&self) -> bool {
+        self.temperature == 0.0
     }
 
     /// Takes the maximum of the scores beside them.
-    fn pick(&mut self, scores: Scores<'_>, max: f32) -> u32 {
-        if self.temperature == 0.0 {
+    fn pick(&mut self, scores: &[f32], max: f32) -> u32 {
+        if self.is_greedy() {
             return first(scores, max);
         }
-        let softmax = Softmax::new(max, self.temperature, self.min_p);
-        self.filter(scores, &softmax);
-        self.candidates.draw(&softmax, unit(&mut self.rng))
+        let unit = unit(&mut self.rng);
+        self.pick_at(unit, scores, max)
     }
 
-    /// Leaves in `candidates` the tokens that can be drawn, in an order that depends on nothing but scores and ids:
-    /// after a selection it would be that of the standard library's algorithm, which may change.
-    fn filter(&mut self, scores: Scores<'_>, softmax: &Softmax) {
-        if self.candidates.limited {
-            self.candidates.gather(scores, softmax.floor);
-            self.candidates.sort();
-            if self.top_p < 1.0 {
-                self.candidates.truncate(softmax, self.top_p);
-            }
-        } else if self.top_p < 1.0 {
-            self.filter_nucleus(scores, softmax);
+    /// Takes the random number, above 0 and at most 1, beside the scores and their maximum.
+    fn pick_at(&mut self, unit: f64, scores: &[f32], max: f32) -> u32 {
+        let (softmax, among) = (Softmax::new(max, self.temperature, self.min_p), self.among());
+        if among == Among::All {
+            return softmax.place_at(unit, scores) as u32;
+        }
+        self.filter(scores, &softmax, among);
+        self.candidates.draw(&softmax, unit)
+    }
+
+    /// Which tokens can be drawn of those above the softmax's floor.
+    fn among(&self) -> Among {
+        let Self { top_p, candidates: Candidates { limited, limit, .. }, .. } = *self;
+        if limited {
+            Among::Best { top_k: limit, top_p }
+        } else if top_p < 1.0 {
+            Among::Nucleus { top_p }
         } else {
-            self.candidates.gather(scores, softmax.floor);
+            Among::All
+        }
+    }
+
+    /// Leaves in `candidates` the tokens that can be drawn, in an order that depends on nothing but scores and ids: after a
+    /// selection it would be that of the standard library's algorithm, which may change.
+    fn filter(&mut self, scores: &[f32], softmax: &Softmax, among: Among) {
+        match among {
+            Among::All => self.candidates.gather(scores.into(), softmax.floor),
+            Among::Best { top_p, .. } => self.filter_best(scores, softmax, top_p),
+            Among::Nucleus { top_p } => self.filter_nucleus(scores, softmax, top_p),
+        }
+    }
+
+    /// `min_p`, `top_k` and `top_p` of what that leaves.
+    fn filter_best(&mut self, scores: &[f32], softmax: &Softmax, top_p: f64) {
+        self.candidates.gather(scores.into(), softmax.floor);
+        self.candidates.sort();
+        if top_p < 1.0 {
+            self.candidates.truncate(softmax, top_p);
         }
     }
 
     /// `min_p` and `top_p` of the whole vocabulary.
-    fn filter_nucleus(&mut self, scores: Scores<'_>, softmax: &Softmax) {
+    fn filter_nucleus(&mut self, scores: &[f32], softmax: &Softmax, top_p: f64) {
         let total = softmax.total(scores);
-        self.candidates.gather(scores, softmax.nucleus_floor((1.0 - self.top_p) * total, scores.n_here()));
-        if let Some(worst) = self.candidates.worst_of_nucleus(softmax, self.top_p * total) {
-            self.candidates.gather(scores, worst.score.next_down());
+        let floor = softmax.nucleus_floor((1.0 - top_p) * total, scores.len());
+        self.candidates.gather(scores.into(), floor);
+        if let Some(worst) = self.candidates.worst_of_nucleus(softmax, top_p * total) {
+            self.candidates.gather(scores.into(), worst.score.next_down());
             self.candidates.list.retain(|candidate| candidate.order(&worst).is_le());
         }
     }
 }
 
 /// The lowest token id with the score `max`; 0 where none is possible.
-fn first(scores: Scores<'_>, max: f32) -> u32 {
-    if max > f32::NEG_INFINITY { scores.first(max).unwrap_or(0) } else { 0 }
+fn first(scores: &[f32], max: f32) -> u32 {
+    let place = || scores.iter().position(|&score| score == max).unwrap_or(0);
+    if max > f32::NEG_INFINITY { place() as u32 } else { 0 }
 }
+
+/// The least that [`unit`] gives.
+const LEAST_UNIT: f64 = 0.5 * f64::EPSILON;
 
 /// Uniform above 0 and at most 1: the 53 bits that an f64 holds. Written out, as a seed promises the bits that are taken.
 fn unit(rng: &mut ChaCha8Rng) -> f64 {
-    ((rng.next_u64() >> 11) + 1) as f64 * (0.5 * f64::EPSILON)
+    ((rng.next_u64() >> 11) + 1) as f64 * LEAST_UNIT
 }
 
 /// The standard library's hash keys come from the system's random source, and differ in every call.
@@ -204,17 +240,17 @@ fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
+#[cfg(all(test, feature = "cuda-emulator"))]
+mod on_gpu;
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use proptest::prelude::*;
-    use proptest::sample::Index;
 
     use super::*;
-    use crate::kernels::shortlist::Shortlist;
-    use crate::sampling::rank;
     use crate::sampling::softmax::BLOCK;
 
     const INF: f32 = f32::INFINITY;
@@ -245,16 +281,16 @@ mod tests {
     /// The probability of each token by the sampler's own steps.
     fn distribution(sampler: &mut Sampler, logits: &[f32]) -> Vec<f64> {
         let mut probabilities = vec![0.0; logits.len()];
-        let scores = sampler.adjustment.as_mut().map_or(logits, |adjustment| adjustment.apply(logits)).into();
-        let max = Scores::max(scores);
+        let scores = sampler.adjustment.as_mut().map_or(logits, |adjustment| adjustment.apply(logits));
+        let max = maximum(scores);
         let choice = &mut sampler.choice;
-        if choice.temperature == 0.0 {
+        if choice.is_greedy() {
             probabilities[choice.pick(scores, max) as usize] = 1.0;
             return probabilities;
         }
         let softmax = Softmax::new(max, choice.temperature, choice.min_p);
-        choice.filter(scores, &softmax);
-        let total = softmax.total_of(&choice.candidates.list);
+        choice.filter(scores, &softmax, choice.among());
+        let total = softmax.total(&choice.candidates.list);
         for candidate in &choice.candidates.list {
             probabilities[candidate.token as usize] = f64::from(softmax.weight(candidate.score)) / total;
         }
@@ -370,23 +406,6 @@ mod tests {
         })
     }
 
-    /// A shortlist that has so many logits more than must be.
-    fn shortlist(logits: &[f32], need: Need, more: usize) -> Shortlist {
-        let max = maximum(logits);
-        let mut best: Vec<_> = (0..).zip(logits.iter().copied()).filter(|(_, logit)| *logit > -INF).collect();
-        best.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let nth = |n: usize| best.get(n).map_or(-INF, |(_, logit)| *logit);
-        let floor = nth(need.best - 1).min((f64::from(max) - need.within) as f32);
-        let floor = nth(best.iter().filter(|(_, logit)| *logit >= floor).count() + more).min(floor);
-        best.retain(|(_, logit)| *logit >= floor);
-        best.sort_by_key(|(token, _)| *token);
-        let total = best.iter().map(|(_, logit)| (f64::from(*logit) - f64::from(max)).exp()).sum::<f64>();
-        let under = logits.iter().filter(|logit| **logit < floor);
-        let total = total + under.map(|logit| (f64::from(*logit) - f64::from(max)).exp()).sum::<f64>();
-        let has_nan = logits.iter().any(|logit| logit.is_nan());
-        Shortlist { need, n_logits: logits.len(), has_nan, max, total, best }
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -404,31 +423,6 @@ mod tests {
                 let logprob = naive_logprob(&logits, sampled.token);
                 prop_assert!((f64::from(sampled.logprob) - logprob).abs() < 1e-5, "{} for {}", sampled.logprob, logprob);
                 output.push(sampled.token);
-            }
-        }
-
-        #[test]
-        fn a_shortlist_gives_the_tokens_that_all_logits_give(
-            (params, _, mut logits) in any_case(), others in prop::collection::vec(any::<Index>(), 0..4),
-            (n_top, more) in (0..21usize, 0..9usize),
-        ) {
-            for (other, at) in [f32::NAN, -INF, -INF].into_iter().zip(&others) {
-                *at.get_mut(&mut logits) = other;
-            }
-            let neutral = Params { temperature: params.temperature, ..plain() };
-            let params = Params { top_k: params.top_k, top_p: params.top_p, min_p: params.min_p, seed: params.seed, ..neutral };
-            let (mut from_all, mut from_best) = (sampler(&params, logits.len()), sampler(&params, logits.len()));
-            let Some(need) = from_all.need() else { return Ok(()) };
-            let shortlist = shortlist(&logits, Need { best: need.best.max(n_top), ..need }, more);
-            for _ in 0..5 {
-                let (all, best) = (from_all.next(&logits).unwrap(), from_best.next(&shortlist).unwrap());
-                prop_assert_eq!(best.token, all.token);
-                prop_assert!((best.logprob - all.logprob).abs() < 1e-5, "{} for {}", best.logprob, all.logprob);
-                let (all, best) = (rank(&logits, all.token, n_top), rank(&shortlist, all.token, n_top));
-                prop_assert_eq!(best.top.len(), all.top.len());
-                for (best, all) in best.top.iter().zip(&all.top) {
-                    prop_assert!(best.0 == all.0 && (best.1 - all.1).abs() < 1e-5, "{:?} for {:?}", best, all);
-                }
             }
         }
     }
@@ -507,12 +501,16 @@ mod tests {
             (Params { top_p: 0.0, ..plain() }, 3),
             (greedy(), 0),
         ] {
-            let mut sampler = sampler(&params, logits.len());
+            let (mut here, mut on_gpu) = (sampler(&params, logits.len()), sampler(&params, logits.len()));
             for _ in 0..3 {
-                sampler.next(&logits).unwrap();
+                on_gpu.draw().unwrap();
+                on_gpu.take(Drawn { token: 0, logit: 0.0, has_nan: false });
+                here.next(&logits).unwrap();
             }
             // A number of 64 bits is two words of the generator.
-            assert_eq!(sampler.choice.rng.get_word_pos(), 2 * n_random, "{params:?}");
+            for sampler in [here, on_gpu] {
+                assert_eq!(sampler.choice.rng.get_word_pos(), 2 * n_random, "{params:?}");
+            }
         }
     }
 
@@ -697,22 +695,6 @@ mod tests {
     fn logits_of_another_size_than_the_vocabulary_are_an_internal_error() {
         let message = sampler(&plain(), 3).next(&[0.0; 2]).unwrap_err().to_string();
         assert_eq!(message, "internal error: 2 logits for a vocabulary of 3 tokens");
-    }
-
-    #[test]
-    fn a_shortlist_that_lacks_logits_is_an_internal_error() {
-        let logits = scattered(10, 1.0);
-        let refused = |params: &Params, best| {
-            let shortlist = shortlist(&logits, Need { best, within: 0.0 }, 0);
-            sampler(params, logits.len()).next(&shortlist).is_err()
-        };
-        let top_3 = Params { top_k: 3, ..plain() };
-        assert_eq!([2, 3, 4].map(|best| refused(&top_3, best)), [true, false, false]);
-        assert!(refused(&Params { min_p: 0.1, ..plain() }, 3));
-        // From the whole vocabulary, and with penalties.
-        for params in [plain(), Params { top_p: 0.9, ..plain() }, Params { presence_penalty: 1.0, ..top_3 }] {
-            assert!(sampler(&params, logits.len()).need().is_none() && refused(&params, 10));
-        }
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! What a token is chosen from.
+//! What tokens are ranked by.
 
-use super::softmax::maximum;
+use super::softmax::{Softmax, maximum};
 use crate::kernels::shortlist::Shortlist;
 
-/// Logits of one position, or what bias and penalties made of them.
+/// Logits of one position.
 #[derive(Clone, Copy, Debug)]
 pub enum Scores<'a> {
     /// That of every token, `[vocab_size]`.
     All(&'a [f32]),
-    /// Those that [`super::Sampler::need`] asks for.
+    /// The best of those that lie on a GPU.
     Best(&'a Shortlist),
 }
 
@@ -32,22 +32,6 @@ impl Scores<'_> {
         }
     }
 
-    /// How many of them are here.
-    pub(super) fn n_here(self) -> usize {
-        match self {
-            Self::All(scores) => scores.len(),
-            Self::Best(shortlist) => shortlist.best.len(),
-        }
-    }
-
-    pub(super) fn has_nan(self) -> bool {
-        match self {
-            // No early exit: without one the pass is vectorized.
-            Self::All(scores) => scores.iter().fold(false, |found, score| found | score.is_nan()),
-            Self::Best(shortlist) => shortlist.has_nan,
-        }
-    }
-
     /// The largest, −∞ if none is possible.
     pub(super) fn max(self) -> f32 {
         match self {
@@ -56,11 +40,11 @@ impl Scores<'_> {
         }
     }
 
-    /// The lowest token id with this score.
-    pub(super) fn first(self, score: f32) -> Option<u32> {
+    /// The sum of the weights of all tokens in `softmax`, which is that at temperature 1.
+    pub(super) fn total(self, softmax: &Softmax) -> f64 {
         match self {
-            Self::All(scores) => scores.iter().position(|&other| other == score).map(|token| token as u32),
-            Self::Best(shortlist) => shortlist.best.iter().find(|(_, other)| *other == score).map(|(token, _)| *token),
+            Self::All(scores) => softmax.total(scores),
+            Self::Best(shortlist) => shortlist.total,
         }
     }
 

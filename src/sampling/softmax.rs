@@ -1,8 +1,5 @@
 //! Exponentials and their sums, vectorized.
 
-use super::candidates::Candidate;
-use super::scores::Scores;
-
 /// The least log-probability reported: [OpenAI's](https://platform.openai.com/docs/api-reference/chat/object) value for
 /// "very unlikely". JSON has no −∞.
 const LOGPROB_FLOOR: f64 = -9999.0;
@@ -13,11 +10,25 @@ const LANES: usize = 16;
 /// Scores that are weighed together, or passed over together when none of them is a candidate.
 pub(super) const BLOCK: usize = 64;
 
+/// Scores whose blocks are summed up together, in an order that a GPU keeps to as well: see `kernels/cuda/draws.cu`.
+const STRETCH: usize = BLOCK * BLOCK;
+
+/// What has a score.
+pub(super) trait Scored {
+    fn score(&self) -> f32;
+}
+
+impl Scored for f32 {
+    fn score(&self) -> f32 {
+        *self
+    }
+}
+
 /// Scores to weights: probabilities relative to the largest, whose weight is 1.
 #[derive(Debug)]
 pub(super) struct Softmax {
     pub(super) max: f32,
-    per_temperature: f32,
+    pub(super) per_temperature: f32,
     /// Scores must be above it: `min_p` as a bound on scores, or −∞, which also excludes NaN.
     pub(super) floor: f32,
 }
@@ -47,56 +58,35 @@ impl Softmax {
         if score > self.floor { exp(shifted) } else { 0.0 }
     }
 
-    /// The sum of the weights of the scores that are here.
-    pub(super) fn total(&self, scores: Scores<'_>) -> f64 {
-        match scores {
-            Scores::All(scores) => scores.chunks(BLOCK).map(|block| self.mass(block.iter().copied())).sum(),
-            Scores::Best(shortlist) => {
-                shortlist.best.chunks(BLOCK).map(|block| self.mass(block.iter().map(|(_, score)| *score))).sum()
-            }
-        }
+    /// The sum of the weights, stretch by stretch and in these block by block.
+    pub(super) fn total(&self, scored: &[impl Scored]) -> f64 {
+        scored.chunks(STRETCH).map(|stretch| self.mass_of_stretch(stretch)).sum()
     }
 
-    /// The sum of the weights of all tokens, whose scores these are at temperature 1.
-    pub(super) fn normalizer(&self, scores: Scores<'_>) -> f64 {
-        match scores {
-            Scores::All(_) => self.total(scores),
-            Scores::Best(shortlist) => shortlist.total,
-        }
+    /// Where the weights, laid end to end, reach this share of their total. It is a place with a weight, unless none has one.
+    pub(super) fn place_at(&self, share: f64, scored: &[impl Scored]) -> usize {
+        self.place(scored, share * self.total(scored))
     }
 
-    /// The sum of the candidates' weights.
-    pub(super) fn total_of(&self, candidates: &[Candidate]) -> f64 {
-        candidates.chunks(BLOCK).map(|block| self.mass(block.iter().map(|candidate| candidate.score))).sum()
+    /// Where the weights, laid end to end, reach `target`: in which stretch, in which of its blocks, and where in that.
+    pub(super) fn place(&self, scored: &[impl Scored], target: f64) -> usize {
+        let (stretch, target) = reach(scored.chunks(STRETCH).map(|stretch| self.mass_of_stretch(stretch)), target);
+        let blocks = || scored.chunks(STRETCH).nth(stretch).unwrap_or_default().chunks(BLOCK);
+        let (block, target) = reach(blocks().map(|block| self.mass(block)), target);
+        let weights = blocks().nth(block).unwrap_or_default().iter().map(|scored| self.weight(scored.score()));
+        let (place, _) = reach(weights.map(f64::from), target);
+        stretch * STRETCH + block * BLOCK + place
     }
 
-    /// The fewest of the first candidates that together weigh at least `target`; all, if rounding leaves none that do.
-    pub(super) fn prefix<'a>(&self, candidates: &'a [Candidate], target: f64) -> &'a [Candidate] {
-        let mut mass = 0.0;
-        let mut start = 0;
-        for block in candidates.chunks(BLOCK) {
-            let reached = mass + self.total_of(block);
-            if reached >= target {
-                break;
-            }
-            mass = reached;
-            start += block.len();
-        }
-        let rest = candidates.iter().skip(start);
-        let n_short = rest
-            .take_while(|candidate| {
-                mass += f64::from(self.weight(candidate.score));
-                mass < target
-            })
-            .count();
-        candidates.get(..=start + n_short).unwrap_or(candidates)
+    fn mass_of_stretch(&self, stretch: &[impl Scored]) -> f64 {
+        stretch.chunks(BLOCK).map(|block| self.mass(block)).sum()
     }
 
     /// The sum of the weights of at most [`BLOCK`] scores. Two loops, as one would not be vectorized.
-    fn mass(&self, scores: impl Iterator<Item = f32>) -> f64 {
+    fn mass(&self, block: &[impl Scored]) -> f64 {
         let mut weights = [0.0; BLOCK];
-        for (weight, score) in weights.iter_mut().zip(scores) {
-            *weight = self.weight(score);
+        for (weight, scored) in weights.iter_mut().zip(block) {
+            *weight = self.weight(scored.score());
         }
         let mut sums = [0.0; LANES];
         for lanes in weights.as_chunks::<LANES>().0 {
@@ -116,11 +106,6 @@ impl Softmax {
         self.floor.max(self.score_of(0.5 * outside / n as f64).next_down())
     }
 
-    /// The log-probability of `token`, whose scores these are at temperature 1.
-    pub(super) fn logprob(&self, scores: Scores<'_>, token: u32) -> f32 {
-        self.logprob_of(scores.of(token), self.normalizer(scores))
-    }
-
     /// The log-probability of a token with this score, where the weights of all sum up to `total`.
     pub(super) fn logprob_of(&self, score: f32, total: f64) -> f32 {
         if score <= self.floor || score.is_nan() {
@@ -129,6 +114,22 @@ impl Softmax {
         let shifted = if score == self.max { 0.0 } else { f64::from(score) - f64::from(self.max) };
         (shifted - total.ln()).max(LOGPROB_FLOOR) as f32
     }
+}
+
+/// The first of the masses, laid end to end, that reaches `target`, and what is missing of it where that one begins; the last
+/// one that is not 0, if rounding leaves none that does.
+fn reach(masses: impl Iterator<Item = f64>, mut target: f64) -> (usize, f64) {
+    let mut found = (0, target);
+    for (place, mass) in masses.enumerate() {
+        if mass > 0.0 {
+            found = (place, target);
+            if mass >= target {
+                break;
+            }
+        }
+        target -= mass;
+    }
+    found
 }
 
 /// The largest score, −∞ if none is possible. NaN compares as smaller.
@@ -179,5 +180,19 @@ mod tests {
         }
         assert_eq!(exp(0.0), 1.0);
         assert_eq!([exp(-87.1), exp(f32::MIN), exp(-INF), exp(f32::NAN)], [0.0; 4]);
+    }
+
+    #[test]
+    fn a_place_is_where_the_weights_reach_the_target() {
+        let (mut scores, softmax) = (vec![2.0; STRETCH + 900], Softmax::new(2.0, 1.0, 0.0));
+        for place in [0, BLOCK - 1, BLOCK, STRETCH - 1, STRETCH, STRETCH + 899] {
+            for target in [place as f64 + f64::EPSILON * STRETCH as f64, place as f64 + 1.0] {
+                assert_eq!(softmax.place(&scores, target), place, "{target}");
+            }
+        }
+        // The first and the last one are impossible.
+        (scores[0], scores[STRETCH + 899]) = (-INF, f32::NAN);
+        assert_eq!([0.0, 1.0, 1e9].map(|target| softmax.place(&scores, target)), [1, 1, STRETCH + 898]);
+        assert_eq!(softmax.place_at(1.0, &[-INF; 9]), 0);
     }
 }

@@ -19,9 +19,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::{ModelArgs, plan, print, print_json};
-use crate::engine::logits::{Logits, take_in, usual_need};
+use crate::engine::logits::{Asked, Logits, take_in, usual};
 use crate::error::{Error, Result};
-use crate::kernels::shortlist::Need;
 use crate::model::state::State;
 use crate::model::{Model, Wanted};
 use cases::{Case, Cases};
@@ -125,14 +124,14 @@ struct Bench {
     model: Model,
     /// By position, for the cases that start there.
     states: BTreeMap<usize, State>,
-    /// What drawing a token takes of the logits.
-    need: Option<Need>,
+    /// What is asked for a token.
+    asked: Option<Asked>,
 }
 
 impl Bench {
     /// Takes in a prompt of every length that is needed, and keeps the states that cases start from.
     fn new(model: Model, cases: &[Case]) -> Result<Self> {
-        let mut bench = Self { need: usual_need(&model)?, model, states: BTreeMap::new() };
+        let mut bench = Self { asked: usual(&model)?, model, states: BTreeMap::new() };
         bench.decode(
             &mut bench.model.new_state()?,
             &bench.tokens(WARM_UP_TOKENS.min(bench.model.config().max_seq_len)),
@@ -171,21 +170,25 @@ impl Bench {
         (0..count).map(|_| (rng.next_u64() % vocab_size) as u32).collect()
     }
 
-    /// Takes in a prompt up to the logits after it, chunk by chunk as the engine does.
+    /// Takes in a prompt up to what is asked of the logits after it, chunk by chunk as the engine does.
     fn prefill(&self, tokens: &[u32]) -> Result<State> {
         let mut state = self.model.new_state()?;
         let mut chunks = tokens.chunks(self.model.prefill_chunk()).peekable();
         while let Some(chunk) = chunks.next() {
-            let wanted = if chunks.peek().is_some() { Wanted::None } else { Wanted::Last };
-            black_box(take_in(&self.model, &mut state, chunk, wanted)?);
+            let is_last = chunks.peek().is_none();
+            let wanted = if is_last { Wanted::Last } else { Wanted::None };
+            let logits = take_in(&self.model, &mut state, chunk, wanted)?;
+            if is_last {
+                black_box(Logits::of(&logits, self.asked)?);
+            }
         }
         Ok(state)
     }
 
-    /// Takes in one token after the other, each up to the logits after it.
+    /// Takes in one token after the other, each up to what is asked of the logits after it.
     fn decode(&self, state: &mut State, tokens: &[u32]) -> Result<()> {
         tokens.iter().try_for_each(|token| {
-            black_box(Logits::after(&self.model, state, *token, self.need)?);
+            black_box(Logits::after(&self.model, state, *token, self.asked)?);
             Ok(())
         })
     }

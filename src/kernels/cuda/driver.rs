@@ -130,6 +130,7 @@ const SOURCES: [&str; MODULES.len()] = [
     include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")),
     include_str!(concat!(env!("OUT_DIR"), "/moe.ptx")),
     include_str!(concat!(env!("OUT_DIR"), "/sampling.ptx")),
+    include_str!(concat!(env!("OUT_DIR"), "/draws.ptx")),
     include_str!(concat!(env!("OUT_DIR"), "/visits.ptx")),
 ];
 

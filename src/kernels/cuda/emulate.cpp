@@ -10,6 +10,7 @@ using std::min;
 
 #include "attention.cu"
 #include "blocks.cu"
+#include "draws.cu"
 #include "mamba2.cu"
 #include "moe.cu"
 #include "products.cu"
@@ -51,6 +52,7 @@ static const struct {
     KERNEL(step),             KERNEL(scan_times),       KERNEL(scan_scores),       KERNEL(scan_gains),
     KERNEL(scan_states),      KERNEL(scan_outputs),     KERNEL(attend),            KERNEL(join),
     KERNEL(causal_softmax),   KERNEL(survey),           KERNEL(set_floor),         KERNEL(list_best),
+    KERNEL(weigh_stretches),  KERNEL(draw_from_all),    KERNEL(draw_from_best),    KERNEL(draw_from_nucleus),
 };
 
 // Whether there is a kernel of this name that takes so many arguments.

@@ -158,6 +158,11 @@ inline unsigned atomicAdd(unsigned* number, unsigned more) {
     return before;
 }
 
+// Nothing is made one operation: see `build.rs`.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+
 inline float __uint_as_float(unsigned bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);

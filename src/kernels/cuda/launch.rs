@@ -1,5 +1,6 @@
 //! A launch as plain data.
 
+use super::draws::Weighing;
 use super::kernel::Kernel;
 use super::mamba2::Convolution;
 use super::moe::Routing;
@@ -65,6 +66,7 @@ kinds! {
     After(After),
     Convolution(Convolution),
     Visits(Visits),
+    Weighing(Weighing),
 }
 
 macro_rules! arguments {

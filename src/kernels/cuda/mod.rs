@@ -9,6 +9,7 @@
 
 mod attention;
 mod blocks;
+mod draws;
 #[cfg(feature = "cuda")]
 pub mod driver;
 #[cfg(all(test, feature = "cuda-emulator"))]
@@ -25,6 +26,7 @@ pub(crate) mod tests;
 mod visits;
 
 pub use self::attention::{Attend, Heads, causal_softmax};
+pub use self::draws::Drawing;
 pub use self::kernel::Kernel;
 pub use self::launch::{Address, Launch};
 pub use self::mamba2::{Mamba2, Mamba2Run};
@@ -39,7 +41,7 @@ const ALL: &[&str] = &["float", "f16", "bf16", "q8_0", "q4_k", "q5_k", "q6_k"];
 const VISITED: &[&str] = &["float", "f16", "bf16", "rounded"];
 
 /// The sources, each with the functions that it exports.
-pub const MODULES: [Module; 8] = [
+pub const MODULES: [Module; 9] = [
     Module { name: "products", functions: &[], families: &[("row_times", ALL), ("gated", ALL)] },
     Module { name: "blocks", functions: &[], families: &[("widen_to_float", BLOCKS), ("widen_to_bf16", BLOCKS)] },
     Module { name: "rows", functions: &["rms_norm", "gate", "swiglu", "add_to_scaled", "rotate"], families: &[] },
@@ -55,6 +57,11 @@ pub const MODULES: [Module; 8] = [
         families: &[("chosen_row_times", ALL), ("chosen_gated", ALL)],
     },
     Module { name: "sampling", functions: &["survey", "set_floor", "list_best"], families: &[] },
+    Module {
+        name: "draws",
+        functions: &["weigh_stretches", "draw_from_all", "draw_from_best", "draw_from_nucleus"],
+        families: &[],
+    },
     Module {
         name: "visits",
         functions: &["gather"],

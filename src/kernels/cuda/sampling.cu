@@ -1,23 +1,11 @@
-// What the host needs of logits to choose a token: the largest of them, and a sum over all.
-#include "common.cuh"
+// What there is to know of logits: the largest of them, and a sum over all.
+#include "sampling.cuh"
 
 // What a part of the logits comes to: the largest, the sum of all weights, and whether any is no number.
 struct Survey {
     double total;
     float largest;
     u32 has_nan;
-};
-
-// The same of all of them, and what is listed: how many there are from this floor on, as `sampling.rs` reads it.
-struct Head {
-    double total;
-    float largest, floor;
-    u32 listed, has_nan;
-};
-
-struct Entry {
-    u32 token;
-    float logit;
 };
 
 // So many neighbours are of one part, and those after them of the next: tokens that were made together are often likely
@@ -51,9 +39,9 @@ extern "C" __global__ void __launch_bounds__(128) survey(const float* __restrict
 }
 
 // From all parts, a thread for each: the floor is the largest logit of the part that comes at `best` by it, as there are
-// then `best` logits that are no smaller, and at least so far below the largest one.
+// then `best` logits that are no smaller.
 extern "C" __global__ void __launch_bounds__(256) set_floor(const Survey* __restrict__ parts, Head* __restrict__ head,
-                                                            u32 best, double within) {
+                                                            u32 best) {
     DYNAMIC_SHARED(double, sums);  // a number for each warp, then the largest logit of each part
     float* maxima = reinterpret_cast<float*>(sums + blockDim.x / WARP);
     u32 own = threadIdx.x, before = 0;
@@ -67,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(256) set_floor(const Survey* __rest
     }
     double nans = block_sum(double(part.has_nan), sums);
     double total = block_sum(part.total * weight(part.largest, largest), sums);
-    if (before + 1 == best) *head = {total, largest, fminf(part.largest, float(largest - within)), 0, nans > 0};
+    if (before + 1 == best) *head = {total, largest, part.largest, 0, nans > 0};
 }
 
 // Lists the possible tokens from the floor on, in no order, as far as there is room.

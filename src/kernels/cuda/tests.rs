@@ -21,6 +21,20 @@ fn wave(count: usize, k: f32) -> Vec<f32> {
     (0..count).map(|i| (i as f32 * k).sin()).collect()
 }
 
+/// Numbers in −12..12 that look random: Knuth's multiplicative hash of the index.
+pub(crate) fn scattered(count: usize) -> Vec<f32> {
+    let hash = |i: u32| i.wrapping_mul(i).wrapping_mul(2_654_435_761) >> 8;
+    (1..=count as u32).map(|i| hash(i) as f32 / (1 << 24) as f32 * 24.0 - 12.0).collect()
+}
+
+/// Every third of them is one of these instead.
+pub(crate) fn with(mut logits: Vec<f32>, others: &[f32]) -> Vec<f32> {
+    for (logit, other) in logits.iter_mut().step_by(3).zip(others.iter().cycle()) {
+        *logit = *other;
+    }
+    logits
+}
+
 fn assert_close(got: &[f32], want: &[f32], bound: f32, what: &str) {
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(want).enumerate() {

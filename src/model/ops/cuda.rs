@@ -15,10 +15,11 @@ use super::{Attention, weight_type};
 use crate::error::{Error, Result};
 use crate::kernels::cuda::driver::{Kernels, uninitialized};
 use crate::kernels::cuda::{
-    self, Address, After, Attend, Best, ExpertsRun, Heads, Launch, Mamba2, Mamba2Run, Norm, Table, Weights,
+    self, Address, After, Attend, Best, Drawing, ExpertsRun, Heads, Launch, Mamba2, Mamba2Run, Norm, Table, Weights,
 };
+use crate::kernels::draw::{Draw, Drawn};
 use crate::kernels::matrix::{Matrix, Precision, WeightType};
-use crate::kernels::shortlist::{Need, Shortlist};
+use crate::kernels::shortlist::Shortlist;
 use crate::model::input::{Input, Residual, RmsNorm};
 use crate::model::linear::Weight;
 use crate::model::mlp::{Matrices, Mlp};
@@ -208,19 +209,43 @@ pub(super) fn causal_softmax(scores: &Tensor, window: usize) -> Result<()> {
     run(scores, &[cuda::causal_softmax(address(scores)?, scores.dims3()?.into(), window)])
 }
 
-/// What `need` asks for of `logits` `[vocab]`; none where they lie on the CPU, and where that would be too many.
+/// The token that `draw` draws from `logits` `[vocab]`; none where they lie on the CPU, and where the CPU has to take all.
 ///
 /// # Errors
 /// The device's.
-pub fn shortlist(logits: &Tensor, need: Need) -> Result<Option<Shortlist>> {
-    let best = Best { n_logits: logits.elem_count(), need };
+pub fn draw(logits: &Tensor, draw: Draw) -> Result<Option<Drawn>> {
+    let drawing = Drawing { n_logits: logits.elem_count(), draw };
+    if !logits.device().is_cuda() || !drawing.fits() {
+        return Ok(None);
+    }
+    let launches = |logits, room, answer| drawing.launches(logits, room, answer);
+    Ok(Drawing::read(&answer(logits, drawing.room(), Drawing::ANSWER, launches)?))
+}
+
+/// The `count` best of `logits` `[vocab]`, and what log-probabilities need of the others; none where they lie on the CPU, and
+/// where so many are equal that too many are the best.
+///
+/// # Errors
+/// The device's.
+pub fn shortlist(logits: &Tensor, count: usize) -> Result<Option<Shortlist>> {
+    let best = Best { n_logits: logits.elem_count(), count };
     if !logits.device().is_cuda() || !best.fits() {
         return Ok(None);
     }
-    let room = empty(logits, best.room() / size_of::<f32>())?;
+    let launches = |logits, room, answer| best.launches(logits, room, answer).into();
+    Ok(best.read(&answer(logits, best.room(), Best::ANSWER, launches)?))
+}
+
+/// So many numbers of 32 bits, which these launches make of logits with so many bytes of room.
+fn answer(
+    logits: &Tensor,
+    room: usize,
+    count: usize,
+    launches: impl FnOnce(Address, Address, Address) -> Vec<Launch>,
+) -> Result<Vec<f32>> {
+    let room = empty(logits, room.div_ceil(size_of::<f32>()))?;
     let room = address(&room)?;
-    let answer = with_output(logits, Best::ANSWER, |logits, answer| best.launches(logits, room, answer).into())?;
-    Ok(best.read(&answer.to_vec1()?))
+    Ok(with_output(logits, count, |logits, answer| launches(logits, room, answer))?.to_vec1()?)
 }
 
 /// What Mamba2 does between its two projections, with its weights on the device.

@@ -15,7 +15,7 @@ mod row;
 use candle_core::{DType, Device, Shape, Tensor};
 
 pub use self::attention::{Attention, causal_attention};
-pub use self::cuda::{Blocks, Experts, shortlist};
+pub use self::cuda::{Blocks, Experts, draw, shortlist};
 pub use self::lent::into_vec;
 use self::lent::{Lent, with_slice_mut};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
