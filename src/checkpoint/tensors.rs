@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::kernels::matrix::{Matrix, WeightType};
 use crate::model::linear::Weight;
-use crate::model::ops::{self, PerHead, Way};
+use crate::model::ops::{self, Orientation, PerHead};
 use crate::model::packing::{StoredRows, held_as};
 use crate::model::weights::{Settings, TensorSource};
 
@@ -462,13 +462,13 @@ impl TensorSource for Shapes<'_> {
         &self,
         name: &str,
         [heads, n_out, n_in]: [usize; 3],
-        ways: &[Way],
+        orientations: &[Orientation],
         settings: Settings,
         device: &Device,
     ) -> Result<Option<Vec<PerHead>>> {
         let Some(found) = self.tensors.find(name, &[heads * n_out, n_in])? else { return Ok(None) };
-        let hollow = |way: &Way| {
-            let [n_out, n_in] = way.sizes([n_out, n_in]);
+        let hollow = |orientation: &Orientation| {
+            let [n_out, n_in] = orientation.sizes([n_out, n_in]);
             let stored = ops::weight_type(found.dtype);
             let bytes = if self.are_for_gpu {
                 n_out.checked_mul(n_in).and_then(|count| count.checked_mul(found.dtype.size_in_bytes()))
@@ -478,7 +478,7 @@ impl TensorSource for Shapes<'_> {
             self.hold(bytes.and_then(|bytes| bytes.checked_mul(heads)).unwrap_or(usize::MAX));
             Ok(PerHead::of_tensor(found.hollow(&[heads, n_out, n_in], device)?, settings.precision))
         };
-        ways.iter().map(hollow).collect::<Result<_>>().map(Some)
+        orientations.iter().map(hollow).collect::<Result<_>>().map(Some)
     }
 
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Option<Tensor>> {

@@ -25,6 +25,9 @@ const TILE: usize = 4 * LANES;
 /// So many queries that share a key meet it in matrix products, where of vectors of queries most numbers are in use.
 const MANY: usize = LANES / 2;
 
+/// Each thread has so many parts of a prompt, if there are as many queries: they differ in how many keys they see.
+const PARTS: usize = 4;
+
 /// Keys of a head whose queries take fewer multiply-adds than this are not split.
 const LEAST_SPLIT: usize = 1 << 16;
 
@@ -233,7 +236,8 @@ impl Attention<'_> {
     /// Several queries: blocks of them for each key head, on all threads.
     fn prefill(&self, isa: Isa, y: &mut [f32]) {
         let (group, value_width) = (self.group(), self.v.width());
-        let together = (TOGETHER / group).max(QUERIES);
+        let fair = self.n_queries * self.kv_heads / (PARTS * pool::threads());
+        let together = (TOGETHER / group).min(fair).max(QUERIES);
         let blocks = self.n_queries.div_ceil(together);
         let rows = pool::Chunks::new(y, value_width);
         pool::run(self.kv_heads * blocks, |part| {
@@ -543,13 +547,19 @@ mod tests {
     #[test]
     fn many_keys_are_split_among_threads_whatever_their_pages() {
         let (n_keys, width) = (30_000, 16);
-        let (q, k, v) = (wave(4 * width, 0.7), wave(2 * 30_208 * width, 0.3), wave(2 * 30_208 * width, 0.11));
-        let q = Heads { data: &q, head_stride: width, stride: 4 * width, width };
-        for (k_page, v_page, window) in [(n_keys, n_keys, usize::MAX), (256, 256, 20_001), (256, 100, usize::MAX)] {
+        let (q, k, v) = (wave(36 * width, 0.7), wave(2 * 30_208 * width, 0.3), wave(2 * 30_208 * width, 0.11));
+        for (heads, k_page, v_page, window) in [
+            (4, n_keys, n_keys, usize::MAX),
+            (4, 256, 256, 20_001),
+            (4, 256, 100, usize::MAX),
+            (2 * MANY, 256, 100, usize::MAX),
+            (36, 256, 256, 20_001),
+        ] {
+            let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
             let (k, v) = (pages(&k, 2, width, k_page), pages(&v, 2, width, v_page));
             let (k, v) = (Pages { pages: &k, page: k_page }, Pages { pages: &v, page: v_page });
-            let attention = Attention { q, k, v, heads: 4, kv_heads: 2, n_queries: 1, n_keys, scale: 0.3, window };
-            let mut y = vec![0.0; 4 * width];
+            let attention = Attention { q, k, v, heads, kv_heads: 2, n_queries: 1, n_keys, scale: 0.3, window };
+            let mut y = vec![0.0; heads * width];
             pool::Pool::new(2).unwrap().install(|| {
                 assert!(attention.splits(n_keys.min(window)) > 8);
                 attention.run(Isa::best(), &mut y);

@@ -5,7 +5,7 @@
 //! activations: one row by [`row`], many laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or in f32 by [`gemm`],
 //! those of heads with matrices of their own by [`per_head`]; [`mamba2`], [`attention`], [`rope`] and [`rows`] are what
 //! happens between those products, with the functions of [`math`]. `cuda` has all of it that GPUs do; of their logits a
-//! [`shortlist`] comes back.
+//! token comes back that they [`draw`], or a [`shortlist`].
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

@@ -85,27 +85,38 @@ fn n_out(matrices: &[Matrix]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::blocks::Format;
     use crate::kernels::matrix::WeightType;
     use crate::kernels::matrix::tests::{matrix, wave};
 
+    fn check(matrices: &[Matrix; 3], isa: Isa, precision: Precision) {
+        let (n_in, n_out, rows, width) = (matrices[0].n_in(), matrices[0].n_out(), 5, 3);
+        let (x, behind) = (wave(3 * rows * n_in, 0.73), wave(rows * width, 0.9));
+        let times = |head: usize, x: &[f32]| matrices[head].times(isa, x, precision);
+        let own = x.chunks(rows * n_in).enumerate().flat_map(|(head, x)| times(head, x));
+        assert_eq!(times_own(matrices, isa, &x, rows, precision), own.collect::<Vec<_>>());
+        let one = x.chunks(n_in).take(3).enumerate().flat_map(|(head, x)| times(head, x));
+        assert_eq!(times_own(matrices, isa, &x[..3 * n_in], 1, precision), one.collect::<Vec<_>>());
+
+        let shared = Shared { x: &x[..rows * n_in], rows, behind: &behind };
+        let got = times_shared(matrices, isa, shared, precision);
+        let products: Vec<f32> = (0..3).flat_map(|head| times(head, shared.x)).collect();
+        let rows = products.chunks(n_out).zip(behind.chunks(width).cycle());
+        assert_eq!(got, rows.flat_map(|(y, behind)| [y, behind].concat()).collect::<Vec<_>>());
+    }
+
     #[test]
     fn each_head_gives_what_its_matrix_gives() {
-        let (n_in, n_out, rows, width) = (37, 21, 5, 3);
-        let (x, behind) = (wave(3 * rows * n_in, 0.73), wave(rows * width, 0.9));
-        for dtype in [WeightType::F32, WeightType::F16, WeightType::Bf16] {
-            let matrices = [n_out; 3].map(|n_out| matrix(dtype, n_out, n_in));
-            for (isa, precision) in Isa::available().flat_map(|isa| [(isa, Precision::Fast), (isa, Precision::Exact)]) {
-                let times = |head: usize, x: &[f32]| matrices[head].times(isa, x, precision);
-                let own = x.chunks(rows * n_in).enumerate().flat_map(|(head, x)| times(head, x));
-                assert_eq!(times_own(&matrices, isa, &x, rows, precision), own.collect::<Vec<_>>());
-                let one = x.chunks(n_in).take(3).enumerate().flat_map(|(head, x)| times(head, x));
-                assert_eq!(times_own(&matrices, isa, &x[..3 * n_in], 1, precision), one.collect::<Vec<_>>());
-
-                let shared = Shared { x: &x[..rows * n_in], rows, behind: &behind };
-                let got = times_shared(&matrices, isa, shared, precision);
-                let products: Vec<f32> = (0..3).flat_map(|head| times(head, shared.x)).collect();
-                let rows = products.chunks(n_out).zip(behind.chunks(width).cycle());
-                assert_eq!(got, rows.flat_map(|(y, behind)| [y, behind].concat()).collect::<Vec<_>>());
+        let blocks = WeightType::Blocks(Format::Q8_0);
+        let fill = |_: usize, panel: &mut [u8]| (0..).zip(panel).for_each(|(at, byte)| *byte = (at * 37 % 61) as u8);
+        let mut all = vec![[21; 3].map(|n_out| Matrix::new(blocks, n_out, 64, fill).unwrap())];
+        all.extend(
+            [WeightType::F32, WeightType::F16, WeightType::Bf16].map(|dtype| [21; 3].map(|n| matrix(dtype, n, 37))),
+        );
+        let pool = pool::Pool::new(3).unwrap();
+        for (matrices, isa) in all.iter().flat_map(|matrices| Isa::available().map(move |isa| (matrices, isa))) {
+            for precision in [Precision::Fast, Precision::Exact] {
+                pool.install(|| check(matrices, isa, precision));
             }
         }
     }

@@ -10,7 +10,7 @@ use super::gqa::{merge_heads, split_heads};
 use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm::Norm;
-use super::ops::{Attention, PerHead, Way};
+use super::ops::{Attention, Orientation, PerHead};
 use super::rope::{Positions, RopeSpec};
 use super::{ops, weights::Weights};
 use crate::error::{Error, Result};
@@ -103,9 +103,10 @@ impl Mla {
         let q_width = q_latent_dim.unwrap_or(hidden_size);
         let qr_width = if spec.rope_from_q_latent { q_width } else { hidden_size };
         let by_head = |width| [num_heads, width, kv_latent_dim];
-        let ways = [Way::AsStored, Way::Transposed];
-        let [w_uk, w_uk_absorb] = weights.per_head("w_uk.weight", by_head(head_dim), ways)?;
-        let [w_uv] = weights.per_head("w_uv.weight", by_head(value_dim), [Way::AsStored])?;
+        // Quantized along its rows and along its columns, a matrix would be two.
+        let both = [Orientation::AsStored, Orientation::Transposed];
+        let [w_uk, w_uk_absorb] = weights.as_stored().per_head("w_uk.weight", by_head(head_dim), both)?;
+        let [w_uv] = weights.per_head("w_uv.weight", by_head(value_dim), [Orientation::AsStored])?;
         Ok(Self {
             w_dkv: linear("w_dkv", hidden_size, kv_latent_dim)?,
             kv_norm: norm("kv_norm", kv_latent_dim)?,
@@ -189,7 +190,7 @@ impl Mla {
 
     fn attend_expanded(&self, q_nope: &Tensor, q_rope: &Tensor, cache: &Tensor) -> Result<Tensor> {
         let cache = cache.squeeze(0)?; // [positions, kv_latent + d_rope]
-        let latents = cache.narrow(1, 0, self.spec.kv_latent_dim)?;
+        let latents = cache.narrow(1, 0, self.spec.kv_latent_dim)?.contiguous()?;
         let k_rope = cache.narrow(1, self.spec.kv_latent_dim, self.spec.rope.width)?;
         let k = self.w_uk.of_shared(&latents, Some(&k_rope))?; // [heads, positions, head_dim + d_rope]
         let v = self.w_uv.of_shared(&latents, None)?;
@@ -210,32 +211,46 @@ fn normed<'a>(norm: Option<&'a Norm>, x: &Tensor) -> Result<Input<'a>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::matrix::{Precision, WeightType};
     use crate::model::config::MixerSpec;
     use crate::model::weights::Settings;
     use crate::support::{HIDDEN, RandomWeights, mla};
     use candle_core::DType;
 
+    /// The largest difference of 300 positions' attention either way.
+    fn difference(spec: &MlaSpec, dtype: DType, settings: Settings) -> f32 {
+        let mut weights = RandomWeights::new(3);
+        weights.dtype = dtype;
+        let layer = Mla::load(&Weights::new(&weights, &Device::Cpu, settings), spec, HIDDEN).unwrap();
+        let (positions, tokens, width) = (300, 4, spec.kv_latent_dim + spec.rope.width);
+        let wave = |shape: (usize, usize, usize), k: f64| {
+            let count = (shape.0 * shape.1 * shape.2) as f64;
+            let ramp = Tensor::arange(0f64, count, &Device::Cpu).unwrap().affine(k, 0.0).unwrap();
+            ramp.sin().unwrap().to_dtype(DType::F32).unwrap().reshape(shape).unwrap()
+        };
+        let cache = wave((1, positions, width), 0.37);
+        let q_nope = wave((tokens, spec.num_heads, spec.head_dim), 0.71);
+        let q_rope = wave((tokens, spec.num_heads, spec.rope.width), 0.53);
+        let mut held = Cache::new(1, width, None, &Device::Cpu);
+        let by_token = cache.transpose(0, 1).unwrap();
+        let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &held.append(&by_token).unwrap()).unwrap();
+        let expanded = layer.attend_expanded(&q_nope, &q_rope, &cache).unwrap();
+        let difference = (absorbed - expanded).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        difference.to_scalar().unwrap()
+    }
+
     #[test]
-    fn absorbed_and_expanded_attention_agree_in_every_storage_type() {
+    fn absorbed_and_expanded_attention_agree_in_every_type_that_weights_are_held_in() {
+        let MixerSpec::Mla(spec) = mla() else { unreachable!() };
+        let of_blocks = MlaSpec { kv_latent_dim: 64, head_dim: 32, value_dim: 32, ..spec.clone() };
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            let mut weights = RandomWeights::new(3);
-            weights.dtype = dtype;
-            let MixerSpec::Mla(spec) = mla() else { unreachable!() };
-            let layer = Mla::load(&Weights::new(&weights, &Device::Cpu, Settings::EXACT), &spec, HIDDEN).unwrap();
-            let (positions, tokens) = (300, 4);
-            let wave = |shape: (usize, usize, usize), k: f64| {
-                let count = (shape.0 * shape.1 * shape.2) as f64;
-                let ramp = Tensor::arange(0f64, count, &Device::Cpu).unwrap().affine(k, 0.0).unwrap();
-                ramp.sin().unwrap().to_dtype(DType::F32).unwrap().reshape(shape).unwrap()
-            };
-            let cache = wave((1, positions, 12 + 6), 0.37);
-            let (q_nope, q_rope) = (wave((tokens, 4, HIDDEN / 4), 0.71), wave((tokens, 4, 6), 0.53));
-            let mut held = Cache::new(1, 12 + 6, None, &Device::Cpu);
-            let by_token = cache.transpose(0, 1).unwrap();
-            let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &held.append(&by_token).unwrap()).unwrap();
-            let expanded = layer.attend_expanded(&q_nope, &q_rope, &cache).unwrap();
-            let difference = (absorbed - expanded).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-            assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "{difference}");
+            assert!(difference(&spec, dtype, Settings::EXACT) < 1e-5);
+            let fast = difference(&spec, dtype, Settings { precision: Precision::Fast, ..Settings::EXACT });
+            assert!(fast < 0.05, "{fast}");
+            for held in WeightType::ALL {
+                let exact = difference(&of_blocks, dtype, Settings { dtype: Some(held), ..Settings::EXACT });
+                assert!(exact < 1e-5, "{}: {exact}", held.name());
+            }
         }
     }
 

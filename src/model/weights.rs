@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::linear::Weight;
-use super::ops::{self, PerHead, Way};
+use super::ops::{self, Orientation, PerHead};
 use crate::kernels::blocks::Format;
 use crate::kernels::matrix::{Precision, WeightType};
 
@@ -33,7 +33,7 @@ pub trait TensorSource {
         tensor.map(|tensor| ops::hold(&tensor, wanted, device)).transpose()
     }
 
-    /// The matrices of the tensor [heads · out, in], for the kernels of `device` and held as `settings` say, each of the `ways`
+    /// The matrices of the tensor [heads · out, in], for the kernels of `device` and held as `settings` say, each of the `orientations`
     /// around, or nothing where there is none of that name.
     ///
     /// # Errors
@@ -42,13 +42,13 @@ pub trait TensorSource {
         &self,
         name: &str,
         [heads, n_out, n_in]: [usize; 3],
-        ways: &[Way],
+        orientations: &[Orientation],
         settings: Settings,
         device: &Device,
     ) -> Result<Option<Vec<PerHead>>> {
         let Some(w) = self.tensor(name, &[heads * n_out, n_in], device)? else { return Ok(None) };
         let w = w.reshape((heads, n_out, n_in))?;
-        ways.iter().map(|way| PerHead::new(&w, *way, settings)).collect::<Result<_>>().map(Some)
+        orientations.iter().map(|orientation| PerHead::new(&w, *orientation, settings)).collect::<Result<_>>().map(Some)
     }
 
     /// The error for a tensor that must be there and is not.
@@ -94,6 +94,11 @@ impl<'a> Weights<'a> {
         Self { settings: Settings::EXACT, ..self.clone() }
     }
 
+    /// The same weights, held as they are stored.
+    pub fn as_stored(&self) -> Self {
+        Self { settings: Settings { dtype: None, ..self.settings }, ..self.clone() }
+    }
+
     /// The same weights, those that would have five bits or fewer in six: what every token passes through, embedding and
     /// head, is worth them.
     pub fn finer(&self) -> Self {
@@ -115,11 +120,16 @@ impl<'a> Weights<'a> {
         self.source.matrix(&self.full_name(name), (n_out, n_in), self.settings.dtype, self.device)
     }
 
-    /// The matrices of a tensor [heads · out, in] that must be there, each of the `ways` around.
-    pub fn per_head<const N: usize>(&self, name: &str, sizes: [usize; 3], ways: [Way; N]) -> Result<[PerHead; N]> {
+    /// The matrices of a tensor [heads · out, in] that must be there, each of the `orientations` around.
+    pub fn per_head<const N: usize>(
+        &self,
+        name: &str,
+        sizes: [usize; 3],
+        orientations: [Orientation; N],
+    ) -> Result<[PerHead; N]> {
         let [heads, n_out, n_in] = sizes;
         let missing = || self.source.missing(&self.full_name(name), &[heads * n_out, n_in]);
-        let found = self.source.per_head(&self.full_name(name), sizes, &ways, self.settings, self.device)?;
+        let found = self.source.per_head(&self.full_name(name), sizes, &orientations, self.settings, self.device)?;
         found.and_then(|found| found.try_into().ok()).ok_or_else(missing)
     }
 

@@ -94,6 +94,7 @@ pub(super) fn contiguous(layout: &Layout) -> Result<(usize, usize)> {
     let offsets = layout.contiguous_offsets();
     offsets.ok_or_else(|| Error::Internal(format!("a kernel needs contiguous memory, found {layout:?}")))
 }
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{values, wave};

@@ -19,7 +19,7 @@ pub use self::cuda::{Blocks, Experts, draw, shortlist};
 pub use self::lent::into_vec;
 use self::lent::{Lent, with_slice_mut};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
-pub use self::per_head::{PerHead, Way};
+pub use self::per_head::{Orientation, PerHead};
 pub use self::products::{embed, hold, linear, pack, packed_linears, place, weight_type};
 pub(super) use self::products::{gated_row, is_one_row, row_times, with_bias};
 use super::rope::Pairing;

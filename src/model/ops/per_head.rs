@@ -26,16 +26,16 @@ enum Held {
     Tensor(Tensor),
 }
 
-/// Which way around the matrices of a tensor [heads, out, in] are held.
+/// Which orientation around the matrices of a tensor [heads, out, in] are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Orientation {
     /// [out, in].
     AsStored,
     /// [in, out].
     Transposed,
 }
 
-impl Way {
+impl Orientation {
     /// The sizes [out, in] of the matrices.
     pub fn sizes(self, [n_out, n_in]: [usize; 2]) -> [usize; 2] {
         match self {
@@ -48,8 +48,8 @@ impl Way {
 impl PerHead {
     /// The matrices of `w` [heads, out, in] for the kernels of the device that they are on, on the CPU in the type `wanted`
     /// or as stored.
-    pub fn new(w: &Tensor, way: Way, Settings { dtype, precision }: Settings) -> Result<Self> {
-        let w = if way == Way::Transposed { &w.transpose(1, 2)? } else { w };
+    pub fn new(w: &Tensor, orientation: Orientation, Settings { dtype, precision }: Settings) -> Result<Self> {
+        let w = if orientation == Orientation::Transposed { &w.transpose(1, 2)? } else { w };
         if !w.device().is_cpu() {
             return Ok(Self::of_tensor(w.contiguous()?, precision));
         }
@@ -119,11 +119,13 @@ mod tests {
         let (heads, n_out, n_in, behind) = (3, 21, 38, wave((5, 4), 0.9));
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let w = wave((heads, n_out, n_in), 0.3).to_dtype(dtype).unwrap();
-            let packed = |w: &Tensor, way| PerHead::new(w, way, Settings::EXACT).unwrap();
-            let packed = [packed(&w, Way::AsStored), packed(&w.transpose(1, 2).unwrap(), Way::Transposed)];
+            let packed = |w: &Tensor, orientation| PerHead::new(w, orientation, Settings::EXACT).unwrap();
+            let packed =
+                [packed(&w, Orientation::AsStored), packed(&w.transpose(1, 2).unwrap(), Orientation::Transposed)];
             let plain = PerHead::of_tensor(w, Precision::Exact);
             for (packed, rows) in packed.iter().flat_map(|packed| [(packed, 1), (packed, 5)]) {
-                let (own, shared) = (wave((heads, rows, n_in), 0.7), wave((rows, n_in), 0.5));
+                let (own, shared) =
+                    (wave((heads, rows, n_in), 0.7), wave((rows, n_in + 3), 0.5).narrow(1, 0, n_in).unwrap());
                 assert_close(&packed.of_own(&own).unwrap(), &plain.of_own(&own).unwrap(), 1e-5);
                 for behind in [None, Some(&behind.narrow(0, 0, rows).unwrap())] {
                     let [got, want] = [packed, &plain].map(|w| w.of_shared(&shared, behind).unwrap());
