@@ -13,7 +13,7 @@ use crate::checkpoint::report::Report;
 use crate::error::{Error, Result};
 use crate::model::config::{LayerSpec, ModelConfig};
 use crate::model::{Step, Wanted};
-use crate::sampling::{Params, Sampled, Sampler};
+use crate::sampling::{Params, Sampler, rank};
 
 #[derive(Debug, Args)]
 pub(super) struct InfoArgs {
@@ -94,6 +94,7 @@ fn check(checkpoint: Checkpoint, args: &ModelArgs) -> Result<Check> {
     let logits = logits.first().ok_or_else(|| Error::Internal("a forward pass gave no logits".into()))?;
     let greedy = Params { temperature: 0.0, ..Params::default() };
     let mut sampler = Sampler::new(&greedy, model.config().vocab_size, &[0])?;
-    let Sampled { token, logprob } = sampler.next(&logits.flatten_all()?.to_vec1::<f32>()?)?;
-    Ok(Check { token, logprob, seconds: started.elapsed().as_secs_f64() })
+    let logits = logits.flatten_all()?.to_vec1::<f32>()?;
+    let token = sampler.next(&logits)?;
+    Ok(Check { token, logprob: rank(&logits, token, 0).logprob, seconds: started.elapsed().as_secs_f64() })
 }

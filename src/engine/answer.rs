@@ -9,7 +9,7 @@ use super::transcript::Transcript;
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::state::State;
-use crate::sampling::{Ranked, Sampled, Sampler, rank};
+use crate::sampling::{Ranked, Sampler, rank};
 use crate::text::Tokenizer;
 
 /// An answer that is being generated.
@@ -123,16 +123,12 @@ impl<'a> Answer<'a> {
 
     /// Draws the next token on the host.
     fn draw(&mut self, logits: &[f32]) -> Result<(u32, Option<Ranked>)> {
-        let is_too_early = self.is_too_early();
-        let Sampled { token, logprob } = if is_too_early {
+        let token = if self.is_too_early() {
             self.sampler.next(&without(logits, self.end_of_text))?
         } else {
             self.sampler.next(logits)?
         };
-        let ranked = self.request.top_logprobs.map(|n_top| match n_top {
-            0 if !is_too_early => Ranked { logprob, top: Vec::new() },
-            _ => rank(logits, token, n_top),
-        });
+        let ranked = self.request.top_logprobs.map(|n_top| rank(logits, token, n_top));
         Ok((token, ranked))
     }
 

@@ -1,7 +1,7 @@
 //! From the model's logits to the next token.
 //!
 //! In reading order: [`Params`] is what a request may ask for and [`Params::validate`] its ranges; [`Sampler`] exists
-//! only for valid parameters, and [`Sampler::next`] takes the logits of one position and returns the [`Sampled`] token.
+//! only for valid parameters, and [`Sampler::next`] takes the logits of one position and returns a token.
 //! Where logits lie on a GPU, [`Sampler::draw`] says how the token is drawn there, and [`Sampler::take`] counts it. Under it,
 //! `adjustment` is bias and penalties, `candidates` the filters and the draw, `softmax` the arithmetic.
 //!
@@ -47,5 +47,5 @@ mod softmax;
 
 pub use params::Params;
 pub use ranking::{Ranked, rank};
-pub use sampler::{Sampled, Sampler};
+pub use sampler::Sampler;
 pub use scores::Scores;

@@ -17,16 +17,6 @@ use super::softmax::{Softmax, maximum};
 use crate::error::{Error, Result};
 use crate::kernels::draw::{Among, Draw, Drawn};
 
-/// The token that was chosen.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampled {
-    /// Its id, the index of its logit.
-    pub token: u32,
-    /// Its natural log-probability in the softmax of the logits as given: whatever the parameters, the model's own
-    /// opinion. Finite: at most 0, at least −9999, which also stands for the impossible.
-    pub logprob: f32,
-}
-
 /// Chooses the tokens of one request and remembers them for the penalties.
 #[derive(Debug)]
 pub struct Sampler {
@@ -79,17 +69,14 @@ impl Sampler {
     /// # Errors
     ///
     /// [`Error::Internal`] if there are more or fewer logits than tokens in the vocabulary.
-    pub fn next(&mut self, logits: &[f32]) -> Result<Sampled> {
+    pub fn next(&mut self, logits: &[f32]) -> Result<u32> {
         if logits.len() != self.vocab_size {
             let message = format!("{} logits for a vocabulary of {} tokens", logits.len(), self.vocab_size);
             return Err(Error::Internal(message));
         }
         // No early exit: without one the pass is vectorized.
         self.warn_of_nan(logits.iter().fold(false, |found, logit| found | logit.is_nan()));
-        let model = Softmax::new(maximum(logits), 1.0, 0.0);
-        let token = self.choose(logits, model.max);
-        let logit = logits.get(token as usize).copied().unwrap_or(f32::NAN);
-        Ok(Sampled { token, logprob: model.logprob_of(logit, model.total(logits)) })
+        Ok(self.choose(logits, maximum(logits)))
     }
 
     /// A broken model shows in the log once per request, not once per token.
@@ -251,6 +238,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sampling::rank;
     use crate::sampling::softmax::BLOCK;
 
     const INF: f32 = f32::INFINITY;
@@ -269,7 +257,7 @@ mod tests {
     }
 
     fn first_token(params: &Params, logits: &[f32]) -> u32 {
-        sampler(params, logits.len()).next(logits).unwrap().token
+        sampler(params, logits.len()).next(logits).unwrap()
     }
 
     /// Numbers in −`spread`..`spread` that are the same on every machine: Knuth's multiplicative hash of the index.
@@ -418,11 +406,11 @@ mod tests {
                 if expected.clear {
                     assert_same_distribution(&distribution(&mut sampler, &logits), &expected.probabilities);
                 }
-                let sampled = sampler.next(&logits).unwrap();
-                prop_assert!(!expected.clear || expected.probabilities[sampled.token as usize] > 0.0);
-                let logprob = naive_logprob(&logits, sampled.token);
-                prop_assert!((f64::from(sampled.logprob) - logprob).abs() < 1e-5, "{} for {}", sampled.logprob, logprob);
-                output.push(sampled.token);
+                let token = sampler.next(&logits).unwrap();
+                prop_assert!(!expected.clear || expected.probabilities[token as usize] > 0.0);
+                let (got, want) = (rank(&logits, token, 0).logprob, naive_logprob(&logits, token));
+                prop_assert!((f64::from(got) - want).abs() < 1e-5, "{} for {}", got, want);
+                output.push(token);
             }
         }
     }
@@ -461,7 +449,7 @@ mod tests {
             let mut counts = vec![0u32; logits.len()];
             let mut sampler = sampler(&params, logits.len());
             for _ in 0..DRAWS {
-                counts[sampler.next(&logits).unwrap().token as usize] += 1;
+                counts[sampler.next(&logits).unwrap() as usize] += 1;
             }
             let drawable = || expected.iter().zip(&counts).filter(|(p, _)| **p > 0.0);
             let chi_square: f64 = drawable()
@@ -478,7 +466,7 @@ mod tests {
         let logits = scattered(1000, 5.0);
         let tokens = |params: &Params| -> Vec<u32> {
             let mut sampler = sampler(&Params { seed: Some(42), ..params.clone() }, logits.len());
-            (0..8).map(|_| sampler.next(&logits).unwrap().token).collect()
+            (0..8).map(|_| sampler.next(&logits).unwrap()).collect()
         };
         assert_eq!(tokens(&Params::default()), [62, 763, 527, 85, 459, 215, 459, 35]);
         assert_eq!(tokens(&plain()), [684, 927, 427, 611, 234, 113, 262, 801]);
@@ -526,7 +514,7 @@ mod tests {
         ] {
             let mut sampler = sampler(&params, logits.len());
             for _ in 0..20 {
-                assert_eq!(sampler.next(&logits).unwrap().token, 417, "{params:?}");
+                assert_eq!(sampler.next(&logits).unwrap(), 417, "{params:?}");
             }
         }
     }
@@ -594,7 +582,7 @@ mod tests {
         for params in paths() {
             let mut sampler = sampler(&params, 4);
             for _ in 0..100 {
-                assert_eq!(sampler.next(&[-INF, f32::NAN, -5.0, f32::NAN]).unwrap().token, 2, "{params:?}");
+                assert_eq!(sampler.next(&[-INF, f32::NAN, -5.0, f32::NAN]).unwrap(), 2, "{params:?}");
             }
         }
     }
@@ -602,9 +590,10 @@ mod tests {
     #[test]
     fn where_nothing_is_possible_the_token_is_0() {
         for params in paths() {
-            let expected = Sampled { token: 0, logprob: -9999.0 };
-            assert_eq!(sampler(&params, 2).next(&[f32::NAN, -INF]).unwrap(), expected, "{params:?}");
-            assert_eq!(sampler(&params, 1).next(&[-INF]).unwrap(), expected, "{params:?}");
+            for logits in [&[f32::NAN, -INF][..], &[-INF]] {
+                assert_eq!(sampler(&params, logits.len()).next(logits).unwrap(), 0, "{params:?}");
+                assert_eq!(rank(logits, 0, 0).logprob, -9999.0);
+            }
         }
     }
 
@@ -643,7 +632,7 @@ mod tests {
     #[test]
     fn next_counts_the_tokens_that_it_returns() {
         let mut sampler = sampler(&Params { presence_penalty: 2.0, ..greedy() }, 3);
-        let tokens: Vec<u32> = (0..4).map(|_| sampler.next(&[0.0, 1.5, 1.0]).unwrap().token).collect();
+        let tokens: Vec<u32> = (0..4).map(|_| sampler.next(&[0.0, 1.5, 1.0]).unwrap()).collect();
         assert_eq!(tokens, [1, 2, 0, 1]);
     }
 
@@ -657,20 +646,8 @@ mod tests {
             banning.logit_bias = vec![(best, -100.0)];
             let (mut forced, mut banned) = (sampler(&forcing, 50), sampler(&banning, 50));
             for _ in 0..100 {
-                assert_eq!(forced.next(&logits).unwrap().token, 33);
-                assert_ne!(banned.next(&logits).unwrap().token, best);
-            }
-        }
-    }
-
-    #[test]
-    fn logprob_is_the_models_whatever_the_parameters() {
-        let logits = scattered(300, 5.0);
-        for params in paths() {
-            let mut sampler = sampler(&Params { logit_bias: vec![(5, 20.0)], ..params }, 300);
-            for _ in 0..20 {
-                let Sampled { token, logprob } = sampler.next(&logits).unwrap();
-                assert!((f64::from(logprob) - naive_logprob(&logits, token)).abs() < 1e-5);
+                assert_eq!(forced.next(&logits).unwrap(), 33);
+                assert_ne!(banned.next(&logits).unwrap(), best);
             }
         }
     }
@@ -679,16 +656,16 @@ mod tests {
     fn logprob_is_finite_and_never_positive() {
         let forced = Params { logit_bias: vec![(0, 100.0)], ..greedy() };
         let logprob = |params: &Params, logits: &[f32]| {
-            let mut sampler = sampler(params, logits.len());
-            sampler.next(logits).unwrap().logprob
+            let token = sampler(params, logits.len()).next(logits).unwrap();
+            rank(logits, token, 0).logprob
         };
         assert_eq!(logprob(&forced, &[0.0, 99.0]), -99.0);
         assert_eq!(logprob(&greedy(), &[5.0]), 0.0);
         assert_eq!(logprob(&greedy(), &[INF, 5.0]), 0.0);
         assert_eq!(logprob(&greedy(), &[INF, INF]), -std::f32::consts::LN_2);
         let penalised = Params { repetition_penalty: 10.0, ..greedy() };
-        let mut sampler = Sampler::new(&penalised, 2, &[1]).unwrap();
-        assert_eq!(sampler.next(&[1e30, 2e30]).unwrap(), Sampled { token: 0, logprob: -9999.0 });
+        let (logits, mut sampler) = ([1e30, 2e30], Sampler::new(&penalised, 2, &[1]).unwrap());
+        assert_eq!((sampler.next(&logits).unwrap(), rank(&logits, 0, 0).logprob), (0, -9999.0));
     }
 
     #[test]
