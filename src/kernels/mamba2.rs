@@ -273,15 +273,15 @@ pub struct State<'a> {
 }
 
 /// Advances `state` by one token and writes `y` `[heads · head_dim]`, times silu(z) where there is a gate.
-pub fn step(isa: Isa, sizing: Sizing, state: State<'_>, token: Token<'_>, y: &mut [f32]) {
+pub fn step(isa: Isa, sizing: Sizing, State { conv, ssm }: State<'_>, token: Token<'_>, y: &mut [f32]) {
     let (head_dim, per_head, channels) = (sizing.head_dim, sizing.head_dim * sizing.state_size, sizing.conv_dim());
     let x = Rows { data: token.inputs.xbc, stride: channels };
-    let seen = Seen { kept: state.conv, x, channels };
+    let seen = Seen { kept: conv, x, channels };
     let convolve = |first: usize, y: &mut [f32]| token.convolution.token(isa, seen, 0, first, y);
     let mut shared = vec![0.0; 2 * sizing.shared()];
     convolve(sizing.inner(), &mut shared);
     let least = STEP.div_ceil(per_head.max(1));
-    pool::split_rows_of_two((state.ssm, per_head), (y, head_dim), least, |first, ssm, y| {
+    pool::split_rows_of_two((ssm, per_head), (y, head_dim), least, |first, ssm, y| {
         convolve(first * head_dim, y);
         let heads = ssm.chunks_exact_mut(per_head.max(1)).zip(y.chunks_exact_mut(head_dim.max(1)));
         for (head, (ssm, y)) in (first..).zip(heads) {
@@ -290,7 +290,7 @@ pub fn step(isa: Isa, sizing: Sizing, state: State<'_>, token: Token<'_>, y: &mu
             }
         }
     });
-    keep_last(state.conv, x, channels, 1);
+    keep_last(conv, x, channels, 1);
 }
 
 /// `shared` has B and C side by side.

@@ -206,8 +206,8 @@ impl Matrix {
     }
 
     /// By integer products of all rows with one panel at a time.
-    fn times_integers(&self, isa: Isa, format: Format, x: &ActivationRows, y: Sums<'_>) {
-        pool::columns((y.room, y.stride), self.n_out, PANEL, |at, mut y| {
+    fn times_integers(&self, isa: Isa, format: Format, x: &ActivationRows, Sums { room, stride }: Sums<'_>) {
+        pool::columns((room, stride), self.n_out, PANEL, |at, mut y| {
             let mut sums = vec![[0.0; PANEL]; y.rows()];
             blocks::panel_times_rows(isa, format, self.panels(at, 1), x, &mut sums);
             store(&sums, 0, 0, &mut y);
@@ -215,8 +215,8 @@ impl Matrix {
     }
 
     /// By bf16 products of all rows with two panels at a time.
-    fn times_bf16(&self, isa: Isa, left: &Left, y: Sums<'_>) {
-        pool::columns((y.room, y.stride), self.n_out, 2 * PANEL, |at, mut y| {
+    fn times_bf16(&self, isa: Isa, left: &Left, Sums { room, stride }: Sums<'_>) {
+        pool::columns((room, stride), self.n_out, 2 * PANEL, |at, mut y| {
             let panels = self.panels(2 * at, y.width().div_ceil(PANEL));
             let (first, second) = panels.split_at(self.panel_bytes());
             let second = if second.is_empty() { first } else { second };
@@ -235,9 +235,9 @@ impl Matrix {
     }
 
     /// By f32 products of all rows with one panel at a time.
-    fn times_widened(&self, isa: Isa, x: &[f32], y: Sums<'_>) {
+    fn times_widened(&self, isa: Isa, x: &[f32], Sums { room, stride }: Sums<'_>) {
         let n_in = self.n_in;
-        pool::columns((y.room, y.stride), self.n_out, PANEL, |at, mut y| {
+        pool::columns((room, stride), self.n_out, PANEL, |at, mut y| {
             let mut wide = vec![0.0; n_in.next_multiple_of(left::COLUMNS) * PANEL];
             self.widen(isa, self.panels(at, 1), &mut wide);
             let sizes = Sizes { rows: x.len() / n_in, inner: n_in, columns: PANEL };

@@ -132,11 +132,11 @@ impl OnCpu {
         gate_row(Isa::best(), later, norm, y);
     }
 
-    fn scan(&self, projected: Projected<'_>, state: State<'_>, y: &mut [f32]) {
+    fn scan(&self, projected: Projected<'_>, State { conv, ssm }: State<'_>, y: &mut [f32]) {
         let (isa, norm, inner, channels) = (Isa::best(), self.norm(), self.sizing.inner(), self.sizing.conv_dim());
         let mut xbc = vec![0.0; y.len() / inner * channels];
-        self.convolution().run(isa, projected.from(inner), state.conv, channels, &mut xbc);
-        scan(isa, self.sizing, state.ssm, self.inputs(projected, &xbc), y);
+        self.convolution().run(isa, projected.from(inner), conv, channels, &mut xbc);
+        scan(isa, self.sizing, ssm, self.inputs(projected, &xbc), y);
         each_row(y, inner, |token, y| gate_row(isa, Some(projected.z(token)), norm, y));
     }
 
