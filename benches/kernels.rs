@@ -122,8 +122,8 @@ fn pages(data: &[f32], heads: usize, width: usize) -> Vec<Heads<'_>> {
 }
 
 fn attention(c: &mut Criterion) {
-    let (heads, kv_heads, width, n_keys) = (16, 4, 64, 4096);
-    let (q, kv) = (wave(PROMPT * heads * width, 0.7), wave(kv_heads * n_keys * width, 0.3));
+    let (heads, kv_heads, width, n_keys) = (16, 4, 64, 4096usize);
+    let (q, kv) = (wave(PROMPT * heads * width, 0.7), wave(kv_heads * n_keys.next_multiple_of(PAGE) * width, 0.3));
     let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
     let keys = pages(&kv, kv_heads, width);
     let k = Pages { pages: &keys, page: PAGE };
@@ -139,7 +139,7 @@ fn attention(c: &mut Criterion) {
     }
     // The latents of multi-head latent attention: all heads read the same wide keys.
     let (width, value_width) = (576, 512);
-    let (q, latents) = (wave(heads * width, 0.7), wave(n_keys * width, 0.3));
+    let (q, latents) = (wave(heads * width, 0.7), wave(n_keys.next_multiple_of(PAGE) * width, 0.3));
     let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
     let keys = pages(&latents, 1, width);
     let values: Vec<_> = keys.iter().map(|page| Heads { width: value_width, ..*page }).collect();
