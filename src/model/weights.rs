@@ -33,8 +33,8 @@ pub trait TensorSource {
         tensor.map(|tensor| ops::hold(&tensor, wanted, device)).transpose()
     }
 
-    /// The matrices of the tensor [heads · out, in], for the kernels of `device` and held as `settings` say, each of the `orientations`
-    /// around, or nothing where there is none of that name.
+    /// The matrices of the tensor [heads · out, in], for the kernels of `device` and held as `settings` say, once in each of
+    /// the `orientations`, or nothing where there is none of that name.
     ///
     /// # Errors
     /// Those of [`TensorSource::matrix`].
@@ -120,7 +120,7 @@ impl<'a> Weights<'a> {
         self.source.matrix(&self.full_name(name), (n_out, n_in), self.settings.dtype, self.device)
     }
 
-    /// The matrices of a tensor [heads · out, in] that must be there, each of the `orientations` around.
+    /// The matrices of a tensor [heads · out, in] that must be there, once in each of the `orientations`.
     pub fn per_head<const N: usize>(
         &self,
         name: &str,

@@ -26,7 +26,7 @@ enum Held {
     Tensor(Tensor),
 }
 
-/// Which orientation around the matrices of a tensor [heads, out, in] are held.
+/// How the matrices of a tensor [heads, out, in] are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Orientation {
     /// [out, in].
