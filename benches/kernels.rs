@@ -13,8 +13,9 @@ use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, State, Steps, Token, s
 use blazr::kernels::matrix::{Matrix, Precision, WeightType};
 use blazr::kernels::per_head::{self, Shared};
 use blazr::kernels::pool::{self, Pool};
+use blazr::kernels::rope;
+use blazr::kernels::row::{self, Input, Mlp, Product};
 use blazr::kernels::rows::{GatedNorm, gate_row, rms_norm, swiglu};
-use blazr::kernels::{rope, row};
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const HIDDEN: usize = 1024;
@@ -59,7 +60,15 @@ fn matrices(c: &mut Criterion) {
         }
         pooled(|| {
             group.bench_function(BenchmarkId::new(dtype.name(), "gated by itself"), |b| {
-                b.iter(|| row::gated(&matrix, 1.0, &matrix, Isa::best(), &x[..HIDDEN], Precision::Fast));
+                let up = Product::plain(&matrix, Precision::Fast);
+                let input = Input::from(&x[..HIDDEN]);
+                b.iter(|| {
+                    row::mlp(
+                        Mlp { gate: Some((up, 1.0)), up, down: Product::plain(&down, Precision::Fast) },
+                        Isa::best(),
+                        input,
+                    )
+                });
             });
         });
     }

@@ -4,11 +4,13 @@
 
 use std::ops::Range;
 
+use super::LANES;
 use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
 use super::isa::{FAR, Isa, prefetch, vectorized};
 use super::math::exp;
+use super::pool::{self, Fresh, Slice};
+use super::row::Product;
 use super::rows::{self, exp_row};
-use super::{LANES, pool};
 
 /// The keys of a block.
 const KEYS: usize = 64;
@@ -110,7 +112,7 @@ pub struct Attention<'a> {
 }
 
 /// What a softmax over a query's scores needs of some of them.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Softmax {
     /// The largest score.
     largest: f32,
@@ -158,34 +160,31 @@ impl Attention<'_> {
         wanted.min(worth).min(of_query / (LEFT * self.v.width()).max(1)).max(1)
     }
 
-    /// One query for each head: the keys are split among threads where there are many.
+    /// One query for each head.
     fn decode(&self, isa: Isa, y: &mut [f32]) {
-        let first = self.n_keys.saturating_sub(self.window);
-        let seen = self.n_keys - first;
-        let splits = self.splits(seen);
-        let size = seen.div_ceil(splits);
-        let (group, width) = (self.group(), self.v.width().max(1));
-        let mut softmaxes = vec![Softmax::NONE; self.kv_heads * splits * group]; // [kv_heads, splits, group]
-        let mut sums = vec![0.0; softmaxes.len() * width];
-        let turned = (group >= MANY).then(|| Turned::new(self));
-        let least = LEAST_WORK.div_ceil((size * group * (self.k.width() + width)).max(1));
-        pool::split_rows_of_two((&mut softmaxes, group), (&mut sums, group * width), least, |at, softmaxes, sums| {
-            let pieces = softmaxes.chunks_mut(group).zip(sums.chunks_mut(group * width));
-            for (at, (softmaxes, sums)) in (at..).zip(pieces) {
-                let start = first + at % splits * size;
-                let (kv_head, keys) = (at / splits, start..self.n_keys.min(start + size));
-                match &turned {
-                    Some(turned) => self.decode_many(isa, turned.of(kv_head), kv_head, keys, softmaxes, sums),
-                    None => self.decode_some(isa, kv_head, keys, softmaxes, sums),
-                }
-            }
-        });
-        pool::split_rows(y, width, LEAST_WORK.div_ceil(splits * width), |first, y| {
-            for (head, y) in (first..).zip(y.chunks_exact_mut(width)) {
-                let first = head / group * splits * group + head % group;
-                merge(softmaxes.iter().zip(sums.chunks_exact(width)).skip(first).step_by(group).take(splits), y);
-            }
-        });
+        let (split, width) = (Split::new(self), self.v.width().max(1));
+        let mut softmaxes = split.softmaxes();
+        pool::fill_two(
+            split.partials(&mut softmaxes),
+            |parts| split.look(isa, parts),
+            (Slice::new(y, width), split.least_merged()),
+            |partials, parts| split.merge(partials.whole(), parts),
+        );
+    }
+
+    /// What a product makes of the answers to one query for each head, `[heads · value width]`, in one parallel region.
+    pub fn decode_into(&self, isa: Isa, product: Product<'_>) -> Vec<f32> {
+        let (split, width) = (Split::new(self), self.v.width().max(1));
+        let mut softmaxes = split.softmaxes();
+        let (_, _, y) = pool::fill_three(
+            split.partials(&mut softmaxes),
+            |parts| split.look(isa, parts),
+            (Fresh::new(self.heads * width, width), split.least_merged()),
+            |partials, parts| split.merge(partials.whole(), parts),
+            product.outputs(),
+            |_, answers, parts| product.fill(isa, answers.whole().into(), parts),
+        );
+        y
     }
 
     /// All queries of a key head over some of its keys: adds to their `softmaxes` and `sums` `[group, value width]`.
@@ -280,6 +279,78 @@ impl Attention<'_> {
             }
         }
         blocks
+    }
+}
+
+/// One query for each head on its way: the keys are split among threads where there are many.
+struct Split<'a> {
+    attention: &'a Attention<'a>,
+    /// The first key that is seen.
+    first: usize,
+    /// How many pieces the keys of a head are.
+    splits: usize,
+    /// How many keys a piece has.
+    size: usize,
+    /// The queries, where many share a key.
+    turned: Option<Turned>,
+}
+
+/// What the queries of key heads have of pieces of their keys: `[kv_heads, splits, group]`, and sums for each.
+type Partials<'a> = (Slice<'a, Softmax>, Fresh);
+
+impl<'a> Split<'a> {
+    fn new(attention: &'a Attention<'a>) -> Self {
+        let first = attention.n_keys.saturating_sub(attention.window);
+        let seen = attention.n_keys - first;
+        let splits = attention.splits(seen);
+        let turned = (attention.group() >= MANY).then(|| Turned::new(attention));
+        Self { attention, first, splits, size: seen.div_ceil(splits), turned }
+    }
+
+    fn width(&self) -> usize {
+        self.attention.v.width().max(1)
+    }
+
+    fn softmaxes(&self) -> Vec<Softmax> {
+        vec![Softmax::NONE; self.attention.kv_heads * self.splits * self.attention.group()]
+    }
+
+    /// Rows for the pieces, and how many are worth a part.
+    fn partials<'s>(&self, softmaxes: &'s mut [Softmax]) -> (Partials<'s>, usize) {
+        let (group, width) = (self.attention.group(), self.width());
+        let least = LEAST_WORK.div_ceil((self.size * group * (self.attention.k.width() + width)).max(1));
+        let sums = Fresh::new(softmaxes.len() * width, group * width);
+        ((Slice::new(softmaxes, group), sums), least)
+    }
+
+    /// So many heads are worth a part where pieces are merged.
+    fn least_merged(&self) -> usize {
+        LEAST_WORK.div_ceil(self.splits * self.width())
+    }
+
+    fn look<'p>(&self, isa: Isa, parts: impl Iterator<Item = (usize, (&'p mut [Softmax], &'p mut [f32]))>) {
+        let (attention, group) = (self.attention, self.attention.group());
+        for (at, (softmaxes, sums)) in parts {
+            let pieces = softmaxes.chunks_mut(group).zip(sums.chunks_mut(group * self.width()));
+            for (at, (softmaxes, sums)) in (at..).zip(pieces) {
+                let start = self.first + at % self.splits * self.size;
+                let (kv_head, keys) = (at / self.splits, start..attention.n_keys.min(start + self.size));
+                match &self.turned {
+                    Some(turned) => attention.decode_many(isa, turned.of(kv_head), kv_head, keys, softmaxes, sums),
+                    None => attention.decode_some(isa, kv_head, keys, softmaxes, sums),
+                }
+            }
+        }
+    }
+
+    fn merge<'p>(&self, (softmaxes, sums): (&[Softmax], &[f32]), parts: impl Iterator<Item = (usize, &'p mut [f32])>) {
+        let (group, width, splits) = (self.attention.group(), self.width(), self.splits);
+        for (first, y) in parts {
+            for (head, y) in (first..).zip(y.chunks_exact_mut(width)) {
+                let first = head / group * splits * group + head % group;
+                merge(softmaxes.iter().zip(sums.chunks_exact(width)).skip(first).step_by(group).take(splits), y);
+            }
+        }
     }
 }
 

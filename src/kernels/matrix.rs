@@ -15,7 +15,7 @@ use super::left::{self, Left};
 use super::memory::{self, Line, Memory};
 use super::panels::{self, PANEL};
 use super::pool::{self, Columns};
-use super::row;
+use super::row::{self, Product};
 
 /// How exactly activations meet weights. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -284,7 +284,7 @@ pub fn times_all<const N: usize>(matrices: [&Matrix; N], isa: Isa, x: &[f32], pr
     debug_assert!(matrices.iter().all(|matrix| matrix.n_in == n_in), "matrices of as many inputs");
     match x.len() / n_in.max(1) {
         0 => matrices.map(|_| Vec::new()),
-        1 => row::times_all(matrices, isa, x, precision, |_| {}),
+        1 => row::times_all(matrices.map(|matrix| Product::plain(matrix, precision)), isa, x.into()),
         rows => rows_times_all(matrices, isa, x, rows, precision),
     }
 }

@@ -1,56 +1,157 @@
-//! One row times matrices: every weight is read once, which is what the products cost. What comes after them is done to
-//! each thread's outputs in the same parallel region.
+//! One row times matrices: every weight is read once, which is what the products cost. What comes before and after them is
+//! done in the same parallel region: by each thread for itself, or to its own outputs.
 
-use std::mem::MaybeUninit;
+use std::borrow::Cow;
 
 use half::{bf16, f16};
 
 use super::blocks::{self, Activations};
-use super::isa::Isa;
+use super::isa::{FAR, Isa, prefetch};
 use super::matrix::{Matrix, Precision, WeightType};
 use super::panels::{self, Element, PANEL};
-use super::pool;
-use super::rows::swiglu_row;
+use super::pool::{self, Fresh};
+use super::rows::{add_to_scaled_row, multiply_row, rms_norm, square_relu_row, swiglu_row};
 
 /// So many bytes of weights are worth a part of a parallel region: half a microsecond.
 const PART: usize = 8 << 10;
 
-/// One row on its way to some matrices.
+/// A row on its way to products, and the norm that is left to them.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// `[n_in]`.
+    pub x: &'a [f32],
+    /// Comes before all products.
+    pub norm: Option<Norm<'a>>,
+}
+
+/// `x` over the root of its mean square, times a weight.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// As wide as the row.
+    pub weight: &'a [f32],
+    /// What is added to the mean of the squares.
+    pub eps: f32,
+}
+
+/// A matrix, and what its outputs become after another.
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    /// The weights.
+    pub matrix: &'a Matrix,
+    /// How a row meets blocks.
+    pub precision: Precision,
+    /// What outputs are added to, `[n_out]`.
+    pub bias: Option<&'a [f32]>,
+    /// What they are multiplied by, `[n_out]`.
+    pub multipliers: Option<&'a [f32]>,
+    /// They become `x + y · factor`, with `x` `[n_out]`.
+    pub residual: Option<(&'a [f32], f32)>,
+}
+
+/// A feed-forward layer: `down(silu(gate(x) · factor) · up(x))`, or `down(relu(up(x))²)` without a gate.
+#[derive(Clone, Copy, Debug)]
+pub struct Mlp<'a> {
+    /// The gate, which has as many outputs as `up`, and its factor.
+    pub gate: Option<(Product<'a>, f32)>,
+    /// The inner numbers.
+    pub up: Product<'a>,
+    /// The outputs.
+    pub down: Product<'a>,
+}
+
+impl<'a> From<&'a [f32]> for Input<'a> {
+    fn from(x: &'a [f32]) -> Self {
+        Self { x, norm: None }
+    }
+}
+
+/// A row as matrices meet it.
 struct Row<'a> {
     isa: Isa,
-    x: &'a [f32],
-    /// The same row, where it meets blocks.
+    x: Cow<'a, [f32]>,
+    /// The same, where it meets blocks.
     quantized: Option<Activations>,
-    /// So many panels are worth a part of a parallel region.
-    least: usize,
 }
 
 impl<'a> Row<'a> {
-    fn new(matrices: &[&Matrix], isa: Isa, x: &'a [f32], precision: Precision) -> Self {
-        debug_assert!(matrices.iter().all(|matrix| matrix.n_in() == x.len()), "matrices of as many inputs");
-        let has_blocks = matrices.iter().any(|matrix| matrix.dtype().is_blocks());
-        let panel = matrices.iter().map(|matrix| matrix.panel_bytes()).max().unwrap_or_default();
-        // Panels of blocks meet a row two by two.
-        let together = if has_blocks { 2 } else { 1 };
-        Self {
-            isa: isa.min(Isa::best()),
-            x,
-            quantized: (has_blocks && precision == Precision::Fast).then(|| Activations::quantize(x)),
-            least: PART.div_ceil(panel.max(1)).next_multiple_of(together),
+    fn new(products: &[Product<'_>], isa: Isa, Input { x, norm }: Input<'a>) -> Self {
+        debug_assert!(products.iter().all(|product| product.matrix.n_in() == x.len()), "matrices of as many inputs");
+        let isa = isa.min(Isa::best());
+        let x = match norm {
+            Some(Norm { weight, eps }) => {
+                let mut y = vec![0.0; x.len()];
+                rms_norm(isa, x, weight, eps, &mut y);
+                Cow::Owned(y)
+            }
+            None => Cow::Borrowed(x),
+        };
+        let is_rounded = |own: &Product<'_>| own.matrix.dtype().is_blocks() && own.precision == Precision::Fast;
+        Self { isa, quantized: products.iter().any(is_rounded).then(|| Activations::quantize(&x)), x }
+    }
+}
+
+impl<'a> Product<'a> {
+    /// The products as they are.
+    pub fn plain(matrix: &'a Matrix, precision: Precision) -> Self {
+        Self { matrix, precision, bias: None, multipliers: None, residual: None }
+    }
+
+    /// The outputs yet to come, and how many panels of them are worth a part of a parallel region.
+    pub(super) fn outputs(&self) -> (Fresh, usize) {
+        (Fresh::new(self.matrix.n_out(), PANEL), least(&[*self]))
+    }
+
+    /// Fills parts of the outputs: the number of the first panel, and numbers that are zero before.
+    pub(super) fn fill<'p>(&self, isa: Isa, input: Input<'_>, parts: impl Iterator<Item = (usize, &'p mut [f32])>) {
+        let row = Row::new(&[*self], isa, input);
+        let mut next = None;
+        for (first, y) in parts {
+            if next != Some(first) {
+                self.ask_for(first, y.len());
+            }
+            self.of(&row, first, y);
+            next = Some(first + y.len().div_ceil(PANEL));
         }
     }
 
-    /// Some outputs of a matrix, from the panel `first` on.
-    fn times(&self, matrix: &Matrix, first: usize, y: &mut [f32]) {
-        let (isa, x, panels) = (self.isa, self.x, matrix.panels(first, y.len().div_ceil(PANEL)));
-        match (matrix.dtype(), &self.quantized) {
-            (WeightType::F32, _) => panels_times::<f32>(isa, bytemuck::cast_slice(panels), x, y),
-            (WeightType::F16, _) => panels_times::<f16>(isa, bytemuck::cast_slice(panels), x, y),
-            (WeightType::Bf16, _) => panels_times::<bf16>(isa, bytemuck::cast_slice(panels), x, y),
-            (WeightType::Blocks(format), None) => blocks::rows_times_f32(isa, format, panels, x, y),
-            (WeightType::Blocks(format), Some(x)) => blocks::rows_times(isa, format, panels, x, y),
+    /// Asks for the first weights of some outputs.
+    fn ask_for(&self, first: usize, outputs: usize) {
+        let panels = self.matrix.panels(first, outputs.div_ceil(PANEL));
+        let (lines, _) = panels.as_chunks::<64>();
+        lines.iter().take(FAR / 64).for_each(prefetch::<0, _>);
+    }
+
+    /// Some outputs, from the panel `first` on, which are zero before.
+    fn of(&self, row: &Row<'_>, first: usize, y: &mut [f32]) {
+        let (matrix, isa, own) = (self.matrix, row.isa, first * PANEL..first * PANEL + y.len());
+        let panels = matrix.panels(first, y.len().div_ceil(PANEL));
+        match (matrix.dtype(), &row.quantized) {
+            (WeightType::F32, _) => panels_times::<f32>(isa, bytemuck::cast_slice(panels), &row.x, y),
+            (WeightType::F16, _) => panels_times::<f16>(isa, bytemuck::cast_slice(panels), &row.x, y),
+            (WeightType::Bf16, _) => panels_times::<bf16>(isa, bytemuck::cast_slice(panels), &row.x, y),
+            (WeightType::Blocks(format), Some(x)) if self.precision == Precision::Fast => {
+                blocks::rows_times(isa, format, panels, x, y)
+            }
+            (WeightType::Blocks(format), _) => blocks::rows_times_f32(isa, format, panels, &row.x, y),
+        }
+        let of = |all: &'a [f32]| all.get(own.clone()).unwrap_or_default();
+        if let Some(bias) = self.bias {
+            add_to_scaled_row(isa, of(bias), 1.0, y);
+        }
+        if let Some(multipliers) = self.multipliers {
+            multiply_row(isa, of(multipliers), y);
+        }
+        if let Some((x, factor)) = self.residual {
+            add_to_scaled_row(isa, of(x), factor, y);
         }
     }
+}
+
+/// So many panels of matrices side by side are worth a part of a parallel region. Panels of blocks meet a row two by two.
+fn least(products: &[Product<'_>]) -> usize {
+    let together = if products.iter().any(|product| product.matrix.dtype().is_blocks()) { 2 } else { 1 };
+    let panel = products.iter().map(|product| product.matrix.panel_bytes()).max().unwrap_or_default();
+    PART.div_ceil(panel.max(1)).next_multiple_of(together)
 }
 
 /// One row times some panels of a plain type.
@@ -60,72 +161,52 @@ fn panels_times<T: Element>(isa: Isa, panels: &[T], x: &[f32], y: &mut [f32]) {
     }
 }
 
-/// Some outputs of one of several matrices.
-#[derive(Debug)]
-pub struct Outputs<'a> {
-    /// Which matrix they are of.
-    pub which: usize,
-    /// The number of the first.
-    pub first: usize,
-    /// From the first on.
-    pub y: &'a mut [f32],
-}
-
-/// `x` `[n_in]` times the transpose of each of the matrices, which have as many inputs: of each `[n_out]`. `after` is
-/// called with some outputs at a time, until it was called with all.
-pub fn times_all<const N: usize>(
-    matrices: [&Matrix; N],
-    isa: Isa,
-    x: &[f32],
-    precision: Precision,
-    after: impl Fn(Outputs<'_>) + Sync,
-) -> [Vec<f32>; N] {
-    let row = Row::new(&matrices, isa, x, precision);
-    let mut ys = matrices.map(|matrix| Box::new_uninit_slice(matrix.n_out()));
-    pool::split_rows_of_all(ys.each_mut().map(|y| &mut **y), PANEL, row.least, |which, first, room| {
-        let y = zeroed(room);
-        if let Some(matrix) = matrices.get(which) {
-            row.times(matrix, first, y);
-            after(Outputs { which, first: first * PANEL, y });
+/// What each of several products, which have as many inputs, makes of a row: of each `[n_out]`.
+pub fn times_all<const N: usize>(products: [Product<'_>; N], isa: Isa, input: Input<'_>) -> [Vec<f32>; N] {
+    let outputs = products.map(|product| product.outputs().0);
+    pool::fill((outputs, least(&products)), |parts| {
+        let row = Row::new(&products, isa, input);
+        for (_, outputs) in parts {
+            for (product, (first, y)) in products.iter().zip(outputs) {
+                product.of(&row, first, y);
+            }
         }
-    });
-    #[allow(unsafe_code)]
-    // SAFETY: the parts are all of each, and zeroed.
-    ys.map(|y| unsafe { y.assume_init() }.into_vec())
+    })
 }
 
 /// `x` `[n_in]` times the transpose of a matrix, on this thread: `y` `[n_out]`, which is zero before.
 pub(super) fn times_here(matrix: &Matrix, isa: Isa, x: &[f32], precision: Precision, y: &mut [f32]) {
-    Row::new(&[matrix], isa, x, precision).times(matrix, 0, y);
+    Product::plain(matrix, precision).fill(isa, x.into(), std::iter::once((0, y)));
 }
 
-/// `silu(gate · factor) · up` of what `x` `[n_in]` gives with two matrices of one size.
+/// What a feed-forward layer makes of a row, in one parallel region.
 ///
 /// # Panics
-/// The matrices have different numbers of outputs.
-pub fn gated(gate: &Matrix, factor: f32, up: &Matrix, isa: Isa, x: &[f32], precision: Precision) -> Vec<f32> {
-    assert_eq!(gate.n_out(), up.n_out(), "matrices of one size");
-    let row = Row::new(&[gate, up], isa, x, precision);
-    let [mut gates, mut ups] = [gate, up].map(|matrix| Box::new_uninit_slice(matrix.n_out()));
-    pool::split_rows_of_two((&mut gates, PANEL), (&mut ups, PANEL), row.least, |first, gates, ups| {
-        let (gates, ups) = (zeroed(gates), zeroed(ups));
-        row.times(gate, first, gates);
-        row.times(up, first, ups);
-        swiglu_row(row.isa, gates, factor, ups);
-    });
-    #[allow(unsafe_code)]
-    // SAFETY: the parts are all of it, and zeroed.
-    unsafe { ups.assume_init() }.into_vec()
-}
-
-/// Zeros where nothing was. Each part of a parallel region makes its own, in its thread's cache.
-fn zeroed(room: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    room.fill(MaybeUninit::new(0.0));
-    #[allow(unsafe_code)]
-    // SAFETY: every number was just stored.
-    unsafe {
-        room.assume_init_mut()
-    }
+/// The gate has not as many outputs as `up`.
+pub fn mlp(Mlp { gate, up, down }: Mlp<'_>, isa: Isa, input: Input<'_>) -> Vec<f32> {
+    assert!(gate.is_none_or(|(gate, _)| gate.matrix.n_out() == up.matrix.n_out()), "matrices of one size");
+    let (inner, _) = up.outputs();
+    let products = [gate.map_or(up, |(gate, _)| gate), up];
+    let (_, y) = pool::fill_two(
+        (inner, least(&products)),
+        |parts| {
+            let (row, mut gates) = (Row::new(&products, isa, input), Vec::new());
+            for (first, ups) in parts {
+                up.of(&row, first, ups);
+                let Some((gate, factor)) = gate else {
+                    square_relu_row(isa, ups);
+                    continue;
+                };
+                gates.clear();
+                gates.resize(ups.len(), 0.0);
+                gate.of(&row, first, &mut gates);
+                swiglu_row(isa, &gates, factor, ups);
+            }
+        },
+        down.outputs(),
+        |inner, parts| down.fill(isa, inner.whole().into(), parts),
+    );
+    y
 }
 
 #[cfg(test)]
@@ -135,26 +216,60 @@ mod tests {
     use super::*;
     use crate::kernels::blocks::Format;
     use crate::kernels::matrix::tests::{matrix, wave};
-    use crate::kernels::{matrix, rows};
+    use crate::kernels::pool::Pool;
+    use crate::kernels::rows::swiglu;
+
+    /// Outputs by themselves, and then what becomes of them, each by its definition.
+    fn one_by_one(product: &Product<'_>, x: &[f32]) -> Vec<f32> {
+        let y = product.matrix.times(Isa::best(), x, product.precision);
+        let of = |all: Option<&[f32]>, at: usize, none: f32| all.map_or(none, |all| all[at]);
+        let (residual, factor) = product.residual.unzip();
+        let becomes = |(at, y): (usize, f32)| {
+            let y = (y + of(product.bias, at, 0.0)) * of(product.multipliers, at, 1.0);
+            of(residual, at, 0.0) + y * factor.unwrap_or(1.0)
+        };
+        y.into_iter().enumerate().map(becomes).collect()
+    }
+
+    fn assert_close(got: &[f32], want: &[f32]) {
+        let far = got.iter().zip(want).find(|(got, want)| (**got - **want).abs() > 1e-5 * want.abs().max(1.0));
+        assert_eq!((got.len(), far), (want.len(), None));
+    }
 
     #[test]
-    fn what_follows_a_row_s_product_is_called_once_with_each_output() {
-        let (gate, up) = (matrix(WeightType::Bf16, 1030, 37), matrix(WeightType::F16, 1030, 37));
-        let x = wave(37, 0.73);
-        let [gates, ups] = matrix::times_all([&gate, &up], Isa::best(), &x, Precision::Fast);
-        let (counted, gated) = pool::Pool::new(3).unwrap().install(|| {
-            let count = |Outputs { which, first, y }: Outputs<'_>| {
-                (first..).zip(y).for_each(|(at, y)| *y += (at + 5000 * which) as f32);
-            };
-            let counted = times_all([&gate, &up], Isa::best(), &x, Precision::Fast, count);
-            (counted, gated(&gate, 0.5, &up, Isa::best(), &x, Precision::Fast))
-        });
-        let plain = gates.iter().chain(&ups).zip((0..gates.len()).chain(5000..)).map(|(y, number)| y + number as f32);
-        assert_eq!(counted.concat(), plain.collect::<Vec<_>>());
-        let mut want = ups;
-        rows::swiglu(Isa::best(), &gates, 0.5, &mut want);
-        let far = gated.iter().zip(&want).find(|(got, want)| (**got - **want).abs() > 1e-6 * want.abs());
-        assert_eq!((gated.len(), far), (want.len(), None));
+    fn a_row_s_products_take_along_what_comes_before_and_after_them() {
+        let (n_in, n_out) = (37, 1030);
+        let (first, second) = (matrix(WeightType::Bf16, n_out, n_in), matrix(WeightType::F16, n_out, n_in));
+        let [x, weight] = [0.73, 0.31].map(|k| wave(n_in, k));
+        let [bias, multipliers, residual] = [0.9, 0.57, 0.2].map(|k| wave(n_out, k));
+        let input = Input { x: &x, norm: Some(Norm { weight: &weight, eps: 1e-5 }) };
+        let mut normed = vec![0.0; n_in];
+        rms_norm(Isa::best(), &x, &weight, 1e-5, &mut normed);
+        let [first, second] = [&first, &second].map(|matrix| Product::plain(matrix, Precision::Fast));
+        let first = Product { bias: Some(&bias), multipliers: Some(&multipliers), ..first };
+        let second = Product { residual: Some((&residual, 0.3)), ..second };
+        let got = Pool::new(3).unwrap().install(|| times_all([first, second], Isa::best(), input));
+        for (got, product) in got.iter().zip([first, second]) {
+            assert_close(got, &one_by_one(&product, &normed));
+        }
+    }
+
+    #[test]
+    fn a_feed_forward_layer_is_its_products_one_after_the_other() {
+        let (n_in, n_inner, pool) = (64, 1030, Pool::new(3).unwrap());
+        let [up, gate] = [WeightType::Bf16, WeightType::F16].map(|dtype| matrix(dtype, n_inner, n_in));
+        let (down, bias) = (matrix(WeightType::Bf16, 200, n_inner), wave(n_inner, 0.41));
+        let [x, residual] = [wave(n_in, 0.73), wave(200, 0.2)];
+        let [up, gate, down] = [&up, &gate, &down].map(|matrix| Product::plain(matrix, Precision::Fast));
+        let (up, gate) = (Product { bias: Some(&bias), ..up }, Product { bias: Some(&bias), ..gate });
+        let down = Product { residual: Some((&residual, 0.3)), ..down };
+        let run = |gate| pool.install(|| mlp(Mlp { gate, up, down }, Isa::best(), Input::from(&*x)));
+
+        let mut inner = one_by_one(&up, &x);
+        let squares: Vec<f32> = inner.iter().map(|y| y.max(0.0).powi(2)).collect();
+        assert_close(&run(None), &one_by_one(&down, &squares));
+        swiglu(Isa::best(), &one_by_one(&gate, &x), 0.5, &mut inner);
+        assert_close(&run(Some((gate, 0.5))), &one_by_one(&down, &inner));
     }
 
     #[test]
@@ -170,10 +285,8 @@ mod tests {
             blocks::rows_times(isa, Format::Q8_0, panels, &Activations::quantize(&x), &mut fast);
             assert_ne!(exact, fast);
             for (precision, want) in [(Precision::Exact, exact), (Precision::Fast, fast)] {
-                assert_eq!(times_all([&matrix], isa, &x, precision, |_| {}), slice::from_ref(&want));
-                let mut by_parts = want.clone();
-                swiglu_row(isa, &want, 0.3, &mut by_parts);
-                assert_eq!(gated(&matrix, 0.3, &matrix, isa, &x, precision), by_parts);
+                let product = Product::plain(&matrix, precision);
+                assert_eq!(times_all([product], isa, Input::from(&*x)), slice::from_ref(&want));
             }
         }
     }

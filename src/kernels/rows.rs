@@ -41,6 +41,21 @@ vectorized! {
         }
     }
 
+    /// `x` becomes relu(x)².
+    pub fn square_relu_row(isa: Isa, x: &mut [f32],) {
+        for x in x.iter_mut() {
+            let positive = x.max(0.0);
+            *x = positive * positive;
+        }
+    }
+
+    /// `y` becomes x · y.
+    pub fn multiply_row(isa: Isa, x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y *= x;
+        }
+    }
+
     /// `y` becomes x + y · factor.
     pub fn add_to_scaled_row(isa: Isa, x: &[f32], factor: f32, y: &mut [f32]) {
         for (y, x) in y.iter_mut().zip(x) {

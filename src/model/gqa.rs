@@ -7,7 +7,7 @@ use super::cache::Cache;
 use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm::Norm;
-use super::ops::Attention;
+use super::ops::{Attention, Product};
 use super::rope::{Positions, Rope, RopeSpec};
 use super::{ops, weights::Weights};
 use crate::error::Result;
@@ -126,7 +126,14 @@ impl Gqa {
         let k = prepare(&split_heads(&k, num_kv_heads)?, self.k_norm.as_ref(), rope)?;
         let k = cache.keys.append(&k)?;
         let v = cache.values.append(&split_heads(&v, num_kv_heads)?)?;
-        let y = ops::causal_attention(&q, &k, &v, Attention { scale, window })?;
+        let how = Attention { scale, window };
+        if let Some(o_proj) = self.o_proj.packed() {
+            let o_proj = Product { residual: Some(residual), ..o_proj };
+            if let Some(y) = ops::attention_into(&q, &k, &v, how, o_proj)? {
+                return Ok(y);
+            }
+        }
+        let y = ops::causal_attention(&q, &k, &v, how)?;
         self.o_proj.onto(residual, &Input::from(&merge_heads(&y)?))
     }
 }

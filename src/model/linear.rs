@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use super::input::{Input, Residual};
 use super::{ops, weights::Weights};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::matrix::{Matrix, Precision, WeightType};
 
 /// A matrix of weights [out, in], where the device wants it.
@@ -160,24 +160,26 @@ impl Linear {
         self.product(input, self.precision, Some(residual))
     }
 
+    /// The product for the CPU's kernels of one row, where the weight is theirs.
+    pub(super) fn packed(&self) -> Option<ops::Product<'_>> {
+        let (matrix, bias) = (self.weight.packed()?, self.bias.as_ref());
+        Some(ops::Product { matrix, precision: self.precision, bias, multipliers: None, residual: None })
+    }
+
     /// What [`Linear::of`] of each of `layers` gives for the same input.
     pub fn all_of<const N: usize>(layers: [&Self; N], input: &Input<'_>) -> Result<[Tensor; N]> {
-        let matrices = layers.iter().map(|layer| layer.weight.packed()).collect::<Option<Vec<_>>>();
-        let ys = match matrices.and_then(|matrices| <[&Matrix; N]>::try_from(matrices).ok()) {
-            Some(matrices) => {
-                let precision = layers.first().map_or(Precision::Exact, |layer| layer.precision);
-                ops::packed_linears(input, matrices, layers.map(|layer| layer.bias.as_ref()), precision)?
-            }
-            None => layers.iter().map(|layer| layer.of(input)).collect::<Result<Vec<_>>>()?,
-        };
-        ys.try_into().map_err(|_| Error::Internal("as many products as layers were expected".into()))
+        let packed = layers.iter().map(|layer| layer.packed()).collect::<Option<Vec<_>>>();
+        match packed.and_then(|packed| <[ops::Product<'_>; N]>::try_from(packed).ok()) {
+            Some(products) => ops::all_products(input, products),
+            None => ops::each(layers, |layer| layer.of(input)),
+        }
     }
 
     /// `silu(gate(x) · factor) · up(x)`.
     pub fn gated(gate: &Self, factor: f64, up: &Self, input: &Input<'_>) -> Result<Tensor> {
         if gate.bias.is_none()
             && up.bias.is_none()
-            && let Some(y) = ops::gated_row(input, &gate.weight, factor, &up.weight, up.precision)?
+            && let Some(y) = ops::gated_row(input, &gate.weight, factor, &up.weight)?
         {
             return Ok(y);
         }

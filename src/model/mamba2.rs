@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm;
-use super::ops::{self, Constants, GatedNorm, Mixing};
+use super::ops::{self, Constants, GatedNorm, Mixing, Product};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::kernels::mamba2::Sizing;
@@ -166,9 +166,20 @@ impl Mamba2 {
 
     /// `input` [tokens, hidden] -> [tokens, hidden], added to a residual, advancing `state` by those tokens.
     pub fn forward(&self, input: &Input<'_>, state: &mut Mamba2State, residual: Residual<'_>) -> Result<Tensor> {
+        if let Some(y) = self.step(input, state, residual)? {
+            return Ok(y);
+        }
         let projected = self.project(input)?;
         let mixed = self.mixing.run(&projected, &mut state.conv, &state.ssm)?;
         self.out_proj.onto(residual, &mixed)
+    }
+
+    /// One row goes through the whole layer at once, where the CPU's kernels have its weights.
+    fn step(&self, input: &Input<'_>, state: &Mamba2State, residual: Residual<'_>) -> Result<Option<Tensor>> {
+        let (Some(in_proj), Some(out_proj)) = (self.in_proj.packed(), self.out_proj.packed()) else { return Ok(None) };
+        let in_proj = Product { multipliers: self.multipliers.as_ref(), ..in_proj };
+        let out_proj = Product { residual: Some(residual), ..out_proj };
+        self.mixing.step(input, in_proj, out_proj, (&state.conv, &state.ssm))
     }
 
     /// z, x, B, C and Δ side by side.

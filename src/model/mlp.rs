@@ -7,6 +7,7 @@ use super::input::{Input, Residual};
 #[cfg(feature = "cuda")]
 use super::linear::Weight;
 use super::linear::{Linear, WeightBytes};
+use super::ops::{self, Product};
 use super::weights::Weights;
 use crate::error::Result;
 
@@ -87,12 +88,31 @@ impl Mlp {
 
     /// `x` [tokens, hidden] -> [tokens, hidden].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down.forward(&self.inner(&x.into())?)
+        self.of(&x.into(), None)
     }
 
     /// The same of what may have a norm before it, added to a residual.
     pub fn onto(&self, residual: Residual<'_>, input: &Input<'_>) -> Result<Tensor> {
-        self.down.onto(residual, &Input::from(&self.inner(input)?))
+        self.of(input, Some(residual))
+    }
+
+    fn of(&self, input: &Input<'_>, residual: Option<Residual<'_>>) -> Result<Tensor> {
+        if let Some(y) = self.of_row(input, residual)? {
+            return Ok(y);
+        }
+        let inner = Input::from(&self.inner(input)?);
+        residual.map_or_else(|| self.down.of(&inner), |residual| self.down.onto(residual, &inner))
+    }
+
+    /// One row goes through the whole layer at once, where the CPU's kernels have its weights.
+    fn of_row(&self, input: &Input<'_>, residual: Option<Residual<'_>>) -> Result<Option<Tensor>> {
+        let gate = self.gate.as_ref().map(|(gate, multiplier)| gate.packed().zip(Some(*multiplier)));
+        let (Some(up), Some(down)) = (self.up.packed(), self.down.packed()) else { return Ok(None) };
+        let down = Product { residual, ..down };
+        match gate {
+            Some(None) => Ok(None),
+            gate => ops::mlp_row(input, gate.flatten(), up, down),
+        }
     }
 
     fn inner(&self, input: &Input<'_>) -> Result<Tensor> {

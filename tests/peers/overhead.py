@@ -5,6 +5,10 @@ lies in kernels, in handing work over to other threads and waiting for them, in 
 in allocation, and in moving and clearing memory outside of kernels. A sample belongs to the innermost line of blazr that it
 is in, inlined ones too, which takes a program with debug information and `addr2line` (binutils).
 
+Where two samples after each other, 0.1 ms apart, are of waiting for another thread, that thread was not running: a piece of
+work takes a few microseconds. Such waits are told apart, as stalls: on a virtual machine they come with the time that the host gives
+to others, which is told beside them.
+
     python3 tests/peers/overhead.py target/release/blazr --model MODEL --dtype q8_0
 """
 
@@ -17,9 +21,10 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-KERNELS, HANDOVER, DISPATCH, ALLOCATION, MEMORY, OTHER = (
-    "kernels", "hand-over", "dispatch", "allocation", "memory", "other",
+KERNELS, HANDOVER, DISPATCH, ALLOCATION, MEMORY, OTHER, STALLS = KINDS = (
+    "kernels", "hand-over", "dispatch", "allocation", "memory", "other", "stalls",
 )
+FREQUENCY = 10_000
 SAMPLE = re.compile(r"\s*(?P<thread>\S+)\s+(?P<address>[0-9a-f]+)\s+(?P<symbol>.*) \((?P<file>.*)\)$")
 OWN_LINE = re.compile(r"/src/(?P<part>cli|engine|kernels|model|sampling)/(?P<file>[^:]*):")
 
@@ -47,7 +52,7 @@ def output(*command: object, **how: object) -> str:
 def record(args: argparse.Namespace, of_bench: list[str], samples: Path) -> str:
     delay = ["-D", int(args.after * 1000)]
     bench = [args.blazr, "bench", "--prefill", 1, "--decode", args.decode, "--at", 0, "--runs", 1, *of_bench]
-    return output("perf", "record", "-q", *delay, "-e", "cpu-clock", "-F", 1000, "-o", samples, *bench)
+    return output("perf", "record", "-q", "--no-inherit", *delay, "-e", "cpu-clock", "-F", FREQUENCY, "-o", samples, *bench)
 
 
 def start_of_code(blazr: Path, samples: Path) -> int:
@@ -95,30 +100,39 @@ def kind(symbol: str, chain: list[Frame]) -> str | None:
     return KERNELS if re.search(r"exp|log1p", symbol) else OTHER
 
 
+def told_apart(kinds: list[str | None]) -> list[str | None]:
+    """The kinds of samples after each other, with the long waits among them."""
+    neighbours = zip([None, *kinds], kinds, [*kinds[1:], None])
+    return [STALLS if own == HANDOVER and HANDOVER in (before, after) else own for before, own, after in neighbours]
+
+
+def stolen() -> int:
+    """The time that a host has given to others, in hundredths of a second."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
+
+
 def main() -> None:
     args, of_bench = arguments()
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder) / "perf.data"
+        stolen_before = stolen()
         print(next(line for line in record(args, of_bench, samples).splitlines() if line.startswith("decode")))
+        print(f"given to others by the host: {(stolen() - stolen_before) / 100:.1f} s of all cores'")
         start = start_of_code(args.blazr, samples)
-        counts: Counter[tuple[int | None, str]] = Counter()
+        found: list[tuple[int | None, str]] = []
         for line in output("perf", "script", "-i", samples, "-F", "comm,ip,sym,dso").splitlines():
             sample = SAMPLE.match(line)
             if sample and sample["thread"] == args.blazr.name[:15]:
                 is_own = Path(sample["file"]).name == args.blazr.name
-                counts[int(sample["address"], 16) - start if is_own else None, sample["symbol"]] += 1
-    chains = frames(args.blazr, sorted({address for address, _ in counts if address is not None}))
-    kinds: Counter[str] = Counter()
-    functions: Counter[tuple[str, str]] = Counter()
-    for (address, symbol), count in counts.items():
-        if own := kind(symbol, chains.get(address, []) if address is not None else []):
-            kinds[own] += count
-            functions[own, symbol] += count
-    total = kinds.total()
-    print(", ".join(f"{own} {100 * kinds[own] / total:.1f} %" for own in (KERNELS, HANDOVER, DISPATCH, ALLOCATION, MEMORY, OTHER)))
-    outside = [(own, count) for own, count in functions.most_common() if own[0] != KERNELS]
-    for (own, symbol), count in outside[: args.show]:
-        print(f"  {100 * count / total:5.2f} % {own:10} {symbol}")
+                found.append((int(sample["address"], 16) - start if is_own else None, sample["symbol"]))
+    chains = frames(args.blazr, sorted({address for address, _ in found if address is not None}))
+    kind_of = {key: kind(key[1], chains.get(key[0], []) if key[0] is not None else []) for key in set(found)}
+    kinds = told_apart([kind_of[key] for key in found])
+    counts = Counter(own for own in kinds if own)
+    print(", ".join(f"{own} {100 * counts[own] / counts.total():.1f} %" for own in KINDS))
+    functions = Counter((own, symbol) for own, (_, symbol) in zip(kinds, found) if own not in (None, KERNELS))
+    for (own, symbol), count in functions.most_common(args.show):
+        print(f"  {100 * count / counts.total():5.2f} % {own:10} {symbol[:100]}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ use candle_core::{Device, Tensor};
 use super::super::cache::Rows;
 #[cfg(any(feature = "cuda", test))]
 use super::composed;
+use super::products::on_cpu;
+use super::row::Product;
 use super::{Lent, no_kernels};
 use crate::error::{Error, Result};
 use crate::kernels::attention;
@@ -37,13 +39,45 @@ pub fn causal_attention(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) 
     }
 }
 
+/// What `product` makes of the answers to one query for each head, where they are on the CPU: [1, out]. None for several
+/// queries, and on a GPU.
+pub(in crate::model) fn attention_into(
+    q: &Tensor,
+    keys: &Rows,
+    values: &Rows,
+    how: Attention,
+    product: Product<'_>,
+) -> Result<Option<Tensor>> {
+    if !q.device().is_cpu() || q.dim(0)? != 1 {
+        return Ok(None);
+    }
+    let product = product.lent()?;
+    let product = product.product()?;
+    let y = with_attention(q, keys, values, how, |attention| attention.decode_into(Isa::best(), product))?;
+    on_cpu(y, 1).map(Some)
+}
+
 fn attend_fused(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) -> Result<Tensor> {
+    let (n_queries, heads, _) = q.dims3()?;
+    let value_width = values.width();
+    let mut y = vec![0.0; n_queries * heads * value_width];
+    with_attention(q, keys, values, how, |attention| attention.run(Isa::best(), &mut y))?;
+    Ok(Tensor::from_vec(y, (n_queries, heads, value_width), q.device())?)
+}
+
+fn with_attention<T>(
+    q: &Tensor,
+    keys: &Rows,
+    values: &Rows,
+    how: Attention,
+    run: impl FnOnce(attention::Attention<'_>) -> T,
+) -> Result<T> {
     let (n_queries, heads, width) = q.dims3()?;
     let q = with_whole_rows(q)?;
     let [stride, head_stride] = strides(&q)?;
     let (q_lent, k_lent, v_lent) = (Lent::from_start(&q), lent_pages(keys), lent_pages(values));
     let (k, v) = (pages(keys, &k_lent)?, pages(values, &v_lent)?);
-    let attention = attention::Attention {
+    Ok(run(attention::Attention {
         q: attention::Heads { data: q_lent.slice()?, head_stride, stride, width },
         k: attention::Pages { pages: &k, page: keys.page() },
         v: attention::Pages { pages: &v, page: values.page() },
@@ -53,11 +87,7 @@ fn attend_fused(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) -> Resul
         n_keys: keys.tokens(),
         scale: how.scale as f32,
         window: how.window.unwrap_or(usize::MAX),
-    };
-    let value_width = attention.v.width();
-    let mut y = vec![0.0; n_queries * heads * value_width];
-    attention.run(Isa::best(), &mut y);
-    Ok(Tensor::from_vec(y, (n_queries, heads, value_width), q.device())?)
+    }))
 }
 
 fn lent_pages(rows: &Rows) -> Vec<Lent<'_>> {

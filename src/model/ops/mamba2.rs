@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
-use super::products::on_cpu;
+use super::products::{is_one_row, on_cpu};
+use super::row::{Product, of_row};
 use super::{Lent, no_kernels, with_slice_mut};
 use crate::error::Result;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
-use crate::kernels::mamba2::{Convolution, Inputs, Sizing, State, Steps, Token, scan, step};
+use crate::kernels::mamba2::{self, Convolution, Inputs, Layer, Sizing, State, Steps, scan};
+use crate::kernels::row;
 use crate::kernels::rows::{self, each_row, gate_row};
 use crate::model::input::Input;
 
@@ -75,6 +77,27 @@ impl Mixing {
             Self::Cuda(mixing) => mixing.run(projected, conv, ssm),
         }
     }
+
+    /// What the whole layer makes of one row [1, hidden] with its norm, on the CPU: [1, hidden]; advances `conv` and `ssm` in
+    /// place. None for several rows, and on a GPU.
+    pub(in crate::model) fn step(
+        &self,
+        input: &Input<'_>,
+        in_proj: Product<'_>,
+        out_proj: Product<'_>,
+        (conv, ssm): (&Tensor, &Tensor),
+    ) -> Result<Option<Tensor>> {
+        match self {
+            Self::Cpu(mixing) if is_one_row(&input.rows)? => {
+                let [in_proj, out_proj] = [in_proj.lent()?, out_proj.lent()?];
+                let layer = mixing.layer(in_proj.product()?, out_proj.product()?);
+                let y =
+                    of_row(input, |x| with_state(conv, ssm, |state| mamba2::whole_step(Isa::best(), layer, state, x)))?;
+                on_cpu(y, 1).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 /// The weights for the CPU's kernels.
@@ -111,25 +134,22 @@ impl OnCpu {
         let lent = Lent::of(projected)?;
         let projected = Projected { rows: lent.slice()?, sizing: self.sizing };
         let mut y = vec![0.0; tokens * inner];
-        let mut advanced = Ok(());
-        with_slice_mut(conv, |conv| {
-            advanced = with_slice_mut(ssm, |ssm| match tokens {
-                1 => self.step(projected, State { conv, ssm }, &mut y),
-                _ => self.scan(projected, State { conv, ssm }, &mut y),
-            });
-        })?;
-        advanced?;
+        with_state(conv, ssm, |state| self.scan(projected, state, &mut y))?;
         on_cpu(y, tokens)
     }
 
-    /// The gate is within the pass over the state, unless the norm comes before it.
-    fn step(&self, projected: Projected<'_>, state: State<'_>, y: &mut [f32]) {
-        let (norm, z) = (self.norm(), Some(projected.z(0)));
-        let is_gated_later = norm.is_some_and(|norm| norm.is_before_gate);
-        let (z, later) = if is_gated_later { (None, z) } else { (z, None) };
-        let inputs = self.inputs(projected, projected.xbc(0));
-        step(Isa::best(), self.sizing, state, Token { inputs, convolution: self.convolution(), z }, y);
-        gate_row(Isa::best(), later, norm, y);
+    fn layer<'a>(&'a self, in_proj: row::Product<'a>, out_proj: row::Product<'a>) -> Layer<'a> {
+        Layer {
+            sizing: self.sizing,
+            in_proj,
+            convolution: self.convolution(),
+            dt_bias: &self.dt_bias,
+            dt_limit: self.dt_limit,
+            a: &self.a,
+            d: &self.d,
+            norm: self.norm(),
+            out_proj,
+        }
     }
 
     fn scan(&self, projected: Projected<'_>, State { conv, ssm }: State<'_>, y: &mut [f32]) {
@@ -157,6 +177,11 @@ impl OnCpu {
     }
 }
 
+/// Lends the memory of a layer's state.
+fn with_state<T>(conv: &Tensor, ssm: &Tensor, advance: impl FnOnce(State<'_>) -> T) -> Result<T> {
+    with_slice_mut(conv, |conv| with_slice_mut(ssm, |ssm| advance(State { conv, ssm })))?
+}
+
 /// z, x, B, C and Δ side by side, `[tokens, inner + conv_dim + heads]`.
 #[derive(Clone, Copy)]
 struct Projected<'a> {
@@ -167,11 +192,6 @@ struct Projected<'a> {
 impl<'a> Projected<'a> {
     fn z(self, token: usize) -> &'a [f32] {
         self.columns(token, 0..self.sizing.inner())
-    }
-
-    fn xbc(self, token: usize) -> &'a [f32] {
-        let inner = self.sizing.inner();
-        self.columns(token, inner..inner + self.sizing.conv_dim())
     }
 
     fn columns(self, token: usize, columns: Range<usize>) -> &'a [f32] {

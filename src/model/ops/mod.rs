@@ -14,14 +14,16 @@ mod row;
 
 use candle_core::{DType, Device, Shape, Tensor};
 
+pub(super) use self::attention::attention_into;
 pub use self::attention::{Attention, causal_attention};
 pub use self::cuda::{Blocks, Experts, draw, shortlist};
 pub use self::lent::into_vec;
 use self::lent::{Lent, with_slice_mut};
 pub use self::mamba2::{Constants, GatedNorm, Mixing};
 pub use self::per_head::{Orientation, PerHead};
-pub use self::products::{embed, hold, linear, pack, packed_linears, place, weight_type};
-pub(super) use self::products::{gated_row, is_one_row, row_times, with_bias};
+pub(super) use self::products::{all_products, gated_row, is_one_row, row_times, with_bias};
+pub use self::products::{embed, hold, linear, pack, place, weight_type};
+pub(super) use self::row::{Product, each, mlp_row};
 use super::rope::Pairing;
 use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;

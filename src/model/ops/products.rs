@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
-use super::row::Added;
+use super::row::{Product, each};
 use super::{Lent, cuda, no_kernels, row};
 use crate::error::Result;
 use crate::kernels::isa::Isa;
@@ -60,51 +60,40 @@ pub(in crate::model) fn row_times(
     }
     match w {
         Weight::Packed(w) => {
-            let bias = bias.map(|x| Added { which: 0, x, factor: 1.0 });
-            let residual = residual.map(|Residual { x, factor }| Added { which: 0, x, factor });
-            let [y] = row::times_all(input, [w], precision, bias.into_iter().chain(residual))?;
-            on_cpu(y, 1).map(Some)
+            let [y] = row::times_all(input, [Product { matrix: w, precision, bias, multipliers: None, residual }])?;
+            Ok(Some(y))
         }
         w => cuda::row_times(input, w, bias, residual),
     }
 }
 
-/// `silu(gate(x) · factor) · up(x)` of one row [1, in] with its norm, in one parallel region or launch: [1, out]. None for
-/// several rows, and where the kernels of the device don't take both matrices.
+/// `silu(gate(x) · factor) · up(x)` of one row [1, in] with its norm, in one launch: [1, out]. None for several rows, and where
+/// the kernels of a GPU don't take both matrices.
 pub(in crate::model) fn gated_row(
     input: &Input<'_>,
     gate: &Weight,
     factor: f64,
     up: &Weight,
-    precision: Precision,
 ) -> Result<Option<Tensor>> {
     if !is_one_row(&input.rows)? {
         return Ok(None);
     }
-    match (gate, up) {
-        (Weight::Packed(gate), Weight::Packed(up)) => {
-            on_cpu(row::gated(input, gate, factor as f32, up, precision)?, 1).map(Some)
-        }
-        (gate, up) => cuda::gated_row(input, gate, factor as f32, up),
-    }
+    cuda::gated_row(input, gate, factor as f32, up)
 }
 
-/// [`linear`] of `input` with each of several matrices and biases `[out]`. One row meets all in one parallel region.
-pub fn packed_linears<const N: usize>(
+/// Each of several products, which have as many inputs and one precision. One row meets all in one parallel region.
+pub(in crate::model) fn all_products<const N: usize>(
     input: &Input<'_>,
-    matrices: [&Matrix; N],
-    biases: [Option<&Tensor>; N],
-    precision: Precision,
-) -> Result<Vec<Tensor>> {
+    products: [Product<'_>; N],
+) -> Result<[Tensor; N]> {
     if is_one_row(&input.rows)? {
-        let added = biases.iter().enumerate().filter_map(|(which, x)| Some(Added { which, x: (*x)?, factor: 1.0 }));
-        let ys = row::times_all(input, matrices, precision, added)?;
-        return ys.into_iter().map(|y| on_cpu(y, 1)).collect();
+        return row::times_all(input, products);
     }
-    let x = input.rows()?.contiguous()?;
+    let (x, precision) = (input.rows()?.contiguous()?, products.first().map_or(Precision::Exact, |own| own.precision));
+    let matrices = products.each_ref().map(|own| own.matrix);
     let ys = matrix::times_all(matrices, Isa::best(), Lent::of(&x)?.slice()?, precision);
-    let rows = x.dim(0)?;
-    ys.into_iter().zip(biases).map(|(y, bias)| with_bias(on_cpu(y, rows)?, bias)).collect()
+    let (rows, mut biases) = (x.dim(0)?, products.iter().map(|own| own.bias));
+    each(ys, |y| with_bias(on_cpu(y, rows)?, biases.next().flatten()))
 }
 
 /// Numbers as a tensor [rows, width].
@@ -214,7 +203,6 @@ mod tests {
     use super::*;
     use crate::kernels::pool;
     use crate::model::input::RmsNorm;
-    use crate::model::ops::swiglu;
 
     #[test]
     fn packed_weights_and_tensors_give_the_same_products() {
@@ -235,7 +223,7 @@ mod tests {
         let (n_in, n_out, precision) = (70, 600, Precision::Fast);
         let weight =
             |k| Weight::Packed(Arc::new(pack(&wave((n_out, n_in), k).to_dtype(DType::BF16).unwrap(), None).unwrap()));
-        let (w, up) = (weight(0.011), weight(0.017));
+        let w = weight(0.011);
         let (row, norm, bias) = (wave((1, n_in), 0.37), wave(n_in, 0.5), wave(n_out, 0.9));
         let input = Input { rows: row, norm: Some(RmsNorm { weight: &norm, eps: 1e-5 }) };
         let residual = Residual { x: &wave((1, n_out), 0.2), factor: 0.7 };
@@ -244,10 +232,7 @@ mod tests {
         let pool = pool::Pool::new(3).unwrap(); // each of whose threads has a part of the outputs
         let got = pool.install(|| row_times(&input, &w, precision, Some(&bias), Some(residual)).unwrap().unwrap());
         assert_close(&got, &residual.add(&plain(&w).broadcast_add(&bias).unwrap()).unwrap(), 1e-6);
-        let got = pool.install(|| gated_row(&input, &w, 0.3, &up, precision).unwrap().unwrap());
-        assert_close(&got, &swiglu(&plain(&w), 0.3, &plain(&up)).unwrap(), 1e-5);
         let two = Input::from(&wave((2, n_in), 0.37));
         assert!(row_times(&two, &w, precision, None, None).unwrap().is_none());
-        assert!(gated_row(&two, &w, 1.0, &up, precision).unwrap().is_none());
     }
 }

@@ -1,62 +1,102 @@
-//! Products of one row on the CPU. They take along what comes before and after them: the norm of the row, and within their
-//! parallel region biases, a residual or the gate.
-
-use std::borrow::Cow;
+//! Products of one row on the CPU. They take along what comes before and after them: the norm of the row, biases, gates and
+//! residuals.
 
 use candle_core::Tensor;
 
-use super::{Lent, normed};
-use crate::error::Result;
+use super::Lent;
+use super::products::{is_one_row, on_cpu};
+use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;
 use crate::kernels::matrix::{Matrix, Precision};
-use crate::kernels::row::{self, Outputs};
-use crate::kernels::rows;
-use crate::model::input::Input;
+use crate::kernels::row;
+use crate::model::input::{Input, Residual};
 
-/// What the products `y` of one of several matrices are added to: they become `x + y · factor`.
+/// A packed matrix, and what its outputs become after another.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Added<'a> {
-    pub(super) which: usize,
-    pub(super) x: &'a Tensor, // one number for each output
-    pub(super) factor: f64,
+pub(in crate::model) struct Product<'a> {
+    pub(in crate::model) matrix: &'a Matrix,
+    pub(in crate::model) precision: Precision,
+    /// What outputs are added to, `[out]`.
+    pub(in crate::model) bias: Option<&'a Tensor>,
+    /// What they are multiplied by, `[out]`.
+    pub(in crate::model) multipliers: Option<&'a Tensor>,
+    /// What they are added to at last.
+    pub(in crate::model) residual: Option<Residual<'a>>,
 }
 
-/// One row [1, in] with its norm times the transpose of each of the matrices, and what is `added`: of each `[out]`.
-pub(super) fn times_all<'a, const N: usize>(
-    input: &Input<'_>,
-    matrices: [&Matrix; N],
-    precision: Precision,
-    added: impl Iterator<Item = Added<'a>>,
-) -> Result<[Vec<f32>; N]> {
-    let lent =
-        added.map(|added| Ok((added.which, Lent::of(added.x)?, added.factor as f32))).collect::<Result<Vec<_>>>()?;
-    let numbers = lent.iter().map(|(which, x, factor)| Ok((*which, x.slice::<f32>()?, *factor)));
-    let added = numbers.collect::<Result<Vec<_>>>()?;
-    let add = |outputs: Outputs<'_>| {
-        for (_, x, factor) in added.iter().filter(|(which, ..)| *which == outputs.which) {
-            rows::add_to_scaled_row(Isa::best(), x.get(outputs.first..).unwrap_or_default(), *factor, outputs.y);
-        }
-    };
-    with_norm(input, |x| row::times_all(matrices, Isa::best(), x, precision, add))
+/// The memory of what outputs meet.
+pub(super) struct LentProduct<'a> {
+    wanted: Product<'a>,
+    bias: Option<Lent<'a>>,
+    multipliers: Option<Lent<'a>>,
+    residual: Option<Lent<'a>>,
 }
 
-/// As [`super::gated_row`].
-pub(super) fn gated(
-    input: &Input<'_>,
-    gate: &Matrix,
-    factor: f32,
-    up: &Matrix,
-    precision: Precision,
-) -> Result<Vec<f32>> {
-    with_norm(input, |x| row::gated(gate, factor, up, Isa::best(), x, precision))
+impl<'a> Product<'a> {
+    pub(super) fn lent(self) -> Result<LentProduct<'a>> {
+        let lent = |x: Option<&'a Tensor>| x.map(Lent::of).transpose();
+        Ok(LentProduct {
+            wanted: self,
+            bias: lent(self.bias)?,
+            multipliers: lent(self.multipliers)?,
+            residual: lent(self.residual.map(|residual| residual.x))?,
+        })
+    }
 }
 
-fn with_norm<T>(input: &Input<'_>, make: impl FnOnce(&[f32]) -> T) -> Result<T> {
+impl LentProduct<'_> {
+    pub(super) fn product(&self) -> Result<row::Product<'_>> {
+        let Product { matrix, precision, residual, .. } = self.wanted;
+        Ok(row::Product {
+            matrix,
+            precision,
+            bias: numbers(self.bias.as_ref())?,
+            multipliers: numbers(self.multipliers.as_ref())?,
+            residual: numbers(self.residual.as_ref())?.zip(residual.map(|residual| residual.factor as f32)),
+        })
+    }
+}
+
+/// What `make` makes of one row [1, in] and its norm: [1, out].
+pub(super) fn of_row<T>(input: &Input<'_>, make: impl FnOnce(row::Input<'_>) -> Result<T>) -> Result<T> {
     let rows = input.rows.contiguous()?;
     let lent = Lent::of(&rows)?;
-    let x = lent.slice()?;
-    Ok(make(&match input.norm {
-        Some(norm) => Cow::Owned(normed(x, norm.weight, norm.eps)?),
-        None => Cow::Borrowed(x),
-    }))
+    let weight = input.norm.map(|norm| Lent::of(norm.weight)).transpose()?;
+    let norm = numbers(weight.as_ref())?.zip(input.norm).map(|(weight, norm)| row::Norm { weight, eps: norm.eps });
+    make(row::Input { x: lent.slice()?, norm })
+}
+
+/// Each of several products of one row [1, in] with its norm: of each [1, out].
+pub(super) fn times_all<const N: usize>(input: &Input<'_>, products: [Product<'_>; N]) -> Result<[Tensor; N]> {
+    let lent = each(products, Product::lent)?;
+    let products = each(lent.each_ref(), LentProduct::product)?;
+    each(of_row(input, |x| Ok(row::times_all(products, Isa::best(), x)))?, |y| on_cpu(y, 1))
+}
+
+/// `down(silu(gate(x) · factor) · up(x))` of one row [1, in] with its norm, or `down(relu(up(x))²)` without a gate: [1, out].
+/// None for several rows.
+pub(in crate::model) fn mlp_row(
+    input: &Input<'_>,
+    gate: Option<(Product<'_>, f64)>,
+    up: Product<'_>,
+    down: Product<'_>,
+) -> Result<Option<Tensor>> {
+    if !is_one_row(&input.rows)? {
+        return Ok(None);
+    }
+    let gate = gate.map(|(gate, factor)| Ok::<_, Error>((gate.lent()?, factor as f32))).transpose()?;
+    let gate = gate.as_ref().map(|(gate, factor)| Ok::<_, Error>((gate.product()?, *factor))).transpose()?;
+    let [up, down] = [up.lent()?, down.lent()?];
+    let mlp = row::Mlp { gate, up: up.product()?, down: down.product()? };
+    on_cpu(of_row(input, |x| Ok(row::mlp(mlp, Isa::best(), x)))?, 1).map(Some)
+}
+
+fn numbers<'a>(lent: Option<&'a Lent<'_>>) -> Result<Option<&'a [f32]>> {
+    lent.map(Lent::slice).transpose()
+}
+
+/// What `make` makes of each.
+pub(in crate::model) fn each<T, U, const N: usize>(all: [T; N], make: impl FnMut(T) -> Result<U>) -> Result<[U; N]> {
+    let made = all.into_iter().map(make).collect::<Result<Vec<_>>>()?;
+    made.try_into().map_err(|_| Error::Internal(format!("{N} things become as many")))
 }

@@ -4,18 +4,30 @@
 //! go to a helper when a region begins and back when it ends. Helpers look at their seats, first busily and then asleep; one
 //! that comes late costs nothing, because the others have taken its pieces. rayon's regions cost several microseconds here,
 //! since its threads sleep between them.
+//!
+//! A region has one stage or more. A stage begins when all pieces of the one before are done, without a way back to the
+//! thread that called.
+
+mod slices;
 
 use std::cell::RefCell;
 use std::io;
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
+pub use self::slices::{
+    Chunks, ColumnBlocks, Columns, Done, Fresh, Parts, Rows, Slice, chunks, columns, fill, fill_three, fill_two,
+    split_rows, split_rows_of_two,
+};
+
 /// How many times a helper looks for work before it sleeps: some hundred microseconds, more than lies between two regions.
 const PATIENCE: u32 = 20_000;
+
+/// At most so many stages has a region.
+const STAGES: usize = 3;
 
 thread_local! {
     /// The pool that the regions of this thread use.
@@ -51,9 +63,9 @@ type Panic = Box<dyn std::any::Any + Send>;
 struct Seat {
     /// [`FREE`], [`CALLED`], [`TAKEN`] or [`CLOSED`].
     phase: AtomicU8,
-    /// What is left of the thread's run of pieces. A thread takes from the start of its own, so that it reads memory in one
-    /// stream and what it asks for ahead is its own; when that is done, from the end of another's.
-    run: AtomicU64,
+    /// What is left of the thread's run of pieces, of each stage. A thread takes from the start of its own, so that it reads
+    /// memory in one stream and what it asks for ahead is its own; when that is done, from the end of another's.
+    runs: [AtomicU64; STAGES],
     /// What the region does.
     work: AtomicPtr<Work<'static>>,
 }
@@ -70,16 +82,57 @@ const TAKEN: u8 = 2;
 /// There will be no region any more.
 const CLOSED: u8 = 3;
 
-/// A region's work on some of its pieces, and how many are taken at a time.
-struct Work<'a>(&'a (dyn Fn(Range<usize>) + Sync), Bite);
+/// What a region does.
+struct Work<'a> {
+    stages: &'a [Stage<'a>],
+    /// How many pieces of each stage are done.
+    done: [Count; STAGES],
+    /// Whether a piece has panicked: stages that come after it are left out.
+    has_failed: AtomicBool,
+}
+
+/// A count alone in its cache lines.
+#[derive(Default)]
+#[repr(align(128))]
+struct Count(AtomicUsize);
+
+/// What is done with each of many things.
+struct Stage<'a> {
+    /// How many there are.
+    count: usize,
+    /// At least so many are a piece.
+    least: usize,
+    bite: Bite,
+    /// Is called by each thread that has a piece, and takes more until there are none.
+    work: &'a (dyn Fn(&mut Pieces<'_>) + Sync),
+}
+
+/// The pieces of a stage that a thread takes: ranges of what the stage has.
+#[derive(Debug)]
+pub struct Pieces<'a> {
+    stage: &'a Stage<'a>,
+    source: Source<'a>,
+    /// What was taken last, if it is yet to be done.
+    next: Option<Range<usize>>,
+    taken: usize,
+}
+
+/// Where a thread has its pieces from.
+#[derive(Debug)]
+enum Source<'a> {
+    /// It does all of them at once.
+    Alone,
+    /// The runs of a stage, and the thread's own seat.
+    Runs { shared: &'a Shared, stage: usize, own: usize },
+}
 
 /// How much of a run is taken at a time.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Bite {
     /// A piece.
     One,
-    /// Half of what is left: pieces get shorter, so that threads end together.
-    Half,
+    /// A third of what is left: pieces get shorter, so that threads end together.
+    Third,
 }
 
 /// Where pieces are taken from.
@@ -137,70 +190,79 @@ pub fn threads() -> usize {
 
 /// Calls `work` with each number below `parts`, on all threads of the pool that is installed here, and waits.
 pub fn run(parts: usize, work: impl Fn(usize) + Sync) {
-    share(parts, Bite::One, &|parts| parts.for_each(&work));
+    let work = |pieces: &mut Pieces<'_>| pieces.for_each(|parts| parts.for_each(&work));
+    run_stages(&[Stage { bite: Bite::One, ..Stage::new(parts, 1, &work) }]);
 }
 
-/// Splits `0..count` into ranges of at least `least`, and calls `work` with each.
-fn split(count: usize, least: usize, work: impl Fn(Range<usize>) + Sync) {
-    let least = least.max(count.div_ceil(u32::MAX as usize)).max(1);
-    share(count.div_ceil(least), Bite::Half, &|pieces| work(pieces.start * least..count.min(pieces.end * least)));
-}
-
-/// Calls `work` with ranges of `0..pieces` on all threads of the pool that is installed here, and waits.
-fn share(pieces: usize, bite: Bite, work: &(dyn Fn(Range<usize>) + Sync)) {
-    if pieces < 2 || threads() < 2 {
-        return work(0..pieces);
+/// Goes through stages on all threads of the pool that is installed here, and waits. Those at the end that have nothing are left
+/// out.
+fn run_stages(stages: &[Stage<'_>]) {
+    let count = stages.iter().rposition(|stage| stage.count > 0).map_or(0, |last| last + 1);
+    let stages = stages.get(..count).unwrap_or_default();
+    if threads() < 2 || stages.iter().all(|stage| stage.pieces() < 2) {
+        return stages.iter().for_each(Stage::run_here);
     }
     // A region inside a piece of this one runs on its thread alone.
     let pool = Restore(CURRENT.take());
     if let Some(shared) = &pool.0 {
-        shared.run(pieces, bite, work);
+        shared.run(stages);
     }
 }
 
-/// Splits `rows` of `width` numbers each into ranges of at least `least`, and calls `work` with the number of the first row and the
-/// rows. A last row may have fewer numbers.
-pub fn split_rows<T: Send + Sync>(rows: &mut [T], width: usize, least: usize, work: impl Fn(usize, &mut [T]) + Sync) {
-    let rows = SharedMut::new(rows);
-    split(rows.len.div_ceil(width.max(1)), least, |range| work(range.start, rows.rows(&range, width)));
+impl<'a> Stage<'a> {
+    fn new(count: usize, least: usize, work: &'a (dyn Fn(&mut Pieces<'_>) + Sync)) -> Self {
+        let least = least.max(count.div_ceil(u32::MAX as usize)).max(1);
+        Self { count, least, bite: Bite::Third, work }
+    }
+
+    fn pieces(&self) -> usize {
+        self.count.div_ceil(self.least)
+    }
+
+    fn run_here(&self) {
+        if self.count > 0 {
+            (self.work)(&mut Pieces { stage: self, source: Source::Alone, next: Some(0..self.pieces()), taken: 0 });
+        }
+    }
 }
 
-/// As [`split_rows`] with the rows of several slices one after the other; `work` is told of which slice its rows are, too.
-pub fn split_rows_of_all<T: Send + Sync, const N: usize>(
-    all: [&mut [T]; N],
-    width: usize,
-    least: usize,
-    work: impl Fn(usize, usize, &mut [T]) + Sync,
-) {
-    let mut count = 0;
-    let all = all.map(|rows| {
-        let rows = SharedMut::new(rows);
-        let start = count;
-        count += rows.len.div_ceil(width.max(1));
-        (rows, start..count)
-    });
-    split(count, least, |range| {
-        for (which, (rows, own)) in all.iter().enumerate() {
-            let (start, end) = (range.start.max(own.start), range.end.min(own.end));
-            if start < end {
-                let range = start - own.start..end - own.start;
-                work(which, range.start, rows.rows(&range, width));
+impl std::fmt::Debug for Stage<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stage").field("count", &self.count).field("least", &self.least).finish_non_exhaustive()
+    }
+}
+
+impl Pieces<'_> {
+    fn take_some(&mut self) -> Option<Range<usize>> {
+        let Source::Runs { shared, stage, own } = self.source else { return None };
+        let pieces = shared.next(own, stage, self.stage.bite)?;
+        self.taken += pieces.len();
+        Some(pieces)
+    }
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        let pieces = self.next.take().or_else(|| self.take_some())?;
+        let Stage { count, least, .. } = *self.stage;
+        Some(pieces.start * least..count.min(pieces.end * least))
+    }
+}
+
+impl Work<'_> {
+    /// Waits until all pieces of a stage are done, of which this thread did some. Returns whether none has panicked.
+    fn pass(&self, stage: usize, own: usize) -> bool {
+        if let (Some(Count(done)), Some(stage)) = (self.done.get(stage), self.stages.get(stage)) {
+            done.fetch_add(own, Ordering::AcqRel);
+            let mut spins = 0;
+            while done.load(Ordering::Acquire) < stage.pieces() {
+                wait_a_little(&mut spins);
             }
         }
-    });
-}
-
-/// As [`split_rows`] with rows of two slices, of which there are equally many.
-pub fn split_rows_of_two<T: Send + Sync, U: Send + Sync>(
-    (first, first_width): (&mut [T], usize),
-    (second, second_width): (&mut [U], usize),
-    least: usize,
-    work: impl Fn(usize, &mut [T], &mut [U]) + Sync,
-) {
-    let (first, second) = (SharedMut::new(first), SharedMut::new(second));
-    split(first.len.div_ceil(first_width.max(1)), least, |range| {
-        work(range.start, first.rows(&range, first_width), second.rows(&range, second_width));
-    });
+        !self.has_failed.load(Ordering::Relaxed)
+    }
 }
 
 /// Takes pieces of a run.
@@ -210,7 +272,7 @@ fn take(run: &AtomicU64, side: Side, bite: Bite) -> Option<Range<usize>> {
         let left = unpacked(left);
         let count = match bite {
             Bite::One => left.len().min(1),
-            Bite::Half => left.len().div_ceil(2),
+            Bite::Third => (left.len() / 3).max(1).min(left.len()),
         };
         let rest = match side {
             Side::Start => left.start + count..left.end,
@@ -231,111 +293,6 @@ fn unpacked(word: u64) -> Range<usize> {
     (word >> 32) as usize..word as u32 as usize
 }
 
-/// Calls `work` with each chunk of `size` items, the last may have fewer, and its number.
-pub fn chunks<T: Send + Sync>(items: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
-    let items = SharedMut::new(items);
-    run(items.len.div_ceil(size), |part| work(part, items.rows(&(part..part + 1), size)));
-}
-
-/// The chunks of a slice, each of which one part may take.
-#[derive(Debug)]
-pub struct Chunks<'a, T>(Vec<Mutex<Option<&'a mut [T]>>>);
-
-impl<'a, T> Chunks<'a, T> {
-    /// Chunks of `size` items; the last may have fewer.
-    pub fn new(items: &'a mut [T], size: usize) -> Self {
-        Self(items.chunks_mut(size.max(1)).map(|chunk| Mutex::new(Some(chunk))).collect())
-    }
-
-    /// The chunk of this number, for whoever asks first.
-    pub fn take(&self, chunk: usize) -> Option<&'a mut [T]> {
-        self.0.get(chunk)?.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// Calls `work` with so many columns after the other of the first `width` of `rows` of `stride` numbers each, and their
-/// number in this order.
-pub fn columns<T: Send + Sync>(
-    (rows, stride): (&mut [T], usize),
-    width: usize,
-    size: usize,
-    work: impl Fn(usize, Columns<'_, T>) + Sync,
-) {
-    let (width, count, rows) = (width.min(stride), rows.len() / stride.max(1), SharedMut::new(rows));
-    run(width.div_ceil(size), |part| {
-        let (first, end) = (part * size, width.min((part + 1) * size));
-        let start = rows.at(first);
-        work(part, Columns { start, stride, width: end - first, rows: count, items: PhantomData });
-    });
-}
-
-/// Some columns of rows of numbers, which nobody else reads or writes.
-#[derive(Debug)]
-pub struct Columns<'a, T> {
-    start: *mut T,
-    stride: usize,
-    width: usize,
-    rows: usize,
-    items: PhantomData<&'a mut T>,
-}
-
-impl<T> Columns<'_, T> {
-    /// How many columns there are.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// How many rows there are.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// The columns of one row.
-    ///
-    /// # Panics
-    /// There are not as many rows.
-    pub fn row(&mut self, row: usize) -> &mut [T] {
-        assert!(row < self.rows, "row {row} of {}", self.rows);
-        #[allow(unsafe_code)]
-        // SAFETY: `columns` has made this of rows that have these columns, and of every column once.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start.wrapping_add(row * self.stride), self.width)
-        }
-    }
-}
-
-/// A slice that is shared by parts that write different items of it.
-struct SharedMut<'a, T> {
-    start: *mut T,
-    len: usize,
-    items: PhantomData<&'a mut [T]>,
-}
-
-#[allow(unsafe_code)]
-// SAFETY: parts that have it write different items.
-unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
-
-impl<'a, T> SharedMut<'a, T> {
-    fn new(items: &'a mut [T]) -> Self {
-        Self { start: items.as_mut_ptr(), len: items.len(), items: PhantomData }
-    }
-
-    fn at(&self, index: usize) -> *mut T {
-        self.start.wrapping_add(index)
-    }
-
-    /// Rows of `width` items, as far as there are such. Every part of a region has rows of its own.
-    #[allow(clippy::mut_from_ref)]
-    fn rows(&self, rows: &Range<usize>, width: usize) -> &mut [T] {
-        let (start, end) = (self.len.min(rows.start * width), self.len.min(rows.end * width));
-        #[allow(unsafe_code)]
-        // SAFETY: the range lies within the items, and is asked for once, since parts don't overlap.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.at(start), end.saturating_sub(start))
-        }
-    }
-}
-
 impl Shared {
     fn new(threads: usize) -> Self {
         Self {
@@ -347,12 +304,12 @@ impl Shared {
         }
     }
 
-    fn run(&self, pieces: usize, bite: Bite, work: &(dyn Fn(Range<usize>) + Sync)) {
-        if pieces > u32::MAX as usize || self.is_busy.swap(true, Ordering::Acquire) {
-            return work(0..pieces);
+    fn run(&self, stages: &[Stage<'_>]) {
+        if stages.len() > STAGES || self.is_busy.swap(true, Ordering::Acquire) {
+            return stages.iter().for_each(Stage::run_here);
         }
-        let mut work = Work(work, bite);
-        let helpers = self.call(pieces, &raw mut work);
+        let work = Work { stages, done: Default::default(), has_failed: AtomicBool::new(false) };
+        let helpers = self.call(&work);
         self.work_on(0, &work);
         helpers.iter().for_each(Seat::leave);
         let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -362,30 +319,45 @@ impl Shared {
         }
     }
 
-    /// Shares pieces among the seats, and calls the helpers of those that have some: only they may enter.
-    fn call(&self, pieces: usize, work: *mut Work<'_>) -> &[Seat] {
-        let runs = self.seats.len().min(pieces);
-        let border = |run: usize| run * pieces / runs;
-        for (at, seat) in self.seats.iter().enumerate().take(runs) {
-            seat.run.store(packed(&(border(at)..border(at + 1))), Ordering::Relaxed);
+    /// Shares the pieces of each stage among the seats, and calls the helpers of those that have some: only they may enter.
+    fn call(&self, work: &Work<'_>) -> &[Seat] {
+        let pieces = |stage: &Stage<'_>| self.seats.len().min(stage.pieces());
+        let called = work.stages.iter().map(pieces).max().unwrap_or_default();
+        for (at, seat) in self.seats.iter().enumerate().take(called) {
+            for (stage, run) in work.stages.iter().zip(&seat.runs) {
+                let runs = pieces(stage).max(1);
+                let border = |run: usize| run.min(runs) * stage.pieces() / runs;
+                run.store(packed(&(border(at)..border(at + 1))), Ordering::Relaxed);
+            }
         }
-        let helpers = self.seats.get(1..runs).unwrap_or_default();
+        let helpers = self.seats.get(1..called).unwrap_or_default();
         for seat in helpers {
-            seat.work.store(work.cast(), Ordering::Relaxed);
+            seat.work.store(std::ptr::from_ref(work).cast_mut().cast(), Ordering::Relaxed);
             seat.phase.store(CALLED, Ordering::Release);
         }
         helpers
     }
 
-    /// Takes pieces and does them until there are none.
+    /// Takes part in each stage, until there is nothing left of it.
     fn work_on(&self, own: usize, work: &Work<'_>) {
-        while let Some(pieces) = self.next(own, work.1) {
-            // A helper that is falling asleep just now may be missed, until the next piece.
-            if self.are_asleep.load(Ordering::Relaxed) {
-                self.wake();
-            }
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (work.0)(pieces))) {
+        for (at, stage) in work.stages.iter().enumerate() {
+            let source = Source::Runs { shared: self, stage: at, own };
+            let mut pieces = Pieces { stage, source, next: None, taken: 0 };
+            pieces.next = pieces.take_some();
+            // Who comes late prepares nothing.
+            let part = || {
+                if pieces.next.is_some() {
+                    (stage.work)(&mut pieces)
+                }
+            };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(part)) {
                 self.keep(panic);
+                work.has_failed.store(true, Ordering::Relaxed);
+                pieces.by_ref().for_each(drop);
+            }
+            let is_last = at + 1 == work.stages.len();
+            if is_last || !work.pass(at, pieces.taken) {
+                return;
             }
         }
     }
@@ -400,11 +372,15 @@ impl Shared {
     }
 
     /// What the thread of a seat is to do next.
-    fn next(&self, own: usize, bite: Bite) -> Option<Range<usize>> {
+    fn next(&self, own: usize, stage: usize, bite: Bite) -> Option<Range<usize>> {
+        // A helper that is falling asleep just now may be missed, until the next piece.
+        if self.are_asleep.load(Ordering::Relaxed) {
+            self.wake();
+        }
         let (before, from_own) = self.seats.split_at_checked(own)?;
         let (own, behind) = from_own.split_first()?;
-        let others = || behind.iter().chain(before).find_map(|seat| take(&seat.run, Side::End, bite));
-        take(&own.run, Side::Start, bite).or_else(others)
+        let others = || behind.iter().chain(before).find_map(|seat| take(seat.runs.get(stage)?, Side::End, bite));
+        take(own.runs.get(stage)?, Side::Start, bite).or_else(others)
     }
 
     fn help(&self, own: usize) {
@@ -474,8 +450,6 @@ fn wait_a_little(spins: &mut u32) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use super::*;
 
     #[test]
@@ -557,9 +531,12 @@ mod tests {
     fn rows_of_several_slices_are_split_as_one_list() {
         let pool = Pool::new(2).unwrap();
         let (mut first, mut second, mut third) = ([0; 5 * 3], [0; 0], [0; 4 * 3 + 1]);
+        let slices = [&mut first[..], &mut second, &mut third].map(|numbers| Slice::new(numbers, 3));
         pool.install(|| {
-            split_rows_of_all([&mut first[..], &mut second, &mut third], 3, 2, |which, first, rows| {
-                rows.chunks_mut(3).enumerate().for_each(|(row, items)| items.fill(10 * (which + 1) + first + row));
+            fill((slices, 2), |parts| {
+                for (which, (first, rows)) in parts.flat_map(|(_, rows)| rows.into_iter().enumerate()) {
+                    rows.chunks_mut(3).enumerate().for_each(|(row, items)| items.fill(10 * (which + 1) + first + row));
+                }
             });
         });
         let rows = |which: usize, count: usize| (0..count).flat_map(move |row| [10 * (which + 1) + row; 3]);
@@ -570,14 +547,70 @@ mod tests {
     #[test]
     fn threads_take_from_the_start_of_their_runs_and_then_from_the_ends_of_others() {
         let pool = Pool { shared: Arc::new(Shared::new(2)), helpers: Vec::new() };
-        let mut nothing = Work(&|_| {}, Bite::Half);
-        assert_eq!(pool.shared.call(11, &raw mut nothing).len(), 1);
-        let taken = [0, 1, 0, 0, 0, 1].map(|own| pool.shared.next(own, Bite::Half));
-        assert_eq!(taken, [0..3, 5..8, 3..4, 4..5, 9..11, 8..9].map(Some));
-        assert_eq!([0, 1].map(|own| pool.shared.next(own, Bite::Half)), [None, None]);
-        pool.shared.call(5, &raw mut nothing);
-        let taken = [0, 0, 1, 0, 0, 0].map(|own| pool.shared.next(own, Bite::One));
+        let nothing = |_: &mut Pieces<'_>| {};
+        let work = |stages| Work { stages, done: Default::default(), has_failed: AtomicBool::new(false) };
+        let stages = [Stage::new(11, 1, &nothing), Stage { bite: Bite::One, ..Stage::new(5, 1, &nothing) }];
+        assert_eq!(pool.shared.call(&work(&stages)).len(), 1);
+        let taken = [0, 1, 0, 0, 0, 1, 0, 0, 1, 1].map(|own| pool.shared.next(own, 0, Bite::Third));
+        assert_eq!(taken, [0..1, 5..7, 1..2, 2..3, 3..4, 7..8, 4..5, 10..11, 8..9, 9..10].map(Some));
+        assert_eq!([0, 1].map(|own| pool.shared.next(own, 0, Bite::Third)), [None, None]);
+        let taken = [0, 0, 1, 0, 0, 0].map(|own| pool.shared.next(own, 1, Bite::One));
         assert_eq!(taken, [Some(0..1), Some(1..2), Some(2..3), Some(4..5), Some(3..4), None]);
+    }
+
+    #[test]
+    fn a_stage_has_what_all_threads_did_before() {
+        let pool = Pool::new(4).unwrap();
+        let sum = |numbers: &[f32]| numbers.iter().sum::<f32>();
+        pool.install(|| {
+            for count in (1..100).chain([1000; 200]) {
+                let mut third = vec![0.0; 7];
+                let (first, second, ()) = fill_three(
+                    (Fresh::new(count, 3), 2),
+                    |parts| parts.for_each(|(_, numbers)| numbers.iter_mut().for_each(|number| *number += 1.0)),
+                    ([Fresh::new(count, 1), Fresh::new(5, 1)], 1),
+                    |first, parts| {
+                        let before = sum(first.whole());
+                        for ((_, numbers), (_, others)) in parts.map(|(_, [one, other])| (one, other)) {
+                            numbers.iter_mut().chain(others).for_each(|number| *number += before);
+                        }
+                    },
+                    (Slice::new(&mut third, 1), 1),
+                    |first, second, parts| {
+                        let (first, [second, others]) = (first.whole(), second.whole());
+                        let before = sum(first) + sum(second) + sum(others);
+                        parts.for_each(|(_, numbers)| numbers.fill(before));
+                    },
+                );
+                let count = count as f32;
+                assert_eq!((sum(&first), sum(&second[0]), sum(&second[1])), (count, count * count, 5.0 * count));
+                assert_eq!(third, [count + count * count + 5.0 * count; 7]);
+            }
+        });
+    }
+
+    #[test]
+    fn rows_that_nobody_touches_are_zeros() {
+        Pool::new(2).unwrap().install(|| assert_eq!(fill((Fresh::new(1000, 7), 2), |_| {}), vec![0.0; 1000]));
+    }
+
+    #[test]
+    fn no_stage_comes_after_a_panic() {
+        let pool = Pool::new(3).unwrap();
+        for at in 0..64 {
+            let second = AtomicBool::new(false);
+            let fail = |first: usize| assert!(first != at, "piece {at}");
+            let region = || {
+                fill_two(
+                    (Fresh::new(64, 1), 1),
+                    |parts| parts.for_each(|(first, numbers)| (first..).zip(numbers).for_each(|(at, _)| fail(at))),
+                    (Fresh::new(64, 1), 1),
+                    |_, _| second.store(true, Ordering::Relaxed),
+                );
+            };
+            assert!(catch_unwind(AssertUnwindSafe(|| pool.install(region))).is_err());
+            assert!(!second.into_inner());
+        }
     }
 
     #[test]

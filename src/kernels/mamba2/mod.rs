@@ -3,28 +3,18 @@
 //!
 //! Δ and the logarithms of the decays are f64: within a chunk the decay between two tokens is a difference of sums.
 
-use std::ops::Range;
+mod scan;
+mod step;
 
-use super::LANES;
-use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
-use super::isa::{FAR, Isa, prefetch, vectorized};
+pub use self::scan::scan;
+pub use self::step::{Layer, State, Token, step, whole_step};
+use super::gemm::Rows;
+use super::isa::{Isa, vectorized};
 use super::math::{exp, silu};
-use super::pool::{self, Columns};
-use super::rows::add_scaled_row;
-
-/// How many tokens are multiplied at once. The work within a chunk grows with its length, that between chunks falls; it
-/// changes no result but for rounding.
-const CHUNK: usize = 64;
-
-/// So many numbers of a state, 16 KiB, are worth a part of a parallel region: a microsecond or two.
-const STEP: usize = 1 << 12;
 
 /// Below e to this, about 2⁻⁸⁰, a decay is none: f32 can't hold what it leaves beside any other term. Its products would
 /// have been subnormal, with which processors are a hundred times as slow: in granite-h-350m, half of a step's time.
 const LOST: f64 = -55.0;
-
-/// The rows of a chunk's triangle that are multiplied together, up to the last one's column.
-const TRIANGLE_STEP: usize = 16;
 
 /// The sizes of one layer.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +38,11 @@ impl Sizing {
     /// The width of x, B and C side by side.
     pub fn conv_dim(&self) -> usize {
         self.inner() + 2 * self.shared()
+    }
+
+    /// The numbers of a head's state.
+    fn of_head(&self) -> usize {
+        self.head_dim * self.state_size
     }
 
     /// The width of B, and that of C.
@@ -117,7 +112,6 @@ pub struct Convolution<'a> {
 }
 
 /// What is convolved: the tokens that a state keeps, then others.
-#[derive(Clone, Copy)]
 struct Seen<'a> {
     kept: &'a [f32], // [kernel - 1, channels]
     x: Rows<'a>,
@@ -143,20 +137,21 @@ impl Convolution<'_> {
     /// which becomes the last ones: `y` `[tokens, channels]`.
     pub fn run(&self, isa: Isa, x: Rows<'_>, state: &mut [f32], channels: usize, y: &mut [f32]) {
         let seen = Seen { kept: state, x, channels };
-        super::rows::each_row(y, channels, |token, y| self.token(isa, seen, token, 0, y));
+        super::rows::each_row(y, channels, |token, y| {
+            self.token(isa, channels, 0, (token..).map(|at| seen.row(at)), y);
+        });
         keep_last(state, x, channels, y.len() / channels.max(1));
     }
 
-    /// The channels of one token from `first` on.
-    fn token(&self, isa: Isa, seen: Seen<'_>, token: usize, first: usize, y: &mut [f32]) {
+    /// Convolves one token's channels from `first` on: `rows` are theirs of each token that is seen, itself the last.
+    fn token<'x>(&self, isa: Isa, channels: usize, first: usize, rows: impl Iterator<Item = &'x [f32]>, y: &mut [f32]) {
         let own = first..first + y.len();
         match self.bias.and_then(|bias| bias.get(own.clone())) {
             Some(bias) => y.copy_from_slice(bias),
             None => y.fill(0.0),
         }
-        for (tap, weights) in self.taps.chunks_exact(seen.channels.max(1)).enumerate() {
-            let (x, weights) = (seen.row(token + tap).get(own.clone()), weights.get(own.clone()));
-            add_tap(isa, x.unwrap_or_default(), weights.unwrap_or_default(), y);
+        for (weights, x) in self.taps.chunks_exact(channels.max(1)).zip(rows) {
+            add_tap(isa, x, weights.get(own.clone()).unwrap_or_default(), y);
         }
         activate(isa, y);
     }
@@ -191,300 +186,15 @@ vectorized! {
             *y = silu(isa, *y);
         }
     }
-
-    /// `S ← decay · S + Δ · x ⊗ B`, `y = (S · C + D · x) · silu(z)` for one head, whose x is in `y`.
-    fn step_head(isa: Isa, state: &mut [f32], head: Head<'_>, y: &mut [f32]) {
-        for (row, y) in state.chunks_exact_mut(head.b.len().max(1)).zip(&mut *y) {
-            let x = *y;
-            *y = advance_row(isa, row, head.decay, head.dt * x, head.b, head.c) + head.d * x;
-        }
-        for (y, z) in y.iter_mut().zip(head.z.unwrap_or_default()) {
-            *y *= silu(isa, *z);
-        }
-    }
-
-    /// The products within a chunk, where each stands: scores · e^(sum_i − sum_j) · Δ_j for j ≤ i, else nothing.
-    fn mix(isa: Isa, scores: &[f32], sums: &[f64], dt: &[f32], mixing: &mut [f32]) {
-        let rows = mixing.chunks_exact_mut(CHUNK).zip(scores.chunks_exact(CHUNK)).zip(sums).enumerate();
-        for (i, ((mixing, scores), sum)) in rows {
-            // Whole vectors: what lies beyond the row's own column is made zero behind it.
-            let count = (i + 1).next_multiple_of(LANES).min(sums.len());
-            for (((mixing, score), other), dt) in mixing.iter_mut().take(count).zip(scores).zip(sums).zip(dt) {
-                *mixing = score * decay_in_f32(isa, (sum - other) as f32) * dt;
-            }
-            for mixing in mixing.iter_mut().skip(i + 1) {
-                *mixing = 0.0;
-            }
-        }
-    }
-
-}
-
-/// What one head takes of a token, but for x.
-#[derive(Clone, Copy)]
-struct Head<'a> {
-    b: &'a [f32],
-    c: &'a [f32],
-    dt: f32,
-    decay: f32,
-    d: f32,
-    z: Option<&'a [f32]>,
-}
-
-/// `row ← decay · row + input · b`; returns `row · c` of the new row. All are `[state_size]`.
-#[inline(always)]
-fn advance_row(isa: Isa, row: &mut [f32], decay: f32, input: f32, b: &[f32], c: &[f32]) -> f32 {
-    let (row_lanes, row_rest) = row.as_chunks_mut::<LANES>();
-    let ((b_lanes, b_rest), (c_lanes, c_rest)) = (b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
-    let mut sums = [0.0; LANES];
-    for ((row, b), c) in row_lanes.iter_mut().zip(b_lanes).zip(c_lanes) {
-        prefetch::<FAR, _>(row);
-        for (((sum, s), b), c) in sums.iter_mut().zip(row).zip(b).zip(c) {
-            *s = isa.mul_add(input, *b, decay * *s);
-            *sum = isa.mul_add(*s, *c, *sum);
-        }
-    }
-    let mut total: f32 = sums.iter().sum();
-    for ((s, b), c) in row_rest.iter_mut().zip(b_rest).zip(c_rest) {
-        *s = isa.mul_add(input, *b, decay * *s);
-        total += *s * c;
-    }
-    total
-}
-
-/// One token on its way through a layer.
-#[derive(Clone, Copy, Debug)]
-pub struct Token<'a> {
-    /// Its x, B, C and Δ.
-    pub inputs: Inputs<'a>,
-    /// What x, B and C go through first.
-    pub convolution: Convolution<'a>,
-    /// Its gate `[heads · head_dim]`, where the output takes it at once.
-    pub z: Option<&'a [f32]>,
-}
-
-/// What a layer keeps of the tokens before.
-#[derive(Debug)]
-pub struct State<'a> {
-    /// `[kernel − 1, conv_dim]`.
-    pub conv: &'a mut [f32],
-    /// `[heads, head_dim, state_size]`.
-    pub ssm: &'a mut [f32],
-}
-
-/// Advances `state` by one token and writes `y` `[heads · head_dim]`, times silu(z) where there is a gate.
-pub fn step(isa: Isa, sizing: Sizing, State { conv, ssm }: State<'_>, token: Token<'_>, y: &mut [f32]) {
-    let (head_dim, per_head, channels) = (sizing.head_dim, sizing.head_dim * sizing.state_size, sizing.conv_dim());
-    let x = Rows { data: token.inputs.xbc, stride: channels };
-    let seen = Seen { kept: conv, x, channels };
-    let convolve = |first: usize, y: &mut [f32]| token.convolution.token(isa, seen, 0, first, y);
-    let mut shared = vec![0.0; 2 * sizing.shared()];
-    convolve(sizing.inner(), &mut shared);
-    let least = STEP.div_ceil(per_head.max(1));
-    pool::split_rows_of_two((ssm, per_head), (y, head_dim), least, |first, ssm, y| {
-        convolve(first * head_dim, y);
-        let heads = ssm.chunks_exact_mut(per_head.max(1)).zip(y.chunks_exact_mut(head_dim.max(1)));
-        for (head, (ssm, y)) in (first..).zip(heads) {
-            if let Some(own) = head_of(sizing, &token, &shared, head) {
-                step_head(isa, ssm, own, y);
-            }
-        }
-    });
-    keep_last(conv, x, channels, 1);
-}
-
-/// `shared` has B and C side by side.
-fn head_of<'a>(sizing: Sizing, token: &Token<'a>, shared: &'a [f32], head: usize) -> Option<Head<'a>> {
-    let Inputs { dt, a, d, .. } = token.inputs;
-    let (b, c) = sizing.b_and_c(head);
-    let of_shared = |start: usize| shared.get(start - sizing.inner()..)?.get(..sizing.state_size);
-    let dt = dt.of(0, head)?;
-    Some(Head {
-        b: of_shared(b)?,
-        c: of_shared(c)?,
-        dt: dt as f32,
-        decay: decay(dt * a.get(head)?),
-        d: *d.get(head)?,
-        z: token.z.and_then(|z| z.get(head * sizing.head_dim..(head + 1) * sizing.head_dim)),
-    })
-}
-
-/// Advances `state` `[heads, head_dim, state_size]` by several tokens and writes `y` `[tokens, heads · head_dim]`.
-pub fn scan(isa: Isa, sizing: Sizing, state: &mut [f32], inputs: Inputs<'_>, y: &mut [f32]) {
-    let scores = Scores::new(isa, sizing, inputs.xbc);
-    let per_head = sizing.head_dim * sizing.state_size;
-    let states = pool::Chunks::new(state, per_head);
-    pool::columns((y, sizing.inner()), sizing.inner(), sizing.head_dim, |head, mut y| {
-        if let Some(state) = states.take(head) {
-            scan_head(isa, sizing, head, &scores, inputs, state, &mut y);
-        }
-    });
-}
-
-/// C · Bᵀ of each chunk and group: `[chunks, groups, CHUNK, CHUNK]`.
-struct Scores {
-    scores: Vec<f32>,
-    groups: usize,
-}
-
-impl Scores {
-    fn new(isa: Isa, sizing: Sizing, xbc: &[f32]) -> Self {
-        let Sizing { heads, state_size, groups, .. } = sizing;
-        let width = sizing.conv_dim();
-        let n_chunks = (xbc.len() / width).div_ceil(CHUNK);
-        let mut scores = vec![0.0; n_chunks * groups * CHUNK * CHUNK];
-        pool::chunks(&mut scores, CHUNK * CHUNK, |at, scores| {
-            let (chunk, group) = (at / groups, at % groups);
-            let own = xbc.get(chunk * CHUNK * width..).unwrap_or_default();
-            let tokens = CHUNK.min(own.len() / width);
-            let (b, c) = sizing.b_and_c(group * (heads / groups));
-            let mut transposed = vec![0.0; state_size * CHUNK]; // B of the chunk, [state_size, CHUNK]
-            for (token, row) in own.chunks_exact(width).take(tokens).enumerate() {
-                let b = row.iter().skip(b).take(state_size);
-                transposed.iter_mut().skip(token).step_by(CHUNK).zip(b).for_each(|(own, b)| *own = *b);
-            }
-            let c = Strided { data: own.get(c..).unwrap_or_default(), row_stride: width, column_stride: 1 };
-            let sizes = Sizes { rows: tokens, inner: state_size, columns: CHUNK };
-            let b = Rows { data: &transposed, stride: CHUNK };
-            add_product(isa, sizes, c, b, RowsMut { data: scores, stride: CHUNK });
-        });
-        Self { scores, groups }
-    }
-
-    fn of(&self, chunk: usize, group: usize) -> &[f32] {
-        let start = (chunk * self.groups + group) * CHUNK * CHUNK;
-        self.scores.get(start..start + CHUNK * CHUNK).unwrap_or_default()
-    }
-}
-
-/// All chunks of one head, one after the other. Within them the state lies as `[state_size, head_dim]`.
-fn scan_head(
-    isa: Isa,
-    sizing: Sizing,
-    head: usize,
-    scores: &Scores,
-    inputs: Inputs<'_>,
-    state: &mut [f32],
-    y: &mut Columns<'_, f32>,
-) {
-    let width = sizing.conv_dim();
-    let mut work = HeadScan::new(isa, sizing, head, state, &inputs);
-    for (chunk, xbc) in inputs.xbc.chunks(CHUNK * width).enumerate() {
-        work.take_steps(chunk * CHUNK..chunk * CHUNK + xbc.len() / width, inputs.dt);
-        work.chunk(xbc, scores.of(chunk, head / (sizing.heads / sizing.groups)));
-        for (token, own) in work.y.chunks_exact(sizing.head_dim).take(xbc.len() / width).enumerate() {
-            y.row(chunk * CHUNK + token).copy_from_slice(own);
-        }
-    }
-    transpose(&work.state, sizing.head_dim, state);
-}
-
-/// One head on its way through the chunks.
-struct HeadScan {
-    isa: Isa,
-    sizing: Sizing,
-    head: usize,
-    a: f64,
-    d: f32,
-    state: Vec<f32>,  // [state_size, head_dim]
-    dt: Vec<f32>,     // [tokens]
-    sums: Vec<f64>,   // [tokens]: of Δ · A up to and with each token, from the chunk's start
-    mixing: Vec<f32>, // [CHUNK, CHUNK]
-    read: Vec<f32>,   // [CHUNK, head_dim]
-    y: Vec<f32>,      // [CHUNK, head_dim]
-}
-
-impl HeadScan {
-    fn new(isa: Isa, sizing: Sizing, head: usize, state: &[f32], inputs: &Inputs<'_>) -> Self {
-        let mut transposed = vec![0.0; state.len()];
-        transpose(state, sizing.state_size, &mut transposed);
-        let rows = || vec![0.0; CHUNK * sizing.head_dim];
-        let (a, d) = (inputs.a.get(head).copied(), inputs.d.get(head).copied());
-        Self {
-            isa,
-            sizing,
-            head,
-            a: a.unwrap_or_default(),
-            d: d.unwrap_or_default(),
-            state: transposed,
-            dt: Vec::new(),
-            sums: Vec::new(),
-            mixing: vec![0.0; CHUNK * CHUNK],
-            read: rows(),
-            y: rows(),
-        }
-    }
-
-    /// Takes the Δ of the chunk's tokens.
-    fn take_steps(&mut self, tokens: Range<usize>, steps: Steps<'_>) {
-        self.dt.clear();
-        self.sums.clear();
-        let mut sum = 0.0;
-        for dt in tokens.filter_map(|token| steps.of(token, self.head)) {
-            sum += dt * self.a;
-            self.dt.push(dt as f32);
-            self.sums.push(sum);
-        }
-    }
-
-    /// One chunk: writes its output and advances the state.
-    fn chunk(&mut self, xbc: &[f32], scores: &[f32]) {
-        let Sizing { head_dim, state_size, .. } = self.sizing;
-        let (isa, tokens, width) = (self.isa, self.dt.len(), self.sizing.conv_dim());
-        let (b, c) = self.sizing.b_and_c(self.head);
-        let from = |column: usize| xbc.get(column..).unwrap_or_default();
-        let x = Rows { data: from(self.head * head_dim), stride: width };
-
-        // From before the chunk: y_i = e^(sum_i) · S · C_i.
-        self.read.fill(0.0);
-        let c = Strided { data: from(c), row_stride: width, column_stride: 1 };
-        let sizes = Sizes { rows: tokens, inner: state_size, columns: head_dim };
-        let state = Rows { data: &self.state, stride: head_dim };
-        add_product(isa, sizes, c, state, RowsMut { data: &mut self.read, stride: head_dim });
-        self.y.fill(0.0);
-        let rows = self.y.chunks_exact_mut(head_dim).zip(self.read.chunks_exact(head_dim));
-        for (((y, read), sum), x) in rows.zip(&self.sums).zip(x.data.chunks(width)) {
-            add_scaled_row(isa, read, decay_in_f32(isa, *sum as f32), y);
-            add_scaled_row(isa, x, self.d, y);
-        }
-
-        // Within it: y_i = Σ_{j ≤ i} e^(sum_i − sum_j) · (C_i · B_j) · Δ_j x_j.
-        mix(isa, scores, &self.sums, &self.dt, &mut self.mixing);
-        for start in (0..tokens).step_by(TRIANGLE_STEP) {
-            let end = tokens.min(start + TRIANGLE_STEP);
-            let rows = self.mixing.get(start * CHUNK..).unwrap_or_default();
-            let mixing = Strided { data: rows, row_stride: CHUNK, column_stride: 1 };
-            let sizes = Sizes { rows: end - start, inner: end, columns: head_dim };
-            let y = self.y.get_mut(start * head_dim..).unwrap_or_default();
-            add_product(isa, sizes, mixing, x, RowsMut { data: y, stride: head_dim });
-        }
-
-        // S ← e^(sum_last) · S + Σ_j e^(sum_last − sum_j) · Δ_j x_j ⊗ B_j.
-        let last = self.sums.last().copied().unwrap_or_default();
-        self.read.fill(0.0);
-        let rows = self.read.chunks_exact_mut(head_dim).zip(x.data.chunks(width));
-        for ((own, x), (sum, dt)) in rows.zip(self.sums.iter().zip(&self.dt)) {
-            add_scaled_row(isa, x, decay_in_f32(isa, (last - sum) as f32) * dt, own);
-        }
-        let decay = decay_in_f32(isa, last as f32);
-        self.state.iter_mut().for_each(|state| *state *= decay);
-        let b = Strided { data: from(b), row_stride: 1, column_stride: width };
-        let sizes = Sizes { rows: state_size, inner: tokens, columns: head_dim };
-        let input = Rows { data: &self.read, stride: head_dim };
-        add_product(isa, sizes, b, input, RowsMut { data: &mut self.state, stride: head_dim });
-    }
-}
-
-/// `x` `[rows, width]` as `y` `[width, rows]`.
-fn transpose(x: &[f32], width: usize, y: &mut [f32]) {
-    let rows = x.len() / width.max(1);
-    for (row, x) in x.chunks_exact(width.max(1)).enumerate() {
-        y.iter_mut().skip(row).step_by(rows).zip(x).for_each(|(y, x)| *y = *x);
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::matrix::tests::matrix;
+    use super::super::matrix::{Precision, WeightType};
+    use super::super::pool;
+    use super::super::row::{Input, Product};
+    use super::super::rows::{GatedNorm, gate_row};
     use super::*;
     use proptest::prelude::*;
 
@@ -596,8 +306,40 @@ mod tests {
                 (ssm, y)
             };
             let ((state, mut want), (gated_state, gated)) = (stepped(None), stepped(Some(&z)));
-            super::super::rows::gate_row(isa, Some(&z), None, &mut want);
+            gate_row(isa, Some(&z), None, &mut want);
             assert_eq!((state, want), (gated_state, gated), "{isa:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_step_is_its_parts_one_after_the_other() {
+        let sizing = Sizing { heads: 6, head_dim: 37, state_size: 128, groups: 2 };
+        let (inner, channels, hidden) = (sizing.inner(), sizing.conv_dim(), 70);
+        let wave = |n: usize, k: f32| (0..n).map(|i| (i as f32 * k).sin()).collect::<Vec<f32>>();
+        let [taps, bias, kept] = [(2, 0.4), (1, 0.9), (1, 0.5)].map(|(rows, k)| wave(rows * channels, k));
+        let [x, weight, state] = [wave(hidden, 0.7), wave(inner, 0.23), wave(inner * 128, 0.2)];
+        let [to, from] = [(inner + channels + 6, hidden), (hidden, inner)]
+            .map(|(n_out, n_in)| matrix(WeightType::Bf16, n_out, n_in));
+        let [in_proj, out_proj] = [&to, &from].map(|matrix| Product::plain(matrix, Precision::Fast));
+        let convolution = Convolution { taps: &taps, bias: Some(&bias) };
+        let norm = |is_before_gate| Some(GatedNorm { weight: &weight, group: inner / 2, eps: 1e-5, is_before_gate });
+        let pool = pool::Pool::new(3).unwrap();
+        for (isa, norm) in Isa::available().flat_map(|isa| [(isa, None), (isa, norm(true)), (isa, norm(false))]) {
+            let (dt_bias, dt_limit, a, d) = (&[0.1; 6], (0.0, 9.0), &[-0.5; 6], &[0.7; 6]);
+            let layer = Layer { sizing, in_proj, convolution, dt_bias, dt_limit, a, d, norm, out_proj };
+            let (mut ssm, mut conv) = (state.clone(), kept.clone());
+            let got =
+                pool.install(|| whole_step(isa, layer, State { conv: &mut conv, ssm: &mut ssm }, Input::from(&*x)));
+
+            let projected = to.times(isa, &x, Precision::Fast);
+            let (z, (xbc, dt)) = (&projected[..inner], projected[inner..].split_at(channels));
+            let dt = Steps { projected: Rows { data: dt, stride: 6 }, bias: dt_bias, limit: dt_limit };
+            let token = Token { inputs: Inputs { xbc, dt, a, d }, convolution, z: None };
+            let (mut want_ssm, mut want_conv, mut y) = (state.clone(), kept.clone(), vec![f32::NAN; inner]);
+            step(isa, sizing, State { conv: &mut want_conv, ssm: &mut want_ssm }, token, &mut y);
+            gate_row(isa, Some(z), norm, &mut y);
+            assert_eq!((ssm, conv), (want_ssm, want_conv), "{isa:?}");
+            assert_eq!(got, from.times(isa, &y, Precision::Fast), "{isa:?}");
         }
     }
 

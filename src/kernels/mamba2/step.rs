@@ -1,0 +1,214 @@
+//! One token: in one pass over the state, and from a layer's input to its output in one parallel region.
+
+use super::super::LANES;
+use super::super::gemm::Rows;
+use super::super::isa::{FAR, Isa, prefetch, vectorized};
+use super::super::math::silu;
+use super::super::pool::{self, ColumnBlocks, Columns, Fresh, Slice};
+use super::super::row::{Input, Product};
+use super::super::rows::{GatedNorm, gate_row};
+use super::{Convolution, Inputs, Sizing, Steps, decay};
+
+/// So many numbers of a state, 16 KiB, are worth a part of a parallel region: a microsecond or two.
+const PART: usize = 1 << 12;
+
+/// One token on its way through a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Token<'a> {
+    /// Its x, B, C and Δ.
+    pub inputs: Inputs<'a>,
+    /// What x, B and C go through first.
+    pub convolution: Convolution<'a>,
+    /// Its gate `[heads · head_dim]`, where the output takes it at once.
+    pub z: Option<&'a [f32]>,
+}
+
+/// What a layer keeps of the tokens before.
+#[derive(Debug)]
+pub struct State<'a> {
+    /// `[kernel − 1, conv_dim]`.
+    pub conv: &'a mut [f32],
+    /// `[heads, head_dim, state_size]`.
+    pub ssm: &'a mut [f32],
+}
+
+/// The weights of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    /// Its sizes.
+    pub sizing: Sizing,
+    /// Gives z, x, B, C and Δ side by side.
+    pub in_proj: Product<'a>,
+    /// What x, B and C go through.
+    pub convolution: Convolution<'a>,
+    /// What is added to Δ, `[heads]`.
+    pub dt_bias: &'a [f64],
+    /// The bounds that Δ is clipped to.
+    pub dt_limit: (f64, f64),
+    /// A, `[heads]`, negative.
+    pub a: &'a [f64],
+    /// D, `[heads]`.
+    pub d: &'a [f32],
+    /// The norm beside the gate, where there is one.
+    pub norm: Option<GatedNorm<'a>>,
+    /// Takes the gated output.
+    pub out_proj: Product<'a>,
+}
+
+/// Advances `state` by one token and writes `y` `[heads · head_dim]`, times silu(z) where there is a gate.
+pub fn step(isa: Isa, sizing: Sizing, mut state: State<'_>, token: Token<'_>, y: &mut [f32]) {
+    let shared = state.shared(sizing);
+    let heads = (state.of_heads(sizing), Slice::new(y, sizing.head_dim));
+    pool::fill((heads, least(sizing)), |parts| advance(isa, sizing, &shared, token, parts));
+    state.push_shared(sizing, token);
+}
+
+/// What a layer makes of one token, advancing `state`: in one parallel region, in which the threads wait for each other behind
+/// the first projection and behind the state. The gate is within the pass over the state, unless the norm comes before it.
+pub fn whole_step(isa: Isa, layer: Layer<'_>, mut state: State<'_>, input: Input<'_>) -> Vec<f32> {
+    let Layer { sizing, in_proj, out_proj, norm, .. } = layer;
+    let is_gated_later = norm.is_some_and(|norm| norm.is_before_gate);
+    let shared = state.shared(sizing);
+    let heads = (state.of_heads(sizing), Fresh::new(sizing.inner(), sizing.head_dim));
+    let (projected, _, output) = pool::fill_three(
+        in_proj.outputs(),
+        |parts| in_proj.fill(isa, input, parts),
+        (heads, least(sizing)),
+        |projected, parts| advance(isa, sizing, &shared, layer.token(projected.whole(), !is_gated_later), parts),
+        out_proj.outputs(),
+        |projected, heads, parts| {
+            let mut y = heads.whole().1.to_vec();
+            gate_row(isa, layer.token(projected.whole(), is_gated_later).z, norm, &mut y);
+            out_proj.fill(isa, Input::from(&*y), parts);
+        },
+    );
+    state.push_shared(sizing, layer.token(&projected, false));
+    output
+}
+
+/// So many heads are worth a part.
+fn least(sizing: Sizing) -> usize {
+    PART.div_ceil(sizing.of_head().max(1))
+}
+
+/// Some heads: the number of the first, their states and their outputs. Each thread convolves B and C for itself, of which
+/// `kept` `[kernel − 1, 2 · groups · state_size]` has the tokens before.
+fn advance<'p>(
+    isa: Isa,
+    sizing: Sizing,
+    kept: &[f32],
+    token: Token<'_>,
+    parts: impl Iterator<Item = (usize, ((Columns<'p, f32>, &'p mut [f32]), &'p mut [f32]))>,
+) {
+    let (channels, x) = (sizing.conv_dim(), token.inputs.xbc);
+    let mut shared = vec![0.0; 2 * sizing.shared()];
+    let rows = kept.chunks_exact(shared.len().max(1)).chain(x.get(sizing.inner()..));
+    token.convolution.token(isa, channels, sizing.inner(), rows, &mut shared);
+    for (first, ((mut kept, ssm), y)) in parts {
+        let first_channel = first * sizing.head_dim;
+        let x = x.get(first_channel..first_channel + y.len()).unwrap_or_default();
+        token.convolution.token(isa, channels, first_channel, kept.iter().chain([x]), y);
+        kept.push(x);
+        let heads = ssm.chunks_exact_mut(sizing.of_head().max(1)).zip(y.chunks_exact_mut(sizing.head_dim.max(1)));
+        for (head, (ssm, y)) in (first..).zip(heads) {
+            if let Some(own) = token.head(sizing, &shared, head) {
+                step_head(isa, ssm, own, y);
+            }
+        }
+    }
+}
+
+impl<'a> Layer<'a> {
+    /// The token of what the first projection gives.
+    fn token(&self, projected: &'a [f32], is_gated: bool) -> Token<'a> {
+        let (z, rest) = projected.split_at_checked(self.sizing.inner()).unwrap_or_default();
+        let (xbc, dt) = rest.split_at_checked(self.sizing.conv_dim()).unwrap_or_default();
+        let dt =
+            Steps { projected: Rows { data: dt, stride: self.sizing.heads }, bias: self.dt_bias, limit: self.dt_limit };
+        let inputs = Inputs { xbc, dt, a: self.a, d: self.d };
+        Token { inputs, convolution: self.convolution, z: is_gated.then_some(z) }
+    }
+}
+
+impl State<'_> {
+    /// What B and C were: `[kernel − 1, 2 · groups · state_size]`.
+    fn shared(&self, sizing: Sizing) -> Vec<f32> {
+        let rows = self.conv.chunks_exact(sizing.conv_dim().max(1));
+        rows.map(|row| row.get(sizing.inner()..).unwrap_or_default()).collect::<Vec<_>>().concat()
+    }
+
+    /// For each head the tokens that its x was of, and its state.
+    fn of_heads(&mut self, sizing: Sizing) -> (ColumnBlocks<'_, f32>, Slice<'_, f32>) {
+        let kept = ColumnBlocks::new((self.conv, sizing.conv_dim()), sizing.inner(), sizing.head_dim);
+        (kept, Slice::new(self.ssm, sizing.of_head()))
+    }
+
+    /// Keeps B and C of a token.
+    fn push_shared(&mut self, sizing: Sizing, token: Token<'_>) {
+        let shared = token.inputs.xbc.get(sizing.inner()..).unwrap_or_default();
+        Columns::behind((self.conv, sizing.conv_dim()), sizing.inner()).push(shared);
+    }
+}
+
+impl<'a> Token<'a> {
+    /// What a head takes; `shared` has B and C side by side.
+    fn head(&self, sizing: Sizing, shared: &'a [f32], head: usize) -> Option<Head<'a>> {
+        let Inputs { dt, a, d, .. } = self.inputs;
+        let (b, c) = sizing.b_and_c(head);
+        let of_shared = |start: usize| shared.get(start - sizing.inner()..)?.get(..sizing.state_size);
+        let dt = dt.of(0, head)?;
+        Some(Head {
+            b: of_shared(b)?,
+            c: of_shared(c)?,
+            dt: dt as f32,
+            decay: decay(dt * a.get(head)?),
+            d: *d.get(head)?,
+            z: self.z.and_then(|z| z.get(head * sizing.head_dim..(head + 1) * sizing.head_dim)),
+        })
+    }
+}
+
+/// What one head takes of a token, but for x.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    b: &'a [f32],
+    c: &'a [f32],
+    dt: f32,
+    decay: f32,
+    d: f32,
+    z: Option<&'a [f32]>,
+}
+
+/// `row ← decay · row + input · b`; returns `row · c` of the new row. All are `[state_size]`.
+#[inline(always)]
+fn advance_row(isa: Isa, row: &mut [f32], decay: f32, input: f32, b: &[f32], c: &[f32]) -> f32 {
+    let (row_lanes, row_rest) = row.as_chunks_mut::<LANES>();
+    let ((b_lanes, b_rest), (c_lanes, c_rest)) = (b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
+    let mut sums = [0.0; LANES];
+    for ((row, b), c) in row_lanes.iter_mut().zip(b_lanes).zip(c_lanes) {
+        prefetch::<FAR, _>(row);
+        for (((sum, s), b), c) in sums.iter_mut().zip(row).zip(b).zip(c) {
+            *s = isa.mul_add(input, *b, decay * *s);
+            *sum = isa.mul_add(*s, *c, *sum);
+        }
+    }
+    let mut total: f32 = sums.iter().sum();
+    for ((s, b), c) in row_rest.iter_mut().zip(b_rest).zip(c_rest) {
+        *s = isa.mul_add(input, *b, decay * *s);
+        total += *s * c;
+    }
+    total
+}
+
+vectorized! {
+    /// `S ← decay · S + Δ · x ⊗ B`, `y = (S · C + D · x) · silu(z)` for one head, whose x is in `y`.
+    fn step_head(isa: Isa, state: &mut [f32], head: Head<'_>, y: &mut [f32]) {
+        for (row, y) in state.chunks_exact_mut(head.b.len().max(1)).zip(&mut *y) {
+            let x = *y;
+            *y = advance_row(isa, row, head.decay, head.dt * x, head.b, head.c) + head.d * x;
+        }
+        for (y, z) in y.iter_mut().zip(head.z.unwrap_or_default()) {
+            *y *= silu(isa, *z);
+        }
+    }
+}
