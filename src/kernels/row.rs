@@ -12,8 +12,8 @@ use super::panels::{self, Element, PANEL};
 use super::pool::{self, Fresh};
 use super::rows::{add_to_scaled_row, multiply_row, rms_norm, square_relu_row, swiglu_row};
 
-/// So many bytes of weights are worth a part of a parallel region: half a microsecond.
-const PART: usize = 8 << 10;
+/// So many bytes of weights are worth a part of a parallel region: a quarter of a microsecond.
+const PART: usize = 4 << 10;
 
 /// A row on its way to products, and the norm that is left to them.
 #[derive(Clone, Copy, Debug)]
@@ -147,11 +147,10 @@ impl<'a> Product<'a> {
     }
 }
 
-/// So many panels of matrices side by side are worth a part of a parallel region. Panels of blocks meet a row two by two.
+/// So many panels of matrices side by side are worth a part of a parallel region.
 fn least(products: &[Product<'_>]) -> usize {
-    let together = if products.iter().any(|product| product.matrix.dtype().is_blocks()) { 2 } else { 1 };
     let panel = products.iter().map(|product| product.matrix.panel_bytes()).max().unwrap_or_default();
-    PART.div_ceil(panel.max(1)).next_multiple_of(together)
+    PART.div_ceil(panel.max(1))
 }
 
 /// One row times some panels of a plain type.

@@ -6,12 +6,12 @@ use super::config::{FfnSpec, LayerSpec, MixerSpec, ParallelSpec};
 use super::gqa::{Gqa, GqaCache};
 use super::input::{Input, Residual};
 use super::linear::WeightBytes;
-use super::mamba2::{Mamba2, Mamba2State};
+use super::mamba2::Mamba2;
 use super::mla::{Mla, MlaCache};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
-use super::ops::scaled;
+use super::ops::{State, scaled};
 use super::rope::{Positions, RopeSpec};
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -43,10 +43,10 @@ enum Ffn {
 #[derive(Debug)]
 pub(super) enum LayerState {
     None,
-    Mamba2(Mamba2State),
+    Mamba2(State),
     Mla(MlaCache),
     Gqa(GqaCache),
-    Parallel(Mamba2State, GqaCache),
+    Parallel(State, GqaCache),
 }
 
 impl LayerSpec {
@@ -101,11 +101,11 @@ impl LayerState {
     pub(super) fn new(spec: &MixerSpec, device: &Device) -> Result<Self> {
         Ok(match spec {
             MixerSpec::None => Self::None,
-            MixerSpec::Mamba2(spec) => Self::Mamba2(Mamba2State::new(spec, device)?),
+            MixerSpec::Mamba2(spec) => Self::Mamba2(spec.state(device)?),
             MixerSpec::Mla(spec) => Self::Mla(MlaCache::new(spec, device)),
             MixerSpec::Gqa(spec) => Self::Gqa(GqaCache::new(spec, device)),
             MixerSpec::Parallel(ParallelSpec { mamba2, gqa, .. }) => {
-                Self::Parallel(Mamba2State::new(mamba2, device)?, GqaCache::new(gqa, device))
+                Self::Parallel(mamba2.state(device)?, GqaCache::new(gqa, device))
             }
         })
     }
@@ -137,10 +137,10 @@ impl LayerState {
     pub(super) fn tensors(&self) -> Vec<Tensor> {
         match self {
             Self::None => Vec::new(),
-            Self::Mamba2(state) => state.tensors(),
+            Self::Mamba2(state) => state.tensors().unwrap(),
             Self::Mla(cache) => cache.tensors(),
             Self::Gqa(cache) => cache.tensors(),
-            Self::Parallel(state, cache) => [state.tensors(), cache.tensors()].concat(),
+            Self::Parallel(state, cache) => [state.tensors().unwrap(), cache.tensors()].concat(),
         }
     }
 }

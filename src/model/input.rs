@@ -17,6 +17,8 @@ pub struct Input<'a> {
 pub struct RmsNorm<'a> {
     /// `[width]`, f32.
     pub weight: &'a Tensor,
+    /// The same where it is in memory, without a tensor's way to it; on a GPU nothing.
+    pub numbers: &'a [f32],
     /// What is added to the mean of the squares.
     pub eps: f32,
 }
@@ -25,7 +27,7 @@ impl Input<'_> {
     /// The rows as they are meant, with their norm.
     pub fn rows(&self) -> Result<Tensor> {
         match self.norm {
-            Some(RmsNorm { weight, eps }) => ops::rms_norm(&self.rows, weight, eps),
+            Some(RmsNorm { weight, eps, .. }) => ops::rms_norm(&self.rows, weight, eps),
             None => Ok(self.rows.clone()),
         }
     }

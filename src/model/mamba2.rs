@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm;
-use super::ops::{self, Constants, GatedNorm, Mixing, Product};
+use super::ops::{Constants, GatedNorm, Mixing, Product, State};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::kernels::mamba2::Sizing;
@@ -82,46 +82,14 @@ impl Mamba2Spec {
         Ok(Some(Tensor::new(repeated, device)?))
     }
 
+    /// The state before the first token.
+    pub fn state(&self, device: &Device) -> Result<State> {
+        State::new(self.sizing(), self.conv_kernel - 1, device)
+    }
+
     /// The bytes of one sequence's state, however long it is.
     pub fn state_bytes(&self) -> usize {
         (self.inner() * self.state_size + (self.conv_kernel - 1) * self.conv_dim()) * size_of::<f32>()
-    }
-}
-
-/// The recurrent state of one layer and sequence, all f32.
-#[derive(Debug)]
-pub struct Mamba2State {
-    conv: Tensor, // [kernel - 1, conv_dim], the last inputs of the convolution
-    ssm: Tensor,  // [heads, head_dim, state_size]
-}
-
-impl Mamba2State {
-    /// The state before the first token.
-    pub fn new(spec: &Mamba2Spec, device: &Device) -> Result<Self> {
-        // There is no memory of no bytes on a GPU.
-        let conv_device = if spec.conv_kernel > 1 { device } else { &Device::Cpu };
-        let conv = Tensor::zeros((spec.conv_kernel - 1, spec.conv_dim()), DType::F32, conv_device)?;
-        // Grows as the product of two widths of the checkpoint: a small file may ask for more than any memory.
-        let ssm = ops::zeros_if_they_fit((spec.num_heads, spec.head_dim, spec.state_size), device)?;
-        Ok(Self { conv, ssm })
-    }
-
-    /// A copy that shares no memory with this state, which is written in place.
-    pub fn copy_to(&self, device: &Device) -> Result<Self> {
-        let is_there = self.conv.elem_count() > 0;
-        let conv = if is_there { ops::copy_to(&self.conv, device)? } else { self.conv.clone() };
-        Ok(Self { conv, ssm: ops::copy_to(&self.ssm, device)? })
-    }
-
-    /// The bytes of what is kept.
-    pub fn bytes(&self) -> usize {
-        (self.conv.elem_count() + self.ssm.elem_count()) * size_of::<f32>()
-    }
-
-    /// All that is kept.
-    #[cfg(test)]
-    pub fn tensors(&self) -> Vec<Tensor> {
-        vec![self.conv.clone(), self.ssm.clone()]
     }
 }
 
@@ -165,21 +133,21 @@ impl Mamba2 {
     }
 
     /// `input` [tokens, hidden] -> [tokens, hidden], added to a residual, advancing `state` by those tokens.
-    pub fn forward(&self, input: &Input<'_>, state: &mut Mamba2State, residual: Residual<'_>) -> Result<Tensor> {
+    pub fn forward(&self, input: &Input<'_>, state: &mut State, residual: Residual<'_>) -> Result<Tensor> {
         if let Some(y) = self.step(input, state, residual)? {
             return Ok(y);
         }
         let projected = self.project(input)?;
-        let mixed = self.mixing.run(&projected, &mut state.conv, &state.ssm)?;
+        let mixed = self.mixing.run(&projected, state)?;
         self.out_proj.onto(residual, &mixed)
     }
 
     /// One row goes through the whole layer at once, where the CPU's kernels have its weights.
-    fn step(&self, input: &Input<'_>, state: &Mamba2State, residual: Residual<'_>) -> Result<Option<Tensor>> {
+    fn step(&self, input: &Input<'_>, state: &mut State, residual: Residual<'_>) -> Result<Option<Tensor>> {
         let (Some(in_proj), Some(out_proj)) = (self.in_proj.packed(), self.out_proj.packed()) else { return Ok(None) };
         let in_proj = Product { multipliers: self.multipliers.as_ref(), ..in_proj };
         let out_proj = Product { residual: Some(residual), ..out_proj };
-        self.mixing.step(input, in_proj, out_proj, (&state.conv, &state.ssm))
+        self.mixing.step(input, in_proj, out_proj, state)
     }
 
     /// z, x, B, C and Δ side by side.

@@ -10,7 +10,8 @@ use crate::error::Result;
 /// A norm over the last dimension.
 #[derive(Debug)]
 pub struct Norm {
-    weight: Tensor, // [size], f32
+    weight: Tensor,    // [size], f32
+    numbers: Vec<f32>, // the same in memory; on a GPU nothing
     bias: Option<Tensor>,
     eps: f32,
 }
@@ -18,7 +19,9 @@ pub struct Norm {
 impl Norm {
     /// An RMSNorm over `size` values.
     pub fn load_rms(weights: &Weights<'_>, size: usize, eps: f64) -> Result<Self> {
-        Ok(Self { weight: load_weight(weights, size)?, bias: None, eps: eps as f32 })
+        let weight = load_weight(weights, size)?;
+        let numbers = if weight.device().is_cpu() { weight.to_vec1()? } else { Vec::new() };
+        Ok(Self { weight, numbers, bias: None, eps: eps as f32 })
     }
 
     /// A norm over `size` values whose kind the checkpoint shows: LayerNorm with a bias, RMSNorm without.
@@ -41,7 +44,8 @@ impl Norm {
     /// The same for a layer that begins with a product: where that takes a norm along, it is left to it.
     pub fn before(&self, x: &Tensor) -> Result<Input<'_>> {
         if self.bias.is_none() && ops::is_one_row(x)? {
-            return Ok(Input { rows: x.clone(), norm: Some(RmsNorm { weight: &self.weight, eps: self.eps }) });
+            let Self { weight, numbers, eps, .. } = self;
+            return Ok(Input { rows: x.clone(), norm: Some(RmsNorm { weight, numbers, eps: *eps }) });
         }
         Ok(Input::from(&self.forward(x)?))
     }
@@ -69,7 +73,7 @@ mod tests {
         let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / 64.0;
         let variance = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / 64.0;
         let weight = Tensor::ones(64, DType::F32, &Device::Cpu).unwrap();
-        let norm = Norm { bias: Some(weight.zeros_like().unwrap()), weight, eps: 1e-6 };
+        let norm = Norm { bias: Some(weight.zeros_like().unwrap()), weight, numbers: vec![1.0; 64], eps: 1e-6 };
 
         let x = Tensor::from_vec(values.clone(), (1, 64), &Device::Cpu).unwrap();
         let got: Vec<f32> = norm.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap();

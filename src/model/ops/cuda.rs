@@ -56,7 +56,7 @@ pub(super) fn gated_row(input: &Input<'_>, gate: &Weight, factor: f32, up: &Weig
 
 fn norm(input: &Input<'_>) -> Result<Norm> {
     match input.norm {
-        Some(RmsNorm { weight, eps }) => Ok(Norm { weight: address(weight)?, eps }),
+        Some(RmsNorm { weight, eps, .. }) => Ok(Norm { weight: address(weight)?, eps }),
         None => Ok(Norm::default()),
     }
 }
@@ -275,7 +275,7 @@ impl Mixing {
         Ok(Self { layer, weights: weights.clone() })
     }
 
-    /// As [`super::Mixing::run`].
+    /// As [`super::Mixing::run`], with the two tensors of a state.
     pub(super) fn run(&self, projected: &Tensor, conv: &mut Tensor, ssm: &Tensor) -> Result<Input<'_>> {
         let (tokens, inner) = (projected.dim(0)?, self.layer.sizing.inner());
         // There is no memory of no bytes: one token takes no room, and a convolution of one token keeps none.
@@ -292,7 +292,7 @@ impl Mixing {
         })?;
         *conv = next;
         let norm = self.weights.norm.as_ref().filter(|_| self.layer.leaves_norm(tokens));
-        Ok(Input { rows, norm: norm.map(|norm| RmsNorm { weight: &norm.weight, eps: norm.eps }) })
+        Ok(Input { rows, norm: norm.map(|norm| RmsNorm { weight: &norm.weight, numbers: &[], eps: norm.eps }) })
     }
 }
 

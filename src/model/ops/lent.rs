@@ -40,10 +40,8 @@ impl<'a> Lent<'a> {
 }
 
 /// Lends the memory of a contiguous f32 tensor on the CPU for writing.
-pub(super) fn with_slice_mut<T>(x: &Tensor, write: impl FnOnce(&mut [f32]) -> T) -> Result<T> {
-    let mut written = None;
-    x.inplace_op1(&Write(Cell::new(Some(|x: &mut [f32]| written = Some(write(x))))))?;
-    written.ok_or_else(|| Error::Internal("a tensor's memory is lent whole".into()))
+pub(super) fn with_slice_mut(x: &Tensor, write: impl FnOnce(&mut [f32])) -> Result<()> {
+    Ok(x.inplace_op1(&Write(Cell::new(Some(write))))?)
 }
 
 /// The numbers of `x`, which nothing else may use: no copy where they are alone in memory of the CPU.

@@ -4,13 +4,17 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::copy_to;
 use super::products::{is_one_row, on_cpu};
 use super::row::{Product, of_row};
-use super::{Lent, no_kernels, with_slice_mut};
+use super::{Lent, into_vec, no_kernels, zeros_if_they_fit};
+#[cfg(feature = "cuda")]
+use crate::error::Error;
 use crate::error::Result;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
-use crate::kernels::mamba2::{self, Convolution, Inputs, Layer, Sizing, State, Steps, scan};
+use crate::kernels::mamba2::{self, Convolution, Inputs, Layer, Sizing, Steps, scan};
 use crate::kernels::row;
 use crate::kernels::rows::{self, each_row, gate_row};
 use crate::model::input::Input;
@@ -47,6 +51,113 @@ pub struct GatedNorm {
     pub is_before_gate: bool,
 }
 
+/// The recurrent state of one layer and sequence, where its kernels want it: the last inputs of the convolution `[kept,
+/// conv_dim]`, and the state `[heads, head_dim, state_size]`.
+#[derive(Debug)]
+pub struct State {
+    sizing: Sizing,
+    numbers: Numbers,
+}
+
+#[derive(Debug)]
+enum Numbers {
+    Cpu {
+        conv: Vec<f32>,
+        ssm: Vec<f32>,
+    },
+    #[cfg(feature = "cuda")]
+    Cuda {
+        conv: Tensor,
+        ssm: Tensor,
+    },
+}
+
+impl State {
+    /// The state before the first token, zeros.
+    pub fn new(sizing: Sizing, kept: usize, device: &Device) -> Result<Self> {
+        // Grows as the product of two widths of the checkpoint: a small file may ask for more than any memory.
+        let ssm = zeros_if_they_fit((sizing.heads, sizing.head_dim, sizing.state_size), device)?;
+        let conv = vec![0.0; kept * sizing.conv_dim()];
+        let numbers = match device {
+            Device::Cpu => Numbers::Cpu { conv, ssm: into_vec(&ssm)? },
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => Numbers::Cuda { conv: conv_on(sizing, conv, device)?, ssm },
+            _ => return Err(no_kernels(device)),
+        };
+        Ok(Self { sizing, numbers })
+    }
+
+    /// A copy that shares no memory with this state.
+    pub fn copy_to(&self, device: &Device) -> Result<Self> {
+        let numbers = match (&self.numbers, device) {
+            (Numbers::Cpu { conv, ssm }, Device::Cpu) => Numbers::Cpu { conv: conv.clone(), ssm: ssm.clone() },
+            #[cfg(feature = "cuda")]
+            (Numbers::Cpu { conv, ssm }, _) => {
+                let Sizing { heads, head_dim, state_size, .. } = self.sizing;
+                let ssm = Tensor::from_slice(ssm, (heads, head_dim, state_size), device)?;
+                let conv = conv_on(self.sizing, conv.clone(), device)?;
+                device.synchronize()?;
+                Numbers::Cuda { conv, ssm }
+            }
+            #[cfg(feature = "cuda")]
+            (Numbers::Cuda { conv, ssm }, Device::Cpu) => {
+                let to_vec = |x: &Tensor| x.flatten_all()?.to_vec1();
+                Numbers::Cpu { conv: to_vec(conv)?, ssm: to_vec(ssm)? }
+            }
+            #[cfg(feature = "cuda")]
+            (Numbers::Cuda { conv, ssm }, _) => {
+                let is_there = conv.elem_count() > 0;
+                let conv = if is_there { copy_to(conv, device)? } else { conv.clone() };
+                Numbers::Cuda { conv, ssm: copy_to(ssm, device)? }
+            }
+            #[cfg(not(feature = "cuda"))]
+            (Numbers::Cpu { .. }, device) => return Err(no_kernels(device)),
+        };
+        Ok(Self { sizing: self.sizing, numbers })
+    }
+
+    /// The bytes of what is kept.
+    pub fn bytes(&self) -> usize {
+        let count = match &self.numbers {
+            Numbers::Cpu { conv, ssm } => conv.len() + ssm.len(),
+            #[cfg(feature = "cuda")]
+            Numbers::Cuda { conv, ssm } => conv.elem_count() + ssm.elem_count(),
+        };
+        count * size_of::<f32>()
+    }
+
+    /// The numbers of both.
+    #[cfg(test)]
+    pub fn tensors(&self) -> Result<Vec<Tensor>> {
+        let copy = self.copy_to(&Device::Cpu)?;
+        let Numbers::Cpu { conv, ssm } = copy.numbers else { return Ok(Vec::new()) };
+        let tensor = |numbers: Vec<f32>| Ok(Tensor::from_vec(numbers, ((), 1), &Device::Cpu)?);
+        [conv, ssm].map(tensor).into_iter().collect()
+    }
+
+    /// Lends the memory, which is on the CPU.
+    fn lent(&mut self) -> Result<mamba2::State<'_>> {
+        match &mut self.numbers {
+            Numbers::Cpu { conv, ssm } => Ok(mamba2::State { conv, ssm }),
+            #[cfg(feature = "cuda")]
+            Numbers::Cuda { .. } => Err(misplaced()),
+        }
+    }
+}
+
+/// There is no memory of no bytes on a GPU.
+#[cfg(feature = "cuda")]
+fn conv_on(sizing: Sizing, numbers: Vec<f32>, device: &Device) -> Result<Tensor> {
+    let (width, count) = (sizing.conv_dim(), numbers.len());
+    let device = if count == 0 { &Device::Cpu } else { device };
+    Ok(Tensor::from_vec(numbers, (count / width.max(1), width), device)?)
+}
+
+#[cfg(feature = "cuda")]
+fn misplaced() -> Error {
+    Error::Internal("a state was given to the kernels of another device".into())
+}
+
 /// [`Constants`] where the kernels want them.
 #[derive(Debug)]
 pub enum Mixing {
@@ -69,30 +180,33 @@ impl Mixing {
     }
 
     /// From z, x, B, C and Δ side by side, `projected` [tokens, inner + conv_dim + heads], to the gated output [tokens,
-    /// inner]; advances `conv` [kernel - 1, conv_dim] and, in place, `ssm` [heads, head_dim, state_size].
-    pub fn run(&self, projected: &Tensor, conv: &mut Tensor, ssm: &Tensor) -> Result<Input<'_>> {
+    /// inner]; advances `state`.
+    pub fn run(&self, projected: &Tensor, state: &mut State) -> Result<Input<'_>> {
         match self {
-            Self::Cpu(mixing) => Ok(Input::from(&mixing.run(projected, conv, ssm)?)),
+            Self::Cpu(mixing) => Ok(Input::from(&mixing.run(projected, state)?)),
             #[cfg(feature = "cuda")]
-            Self::Cuda(mixing) => mixing.run(projected, conv, ssm),
+            Self::Cuda(mixing) => match &mut state.numbers {
+                Numbers::Cuda { conv, ssm } => mixing.run(projected, conv, ssm),
+                Numbers::Cpu { .. } => Err(misplaced()),
+            },
         }
     }
 
-    /// What the whole layer makes of one row [1, hidden] with its norm, on the CPU: [1, hidden]; advances `conv` and `ssm` in
-    /// place. None for several rows, and on a GPU.
+    /// What the whole layer makes of one row [1, hidden] with its norm, on the CPU: [1, hidden]; advances `state`. None for
+    /// several rows, and on a GPU.
     pub(in crate::model) fn step(
         &self,
         input: &Input<'_>,
         in_proj: Product<'_>,
         out_proj: Product<'_>,
-        (conv, ssm): (&Tensor, &Tensor),
+        state: &mut State,
     ) -> Result<Option<Tensor>> {
         match self {
             Self::Cpu(mixing) if is_one_row(&input.rows)? => {
                 let [in_proj, out_proj] = [in_proj.lent()?, out_proj.lent()?];
                 let layer = mixing.layer(in_proj.product()?, out_proj.product()?);
-                let y =
-                    of_row(input, |x| with_state(conv, ssm, |state| mamba2::whole_step(Isa::best(), layer, state, x)))?;
+                let state = state.lent()?;
+                let y = of_row(input, |x| Ok(mamba2::whole_step(Isa::best(), layer, state, x)))?;
                 on_cpu(y, 1).map(Some)
             }
             _ => Ok(None),
@@ -129,12 +243,12 @@ impl OnCpu {
         })
     }
 
-    fn run(&self, projected: &Tensor, conv: &Tensor, ssm: &Tensor) -> Result<Tensor> {
+    fn run(&self, projected: &Tensor, state: &mut State) -> Result<Tensor> {
         let (tokens, inner) = (projected.dim(0)?, self.sizing.inner());
         let lent = Lent::of(projected)?;
         let projected = Projected { rows: lent.slice()?, sizing: self.sizing };
         let mut y = vec![0.0; tokens * inner];
-        with_state(conv, ssm, |state| self.scan(projected, state, &mut y))?;
+        self.scan(projected, state.lent()?, &mut y);
         on_cpu(y, tokens)
     }
 
@@ -152,7 +266,7 @@ impl OnCpu {
         }
     }
 
-    fn scan(&self, projected: Projected<'_>, State { conv, ssm }: State<'_>, y: &mut [f32]) {
+    fn scan(&self, projected: Projected<'_>, mamba2::State { conv, ssm }: mamba2::State<'_>, y: &mut [f32]) {
         let (isa, norm, inner, channels) = (Isa::best(), self.norm(), self.sizing.inner(), self.sizing.conv_dim());
         let mut xbc = vec![0.0; y.len() / inner * channels];
         self.convolution().run(isa, projected.from(inner), conv, channels, &mut xbc);
@@ -175,11 +289,6 @@ impl OnCpu {
         let (weight, eps, is_before_gate) = self.norm.as_ref()?;
         Some(rows::GatedNorm { weight, group, eps: *eps, is_before_gate: *is_before_gate })
     }
-}
-
-/// Lends the memory of a layer's state.
-fn with_state<T>(conv: &Tensor, ssm: &Tensor, advance: impl FnOnce(State<'_>) -> T) -> Result<T> {
-    with_slice_mut(conv, |conv| with_slice_mut(ssm, |ssm| advance(State { conv, ssm })))?
 }
 
 /// z, x, B, C and Δ side by side, `[tokens, inner + conv_dim + heads]`.

@@ -199,7 +199,7 @@ pub fn pack(tensor: &Tensor, wanted: Option<WeightType>) -> Result<Matrix> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{assert_close, wave};
+    use super::super::tests::{assert_close, values, wave};
     use super::*;
     use crate::kernels::pool;
     use crate::model::input::RmsNorm;
@@ -225,7 +225,8 @@ mod tests {
             |k| Weight::Packed(Arc::new(pack(&wave((n_out, n_in), k).to_dtype(DType::BF16).unwrap(), None).unwrap()));
         let w = weight(0.011);
         let (row, norm, bias) = (wave((1, n_in), 0.37), wave(n_in, 0.5), wave(n_out, 0.9));
-        let input = Input { rows: row, norm: Some(RmsNorm { weight: &norm, eps: 1e-5 }) };
+        let numbers = values(&norm);
+        let input = Input { rows: row, norm: Some(RmsNorm { weight: &norm, numbers: &numbers, eps: 1e-5 }) };
         let residual = Residual { x: &wave((1, n_out), 0.2), factor: 0.7 };
         let plain = |w| linear(&input.rows().unwrap(), w, precision).unwrap();
 

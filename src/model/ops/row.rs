@@ -61,8 +61,7 @@ impl LentProduct<'_> {
 pub(super) fn of_row<T>(input: &Input<'_>, make: impl FnOnce(row::Input<'_>) -> Result<T>) -> Result<T> {
     let rows = input.rows.contiguous()?;
     let lent = Lent::of(&rows)?;
-    let weight = input.norm.map(|norm| Lent::of(norm.weight)).transpose()?;
-    let norm = numbers(weight.as_ref())?.zip(input.norm).map(|(weight, norm)| row::Norm { weight, eps: norm.eps });
+    let norm = input.norm.map(|norm| row::Norm { weight: norm.numbers, eps: norm.eps });
     make(row::Input { x: lent.slice()?, norm })
 }
 
