@@ -32,8 +32,8 @@ fn pooled(work: impl FnOnce()) {
 }
 
 /// Larger than the caches next to a core. No type has subnormal numbers of such bytes.
-fn matrix(dtype: WeightType, n_out: usize) -> Matrix {
-    Matrix::new(dtype, n_out, HIDDEN, |_, panel| panel.fill(0x3c)).unwrap()
+fn matrix(dtype: WeightType, n_out: usize, n_in: usize) -> Matrix {
+    Matrix::new(dtype, n_out, n_in, |_, panel| panel.fill(0x3c)).unwrap()
 }
 
 /// What changes numbers in place has the same ones each time, whose copying is timed too: left to themselves they become
@@ -50,7 +50,7 @@ fn matrices(c: &mut Criterion) {
     let (n_out, x) = (32_768, wave(PROMPT * HIDDEN, 0.7));
     let mut group = c.benchmark_group("one row");
     for dtype in WeightType::ALL {
-        let matrix = matrix(dtype, n_out);
+        let [matrix, down] = [(n_out, HIDDEN), (HIDDEN, n_out)].map(|(n_out, n_in)| matrix(dtype, n_out, n_in));
         group.throughput(Throughput::Bytes(matrix.bytes() as u64));
         for precision in [Precision::Fast, Precision::Exact] {
             let id = BenchmarkId::new(dtype.name(), format!("{precision:?}"));
@@ -58,25 +58,19 @@ fn matrices(c: &mut Criterion) {
                 group.bench_function(id, |b| b.iter(|| matrix.times(Isa::best(), &x[..HIDDEN], precision)));
             });
         }
+        group.throughput(Throughput::Bytes((2 * matrix.bytes() + down.bytes()) as u64));
+        let [up, down] = [&matrix, &down].map(|matrix| Product::plain(matrix, Precision::Fast));
+        let (layer, input) = (Mlp { gate: Some((up, 1.0)), up, down }, Input::from(&x[..HIDDEN]));
         pooled(|| {
-            group.bench_function(BenchmarkId::new(dtype.name(), "gated by itself"), |b| {
-                let up = Product::plain(&matrix, Precision::Fast);
-                let input = Input::from(&x[..HIDDEN]);
-                b.iter(|| {
-                    row::mlp(
-                        Mlp { gate: Some((up, 1.0)), up, down: Product::plain(&down, Precision::Fast) },
-                        Isa::best(),
-                        input,
-                    )
-                });
-            });
+            let id = BenchmarkId::new(dtype.name(), "feed-forward layer");
+            group.bench_function(id, |b| b.iter(|| row::mlp(layer, Isa::best(), input)));
         });
     }
     group.finish();
     let mut group = c.benchmark_group("512 rows");
     group.sample_size(20);
     for dtype in WeightType::ALL {
-        let matrix = matrix(dtype, 4096);
+        let matrix = matrix(dtype, 4096, HIDDEN);
         group.throughput(Throughput::Elements((PROMPT * HIDDEN * 4096) as u64));
         for isa in Isa::available().filter(|isa| *isa >= Isa::Avx2) {
             let id = BenchmarkId::new(dtype.name(), format!("{isa:?}"));

@@ -173,7 +173,11 @@ impl Attention<'_> {
     }
 
     /// What a product makes of the answers to one query for each head, `[heads · value width]`, in one parallel region.
+    ///
+    /// # Panics
+    /// There are more queries, or the product doesn't take as many numbers.
     pub fn decode_into(&self, isa: Isa, product: Product<'_>) -> Vec<f32> {
+        assert_eq!((self.n_queries, product.matrix.n_in()), (1, self.heads * self.v.width()), "one query's answers");
         let (split, width) = (Split::new(self), self.v.width().max(1));
         let mut softmaxes = split.softmaxes();
         let (_, _, y) = pool::fill_three(
@@ -548,6 +552,8 @@ fn merge<'a>(parts: impl Iterator<Item = (&'a Softmax, &'a [f32])> + Clone, y: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::matrix::tests::matrix;
+    use crate::kernels::matrix::{Precision, WeightType};
     use proptest::prelude::*;
 
     fn wave(count: usize, k: f32) -> Vec<f32> {
@@ -610,6 +616,13 @@ mod tests {
                 pool.install(|| attention.run(isa, &mut y));
                 for (got, want) in y.iter().zip(&want) {
                     prop_assert!((f64::from(*got) - want).abs() < 2e-5, "{isa:?}: {got} for {want}");
+                }
+                if n_queries == 1 {
+                    let matrix = matrix(WeightType::F32, 40, y.len());
+                    let product = Product { residual: Some((&[0.5; 40], 1.0)), ..Product::plain(&matrix, Precision::Fast) };
+                    let got = pool.install(|| attention.decode_into(isa, product));
+                    let want = matrix.times(isa, &y, Precision::Fast);
+                    prop_assert!(got.iter().zip(&want).all(|(got, want)| (got - 0.5 - want).abs() < 1e-5), "{isa:?}");
                 }
             }
         }

@@ -75,7 +75,7 @@ struct Row<'a> {
 
 impl<'a> Row<'a> {
     fn new(products: &[Product<'_>], isa: Isa, Input { x, norm }: Input<'a>) -> Self {
-        debug_assert!(products.iter().all(|product| product.matrix.n_in() == x.len()), "matrices of as many inputs");
+        assert!(products.iter().all(|product| product.matrix.n_in() == x.len()), "matrices of as many inputs");
         let isa = isa.min(Isa::best());
         let x = match norm {
             Some(Norm { weight, eps }) => {
@@ -103,8 +103,12 @@ impl<'a> Product<'a> {
 
     /// Fills parts of the outputs: the number of the first panel, and numbers that are zero before.
     pub(super) fn fill<'p>(&self, isa: Isa, input: Input<'_>, parts: impl Iterator<Item = (usize, &'p mut [f32])>) {
+        let mut parts = parts.peekable();
+        if let Some((first, y)) = parts.peek() {
+            self.ask_for(*first, y.len());
+        }
         let row = Row::new(&[*self], isa, input);
-        let mut next = None;
+        let mut next = parts.peek().map(|(first, _)| *first);
         for (first, y) in parts {
             if next != Some(first) {
                 self.ask_for(first, y.len());
@@ -114,11 +118,14 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Asks for the first weights of some outputs.
+    /// Asks for the first weights of some outputs, which kernels ask for only further ahead; of the first two panels, since
+    /// those of blocks meet a row two by two.
     fn ask_for(&self, first: usize, outputs: usize) {
-        let panels = self.matrix.panels(first, outputs.div_ceil(PANEL));
-        let (lines, _) = panels.as_chunks::<64>();
-        lines.iter().take(FAR / 64).for_each(prefetch::<0, _>);
+        let panels = self.matrix.panels(first, outputs.div_ceil(PANEL).min(2));
+        for panel in panels.chunks(self.matrix.panel_bytes().max(1)) {
+            let (lines, _) = panel.as_chunks::<64>();
+            lines.iter().take(FAR / 2 / 64).for_each(prefetch::<0, _>);
+        }
     }
 
     /// Some outputs, from the panel `first` on, which are zero before.
@@ -269,6 +276,27 @@ mod tests {
         assert_close(&run(None), &one_by_one(&down, &squares));
         swiglu(Isa::best(), &one_by_one(&gate, &x), 0.5, &mut inner);
         assert_close(&run(Some((gate, 0.5))), &one_by_one(&down, &inner));
+    }
+
+    #[test]
+    fn pieces_of_blocks_change_no_bit() {
+        let fill = |first: usize, panel: &mut [u8]| {
+            (first..).zip(panel).for_each(|(at, byte)| *byte = (at * 37 % 61) as u8);
+        };
+        let x = wave(512, 0.73);
+        for (format, n_out) in [Format::Q8_0, Format::Q4K].into_iter().flat_map(|format| [(format, 16), (format, 1030)])
+        {
+            let matrix = Matrix::new(WeightType::Blocks(format), n_out, 512, fill).unwrap();
+            for precision in [Precision::Fast, Precision::Exact] {
+                let product = Product::plain(&matrix, precision);
+                let times = || times_all([product], Isa::best(), Input::from(&*x));
+                let alone = times();
+                assert!(alone[0].iter().any(|y| *y != 0.0));
+                for threads in [2, 3, 7, 80] {
+                    assert_eq!(Pool::new(threads).unwrap().install(times), alone, "{format:?} {n_out} {threads}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,9 +5,9 @@ lies in kernels, in handing work over to other threads and waiting for them, in 
 in allocation, and in moving and clearing memory outside of kernels. A sample belongs to the innermost line of blazr that it
 is in, inlined ones too, which takes a program with debug information and `addr2line` (binutils).
 
-Where two samples after each other, 0.1 ms apart, are of waiting for another thread, that thread was not running: a piece of
-work takes a few microseconds. Such waits are told apart, as stalls: on a virtual machine they come with the time that the host gives
-to others, which is told beside them.
+A piece of work takes some microseconds. Where STALL samples or more after each other are of waiting, the thread that is waited
+for was not running: on a virtual machine that is time which the host gives to others, and it is told beside hand-over, of which
+it is a part.
 
     python3 tests/peers/overhead.py target/release/blazr --model MODEL --dtype q8_0
 """
@@ -21,11 +21,13 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-KERNELS, HANDOVER, DISPATCH, ALLOCATION, MEMORY, OTHER, STALLS = KINDS = (
-    "kernels", "hand-over", "dispatch", "allocation", "memory", "other", "stalls",
+KERNELS, HANDOVER, DISPATCH, ALLOCATION, MEMORY, OTHER = KINDS = (
+    "kernels", "hand-over", "dispatch", "allocation", "memory", "other",
 )
-FREQUENCY = 10_000
-SAMPLE = re.compile(r"\s*(?P<thread>\S+)\s+(?P<address>[0-9a-f]+)\s+(?P<symbol>.*) \((?P<file>.*)\)$")
+# More often, and what perf itself takes shows: with 10,000 a second hand-over was twice as much.
+FREQUENCY = 2_000
+STALL = 3
+SAMPLE = re.compile(r"\s*(?P<thread>\S+)\s+(?P<time>[0-9.]+):\s+(?P<address>[0-9a-f]+)\s+(?P<symbol>.*) \((?P<file>.*)\)$")
 OWN_LINE = re.compile(r"/src/(?P<part>cli|engine|kernels|model|sampling)/(?P<file>[^:]*):")
 
 
@@ -52,7 +54,7 @@ def output(*command: object, **how: object) -> str:
 def record(args: argparse.Namespace, of_bench: list[str], samples: Path) -> str:
     delay = ["-D", int(args.after * 1000)]
     bench = [args.blazr, "bench", "--prefill", 1, "--decode", args.decode, "--at", 0, "--runs", 1, *of_bench]
-    return output("perf", "record", "-q", "--no-inherit", *delay, "-e", "cpu-clock", "-F", FREQUENCY, "-o", samples, *bench)
+    return output("perf", "record", "-q", *delay, "-e", "cpu-clock", "-F", FREQUENCY, "-o", samples, *bench)
 
 
 def start_of_code(blazr: Path, samples: Path) -> int:
@@ -85,7 +87,7 @@ def kind(symbol: str, chain: list[Frame]) -> str | None:
     if any("/library/alloc/src/alloc.rs" in frame.line for frame in chain) or re.match(r"_?mi_", symbol):
         return ALLOCATION
     for frame in chain:
-        if frame.function.split("::")[-1] == "zeroed":
+        if "pool::slices::Fresh" in frame.function and frame.function.endswith("part"):
             return MEMORY
         if own := OWN_LINE.search(frame.line):
             if own["part"] == "cli" and own["file"].startswith("bench/memory"):
@@ -97,40 +99,42 @@ def kind(symbol: str, chain: list[Frame]) -> str | None:
         return DISPATCH
     if "memset" in symbol or "memmove" in symbol or "memcpy" in symbol or "clear_page" in symbol:
         return MEMORY
-    return KERNELS if re.search(r"exp|log1p", symbol) else OTHER
+    if "sched_yield" in symbol:
+        return HANDOVER
+    return KERNELS if re.match(r"_*(exp|log1p)f?(_|$)", symbol) else OTHER
 
 
-def told_apart(kinds: list[str | None]) -> list[str | None]:
-    """The kinds of samples after each other, with the long waits among them."""
-    neighbours = zip([None, *kinds], kinds, [*kinds[1:], None])
-    return [STALLS if own == HANDOVER and HANDOVER in (before, after) else own for before, own, after in neighbours]
-
-
-def stolen() -> int:
-    """The time that a host has given to others, in hundredths of a second."""
-    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
+def stalled(samples: list[tuple[float, str | None]]) -> int:
+    """How many samples are of long waits: no less than STALL after each other, none missing between them."""
+    lengths = [0]
+    for (before, _), (time, own) in zip([(0.0, None), *samples], samples):
+        if own != HANDOVER or time - before > 2 / FREQUENCY:
+            lengths.append(0)
+        lengths[-1] += own == HANDOVER
+    return sum(length for length in lengths if length >= STALL)
 
 
 def main() -> None:
     args, of_bench = arguments()
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder) / "perf.data"
-        stolen_before = stolen()
         print(next(line for line in record(args, of_bench, samples).splitlines() if line.startswith("decode")))
-        print(f"given to others by the host: {(stolen() - stolen_before) / 100:.1f} s of all cores'")
         start = start_of_code(args.blazr, samples)
-        found: list[tuple[int | None, str]] = []
-        for line in output("perf", "script", "-i", samples, "-F", "comm,ip,sym,dso").splitlines():
+        found: list[tuple[float, int | None, str]] = []
+        for line in output("perf", "script", "-i", samples, "-F", "comm,time,ip,sym,dso").splitlines():
             sample = SAMPLE.match(line)
             if sample and sample["thread"] == args.blazr.name[:15]:
                 is_own = Path(sample["file"]).name == args.blazr.name
-                found.append((int(sample["address"], 16) - start if is_own else None, sample["symbol"]))
-    chains = frames(args.blazr, sorted({address for address, _ in found if address is not None}))
-    kind_of = {key: kind(key[1], chains.get(key[0], []) if key[0] is not None else []) for key in set(found)}
-    kinds = told_apart([kind_of[key] for key in found])
-    counts = Counter(own for own in kinds if own)
-    print(", ".join(f"{own} {100 * counts[own] / counts.total():.1f} %" for own in KINDS))
-    functions = Counter((own, symbol) for own, (_, symbol) in zip(kinds, found) if own not in (None, KERNELS))
+                address = int(sample["address"], 16) - start if is_own else None
+                found.append((float(sample["time"]), address, sample["symbol"]))
+    chains = frames(args.blazr, sorted({address for _, address, _ in found if address is not None}))
+    kinds = [(time, kind(symbol, chains.get(address, []))) for time, address, symbol in found]
+    counts = Counter(own for _, own in kinds if own)
+    share = lambda count: f"{100 * count / counts.total():.1f} %"
+    told = {own: share(counts[own]) for own in KINDS}
+    told[HANDOVER] += f" ({share(stalled(kinds))} stalls)"
+    print(", ".join(f"{own} {share}" for own, share in told.items()))
+    functions = Counter((own, symbol) for (_, own), (_, _, symbol) in zip(kinds, found) if own not in (None, KERNELS))
     for (own, symbol), count in functions.most_common(args.show):
         print(f"  {100 * count / counts.total():5.2f} % {own:10} {symbol[:100]}")
 

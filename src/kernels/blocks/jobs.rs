@@ -21,11 +21,16 @@ impl Job for RowsTimes<'_> {
     fn run<I: Vectors, B: Block>(self, isa: I) {
         let mut panels = panels::<B>(self.panels, self.x.len());
         for y in self.y.chunks_mut(2 * ROWS) {
-            let (Some(first), second) = (panels.next(), panels.next()) else { return };
-            let [sums, other] = two_panels_times(isa, [first, second.unwrap_or(first)], self.x);
-            let (y, other_y) = y.split_at_mut(ROWS.min(y.len()));
-            put(isa, sums, y);
-            put(isa, other, other_y);
+            match (panels.next(), panels.next()) {
+                (Some(first), Some(second)) => {
+                    let [sums, other] = two_panels_times(isa, [first, second], self.x);
+                    let (y, other_y) = y.split_at_mut(ROWS.min(y.len()));
+                    put(isa, sums, y);
+                    put(isa, other, other_y);
+                }
+                (Some(last), None) => put(isa, panel_times(isa, last, self.x), y),
+                (None, _) => return,
+            }
         }
     }
 }
@@ -190,6 +195,19 @@ fn two_panels_times<I: Vectors, B: Block>(
         }
     }
     [y, z]
+}
+
+/// The same of a last one.
+#[inline(always)]
+fn panel_times<I: Vectors, B: Block>(isa: I, panel: &[B], x: &[activations::Group]) -> I::Floats {
+    let mut y = isa.splat(0.0);
+    for (block, x) in panel.iter().zip(x.chunks_exact(B::GROUPS)) {
+        let shared = block.shared(isa);
+        for (group, x) in block.groups().iter().zip(x) {
+            y = add_group_times::<I, B>(isa, group, shared, x, y);
+        }
+    }
+    y
 }
 
 /// `y + w · x` for the weights `w` of a group.

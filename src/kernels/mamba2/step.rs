@@ -1,5 +1,7 @@
 //! One token: in one pass over the state, and from a layer's input to its output in one parallel region.
 
+use std::borrow::Cow;
+
 use super::super::LANES;
 use super::super::gemm::Rows;
 use super::super::isa::{FAR, Isa, prefetch, vectorized};
@@ -77,8 +79,10 @@ pub fn whole_step(isa: Isa, layer: Layer<'_>, mut state: State<'_>, input: Input
         |projected, parts| advance(isa, sizing, &shared, layer.token(projected.whole(), !is_gated_later), parts),
         out_proj.outputs(),
         |projected, heads, parts| {
-            let mut y = heads.whole().1.to_vec();
-            gate_row(isa, layer.token(projected.whole(), is_gated_later).z, norm, &mut y);
+            let mut y = Cow::Borrowed(heads.whole().1);
+            if norm.is_some() {
+                gate_row(isa, layer.token(projected.whole(), is_gated_later).z, norm, y.to_mut());
+            }
             out_proj.fill(isa, Input::from(&*y), parts);
         },
     );

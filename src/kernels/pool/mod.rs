@@ -20,7 +20,7 @@ use std::thread::{self, JoinHandle, Thread};
 
 pub use self::slices::{
     Chunks, ColumnBlocks, Columns, Done, Fresh, Parts, Rows, Slice, chunks, columns, fill, fill_three, fill_two,
-    split_rows, split_rows_of_two,
+    split_rows,
 };
 
 /// How many times a helper looks for work before it sleeps: some hundred microseconds, more than lies between two regions.
@@ -109,7 +109,7 @@ struct Stage<'a> {
 
 /// The pieces of a stage that a thread takes: ranges of what the stage has.
 #[derive(Debug)]
-pub struct Pieces<'a> {
+struct Pieces<'a> {
     stage: &'a Stage<'a>,
     source: Source<'a>,
     /// What was taken last, if it is yet to be done.
@@ -255,7 +255,9 @@ impl Work<'_> {
     /// Waits until all pieces of a stage are done, of which this thread did some. Returns whether none has panicked.
     fn pass(&self, stage: usize, own: usize) -> bool {
         if let (Some(Count(done)), Some(stage)) = (self.done.get(stage), self.stages.get(stage)) {
-            done.fetch_add(own, Ordering::AcqRel);
+            if own > 0 {
+                done.fetch_add(own, Ordering::AcqRel);
+            }
             let mut spins = 0;
             while done.load(Ordering::Acquire) < stage.pieces() {
                 wait_a_little(&mut spins);
@@ -323,7 +325,8 @@ impl Shared {
     fn call(&self, work: &Work<'_>) -> &[Seat] {
         let pieces = |stage: &Stage<'_>| self.seats.len().min(stage.pieces());
         let called = work.stages.iter().map(pieces).max().unwrap_or_default();
-        for (at, seat) in self.seats.iter().enumerate().take(called) {
+        // All seats: threads look for work at each of them, and after a panic what nobody did is left there.
+        for (at, seat) in self.seats.iter().enumerate() {
             for (stage, run) in work.stages.iter().zip(&seat.runs) {
                 let runs = pieces(stage).max(1);
                 let border = |run: usize| run.min(runs) * stage.pieces() / runs;
@@ -592,6 +595,51 @@ mod tests {
     #[test]
     fn rows_that_nobody_touches_are_zeros() {
         Pool::new(2).unwrap().install(|| assert_eq!(fill((Fresh::new(1000, 7), 2), |_| {}), vec![0.0; 1000]));
+    }
+
+    #[test]
+    fn what_a_panic_leaves_is_nobody_s_later() {
+        let pool = Pool::new(4).unwrap();
+        let region = |count: usize, is_failing: bool| {
+            fill_three(
+                (Fresh::new(count, 1), 1),
+                |parts| parts.for_each(|(_, _)| assert!(!is_failing, "a piece")),
+                (Fresh::new(count, 1), 1),
+                |_, parts| {
+                    parts.for_each(|(_, numbers)| {
+                        thread::sleep(std::time::Duration::from_millis(1));
+                        numbers.fill(1.0);
+                    });
+                },
+                (Fresh::new(count, 1), 1),
+                |_, second, parts| parts.for_each(|(_, numbers)| numbers.fill(second.whole().iter().sum())),
+            )
+        };
+        for _ in 0..20 {
+            assert!(catch_unwind(AssertUnwindSafe(|| pool.install(|| region(64, true)))).is_err());
+            let (_, _, sums) = pool.install(|| region(2, false));
+            assert_eq!(sums, [2.0; 2]);
+        }
+    }
+
+    #[test]
+    fn a_region_of_stages_within_a_piece_or_beside_another_runs_on_its_thread() {
+        let pool = Pool::new(3).unwrap();
+        let region = || {
+            let one = |parts: &mut Parts<'_, '_, Fresh>| parts.for_each(|(_, numbers)| numbers.fill(1.0));
+            let nothing = |_: Done<'_, Fresh>, _: &mut Parts<'_, '_, [Fresh; 0]>| {};
+            let (_, _, sums) =
+                fill_three((Fresh::new(9, 2), 1), one, ([], 1), nothing, (Fresh::new(1, 1), 1), |first, _, parts| {
+                    parts.for_each(|(_, numbers)| numbers.fill(first.whole().iter().sum()))
+                });
+            assert_eq!(sums, [9.0]);
+        };
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..500).for_each(|_| pool.install(region)));
+            }
+        });
+        pool.install(|| run(8, |_| region()));
     }
 
     #[test]

@@ -9,8 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use super::{Pieces, Stage, run, run_stages};
 
 /// What the parts of a stage write: rows, of which each part has its own.
+///
+/// # Safety
+/// There are always as many rows, and the parts of ranges that don't overlap share no memory.
 #[allow(unsafe_code)]
-pub trait Rows: Sync {
+pub unsafe trait Rows: Sync {
     /// Some of the rows, for one part.
     type Part<'p>
     where
@@ -136,17 +139,6 @@ pub fn split_rows<T: Send + Sync>(rows: &mut [T], width: usize, least: usize, wo
     fill((Slice::new(rows, width), least), |parts| parts.for_each(|(first, rows)| work(first, rows)));
 }
 
-/// As [`split_rows`] with rows of two slices, of which there are equally many.
-pub fn split_rows_of_two<T: Send + Sync, U: Send + Sync>(
-    (first, first_width): (&mut [T], usize),
-    (second, second_width): (&mut [U], usize),
-    least: usize,
-    work: impl Fn(usize, &mut [T], &mut [U]) + Sync,
-) {
-    let rows = (Slice::new(first, first_width), Slice::new(second, second_width));
-    fill((rows, least), |parts| parts.for_each(|(at, (first, second))| work(at, first, second)));
-}
-
 /// Rows of a slice, each of so many numbers; a last one may have fewer.
 #[derive(Debug)]
 pub struct Slice<'a, T> {
@@ -157,12 +149,13 @@ pub struct Slice<'a, T> {
 impl<'a, T> Slice<'a, T> {
     /// Rows of `width` numbers.
     pub fn new(items: &'a mut [T], width: usize) -> Self {
-        Self { items: SharedMut::new(items), width }
+        Self { items: SharedMut::new(items), width: width.max(1) }
     }
 }
 
 #[allow(unsafe_code)]
-impl<T: Send + Sync> Rows for Slice<'_, T> {
+// SAFETY: the lengths don't change, and parts are different ranges of them.
+unsafe impl<T: Send + Sync> Rows for Slice<'_, T> {
     type Part<'p>
         = &'p mut [T]
     where
@@ -174,7 +167,7 @@ impl<T: Send + Sync> Rows for Slice<'_, T> {
     type Filled = ();
 
     fn count(&self) -> usize {
-        self.items.len.div_ceil(self.width.max(1))
+        self.items.len.div_ceil(self.width)
     }
 
     unsafe fn part(&self, rows: Range<usize>) -> &mut [T] {
@@ -202,8 +195,12 @@ impl Fresh {
         let numbers: Box<[MaybeUninit<UnsafeCell<MaybeUninit<f32>>>]> = Box::new_uninit_slice(count);
         #[allow(unsafe_code)]
         // SAFETY: what need not be initialized is.
-        let numbers = unsafe { numbers.assume_init() };
-        Self { numbers, width }
+        let mut numbers = unsafe { numbers.assume_init() };
+        if cfg!(debug_assertions) {
+            // What no part asks for shows in tests.
+            numbers.iter_mut().for_each(|number| *number.get_mut() = MaybeUninit::new(f32::NAN));
+        }
+        Self { numbers, width: width.max(1) }
     }
 
     fn start(&self) -> *mut f32 {
@@ -216,13 +213,14 @@ impl Fresh {
 unsafe impl Sync for Fresh {}
 
 #[allow(unsafe_code)]
-impl Rows for Fresh {
+// SAFETY: the lengths don't change, and parts are different ranges of them.
+unsafe impl Rows for Fresh {
     type Part<'p> = &'p mut [f32];
     type Whole<'w> = &'w [f32];
     type Filled = Vec<f32>;
 
     fn count(&self) -> usize {
-        self.numbers.len().div_ceil(self.width.max(1))
+        self.numbers.len().div_ceil(self.width)
     }
 
     unsafe fn part(&self, rows: Range<usize>) -> &mut [f32] {
@@ -249,7 +247,8 @@ impl Rows for Fresh {
 
 /// Rows of two, of which there are equally many.
 #[allow(unsafe_code)]
-impl<A: Rows, B: Rows> Rows for (A, B) {
+// SAFETY: the lengths don't change, and parts are different ranges of them.
+unsafe impl<A: Rows, B: Rows> Rows for (A, B) {
     type Part<'p>
         = (A::Part<'p>, B::Part<'p>)
     where
@@ -283,7 +282,8 @@ impl<A: Rows, B: Rows> Rows for (A, B) {
 
 /// Rows of several one after the other: a part has of each the number of the first row and the rows, perhaps none.
 #[allow(unsafe_code)]
-impl<R: Rows, const N: usize> Rows for [R; N] {
+// SAFETY: the lengths don't change, and parts are different ranges of them.
+unsafe impl<R: Rows, const N: usize> Rows for [R; N] {
     type Part<'p>
         = [(usize, R::Part<'p>); N]
     where
@@ -322,7 +322,8 @@ impl<R: Rows, const N: usize> Rows for [R; N] {
 
 /// No rows: a stage that there isn't.
 #[allow(unsafe_code)]
-impl Rows for () {
+// SAFETY: the lengths don't change, and parts are different ranges of them.
+unsafe impl Rows for () {
     type Part<'p> = ();
     type Whole<'w> = ();
     type Filled = ();
@@ -389,12 +390,13 @@ pub struct ColumnBlocks<'a, T> {
 impl<'a, T> ColumnBlocks<'a, T> {
     /// Blocks of `size` columns of the first `width` of rows of `stride` numbers each; a last block may have fewer.
     pub fn new((rows, stride): (&'a mut [T], usize), width: usize, size: usize) -> Self {
-        Self { items: SharedMut::new(rows), stride, width: width.min(stride), size }
+        Self { items: SharedMut::new(rows), stride, width: width.min(stride), size: size.max(1) }
     }
 }
 
 #[allow(unsafe_code)]
-impl<T: Send + Sync> Rows for ColumnBlocks<'_, T> {
+// SAFETY: the lengths don't change, and parts are different ranges of them.
+unsafe impl<T: Send + Sync> Rows for ColumnBlocks<'_, T> {
     type Part<'p>
         = Columns<'p, T>
     where
@@ -406,7 +408,7 @@ impl<T: Send + Sync> Rows for ColumnBlocks<'_, T> {
     type Filled = ();
 
     fn count(&self) -> usize {
-        self.width.div_ceil(self.size.max(1))
+        self.width.div_ceil(self.size)
     }
 
     unsafe fn part(&self, blocks: Range<usize>) -> Columns<'_, T> {

@@ -129,9 +129,9 @@ impl State {
     /// The numbers of both.
     #[cfg(test)]
     pub fn tensors(&self) -> Result<Vec<Tensor>> {
-        let copy = self.copy_to(&Device::Cpu)?;
-        let Numbers::Cpu { conv, ssm } = copy.numbers else { return Ok(Vec::new()) };
-        let tensor = |numbers: Vec<f32>| Ok(Tensor::from_vec(numbers, ((), 1), &Device::Cpu)?);
+        let mut copy = self.copy_to(&Device::Cpu)?;
+        let mamba2::State { conv, ssm } = copy.lent()?;
+        let tensor = |numbers: &mut [f32]| Ok(Tensor::from_slice(numbers, ((), 1), &Device::Cpu)?);
         [conv, ssm].map(tensor).into_iter().collect()
     }
 
