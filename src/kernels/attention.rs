@@ -9,7 +9,7 @@ use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
 use super::isa::{FAR, Isa, prefetch, vectorized};
 use super::math::exp;
 use super::pool::{self, Fresh, Slice};
-use super::row::Product;
+use super::row::{Input, Product};
 use super::rows::{self, exp_row};
 
 /// The keys of a block.
@@ -180,6 +180,20 @@ impl Attention<'_> {
         assert_eq!((self.n_queries, product.matrix.n_in()), (1, self.heads * self.v.width()), "one query's answers");
         let (split, width) = (Split::new(self), self.v.width().max(1));
         let mut softmaxes = split.softmaxes();
+        if split.least_merged() >= self.heads {
+            // Each thread merges all sooner than it waits for another.
+            let (_, y) = pool::fill_two(
+                split.partials(&mut softmaxes),
+                |parts| split.look(isa, parts),
+                product.outputs(),
+                |partials, parts| {
+                    let mut answers = vec![0.0; self.heads * width];
+                    split.merge(partials.whole(), std::iter::once((0, &mut *answers)));
+                    product.fill(isa, Input::from(&*answers), parts);
+                },
+            );
+            return y;
+        }
         let (_, _, y) = pool::fill_three(
             split.partials(&mut softmaxes),
             |parts| split.look(isa, parts),

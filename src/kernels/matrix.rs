@@ -234,17 +234,24 @@ impl Matrix {
         bytemuck::cast_slice(room)
     }
 
-    /// By f32 products of all rows with one panel at a time.
+    /// By f32 products of all rows with two panels at a time.
     fn times_widened(&self, isa: Isa, x: &[f32], Sums { room, stride }: Sums<'_>) {
+        const BOTH: usize = 2 * PANEL;
         let n_in = self.n_in;
-        pool::columns((room, stride), self.n_out, PANEL, |at, mut y| {
-            let mut wide = vec![0.0; n_in.next_multiple_of(left::COLUMNS) * PANEL];
-            self.widen(isa, self.panels(at, 1), &mut wide);
-            let sizes = Sizes { rows: x.len() / n_in, inner: n_in, columns: PANEL };
-            let mut sums = vec![[0.0; PANEL]; sizes.rows];
+        pool::columns((room, stride), self.n_out, BOTH, |at, mut y| {
+            let mut one = vec![0.0; n_in.next_multiple_of(left::COLUMNS) * PANEL];
+            let mut wide = vec![0.0; 2 * one.len()];
+            for own in 0..y.width().div_ceil(PANEL) {
+                self.widen(isa, self.panels(2 * at + own, 1), &mut one);
+                for (wide, one) in wide.chunks_exact_mut(PANEL).skip(own).step_by(2).zip(one.chunks_exact(PANEL)) {
+                    wide.copy_from_slice(one);
+                }
+            }
+            let sizes = Sizes { rows: x.len() / n_in, inner: n_in, columns: y.width().next_multiple_of(PANEL) };
+            let mut sums = vec![[0.0; BOTH]; sizes.rows];
             let a = Strided { data: x, row_stride: n_in, column_stride: 1 };
-            let b = Rows { data: &wide, stride: PANEL };
-            gemm::add_product(isa, sizes, a, b, RowsMut { data: sums.as_flattened_mut(), stride: PANEL });
+            let b = Rows { data: &wide, stride: BOTH };
+            gemm::add_product(isa, sizes, a, b, RowsMut { data: sums.as_flattened_mut(), stride: BOTH });
             store(&sums, 0, 0, &mut y);
         });
     }
@@ -394,7 +401,7 @@ fn bf16_product(isa: Isa, left: &Left, panels: [&[u16]; 2], y: &mut Columns<'_, 
     }
     for (at, (pair, sums)) in blocks.chunks(2).zip(&sums).enumerate() {
         for (which, sums) in sums.0.iter().enumerate().take(2 * pair.len()) {
-            let (sums, _) = sums.as_chunks();
+            let (sums, _) = sums.as_chunks::<PANEL>();
             store(sums, (2 * at + which / 2) * left::ROWS, which % 2 * PANEL, y);
         }
     }
@@ -411,8 +418,13 @@ fn bf16_product(_: Isa, _: &Left, _: [&[u16]; 2], y: &mut Columns<'_, MaybeUnini
     (0..y.rows()).for_each(|row| y.row(row).fill(MaybeUninit::new(f32::NAN)));
 }
 
-/// Puts rows of 16 sums where they belong, as far as there is such a place.
-fn store(sums: &[[f32; PANEL]], first_row: usize, first_column: usize, y: &mut Columns<'_, MaybeUninit<f32>>) {
+/// Puts rows of sums where they belong, as far as there is such a place.
+fn store<const N: usize>(
+    sums: &[[f32; N]],
+    first_row: usize,
+    first_column: usize,
+    y: &mut Columns<'_, MaybeUninit<f32>>,
+) {
     for (row, sums) in (first_row..y.rows()).zip(sums) {
         let (own, sums) = (y.row(row).get_mut(first_column..).unwrap_or_default(), sums.map(MaybeUninit::new));
         match own.first_chunk_mut() {

@@ -11,7 +11,7 @@ use super::mla::{Mla, MlaCache};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
-use super::ops::{State, scaled};
+use super::ops::{Mamba2State, scaled};
 use super::rope::{Positions, RopeSpec};
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -43,10 +43,10 @@ enum Ffn {
 #[derive(Debug)]
 pub(super) enum LayerState {
     None,
-    Mamba2(State),
+    Mamba2(Mamba2State),
     Mla(MlaCache),
     Gqa(GqaCache),
-    Parallel(State, GqaCache),
+    Parallel(Mamba2State, GqaCache),
 }
 
 impl LayerSpec {

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm;
-use super::ops::{Constants, GatedNorm, Mixing, Product, State};
+use super::ops::{Constants, GatedNorm, Mamba2State, Mixing, Product};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::kernels::mamba2::Sizing;
@@ -83,8 +83,8 @@ impl Mamba2Spec {
     }
 
     /// The state before the first token.
-    pub fn state(&self, device: &Device) -> Result<State> {
-        State::new(self.sizing(), self.conv_kernel - 1, device)
+    pub fn state(&self, device: &Device) -> Result<Mamba2State> {
+        Mamba2State::new(self.sizing(), self.conv_kernel - 1, device)
     }
 
     /// The bytes of one sequence's state, however long it is.
@@ -133,7 +133,7 @@ impl Mamba2 {
     }
 
     /// `input` [tokens, hidden] -> [tokens, hidden], added to a residual, advancing `state` by those tokens.
-    pub fn forward(&self, input: &Input<'_>, state: &mut State, residual: Residual<'_>) -> Result<Tensor> {
+    pub fn forward(&self, input: &Input<'_>, state: &mut Mamba2State, residual: Residual<'_>) -> Result<Tensor> {
         if let Some(y) = self.step(input, state, residual)? {
             return Ok(y);
         }
@@ -143,7 +143,7 @@ impl Mamba2 {
     }
 
     /// One row goes through the whole layer at once, where the CPU's kernels have its weights.
-    fn step(&self, input: &Input<'_>, state: &mut State, residual: Residual<'_>) -> Result<Option<Tensor>> {
+    fn step(&self, input: &Input<'_>, state: &mut Mamba2State, residual: Residual<'_>) -> Result<Option<Tensor>> {
         let (Some(in_proj), Some(out_proj)) = (self.in_proj.packed(), self.out_proj.packed()) else { return Ok(None) };
         let in_proj = Product { multipliers: self.multipliers.as_ref(), ..in_proj };
         let out_proj = Product { residual: Some(residual), ..out_proj };

@@ -54,7 +54,7 @@ pub struct GatedNorm {
 /// The recurrent state of one layer and sequence, where its kernels want it: the last inputs of the convolution `[kept,
 /// conv_dim]`, and the state `[heads, head_dim, state_size]`.
 #[derive(Debug)]
-pub struct State {
+pub struct Mamba2State {
     sizing: Sizing,
     numbers: Numbers,
 }
@@ -72,7 +72,7 @@ enum Numbers {
     },
 }
 
-impl State {
+impl Mamba2State {
     /// The state before the first token, zeros.
     pub fn new(sizing: Sizing, kept: usize, device: &Device) -> Result<Self> {
         // Grows as the product of two widths of the checkpoint: a small file may ask for more than any memory.
@@ -181,7 +181,7 @@ impl Mixing {
 
     /// From z, x, B, C and Δ side by side, `projected` [tokens, inner + conv_dim + heads], to the gated output [tokens,
     /// inner]; advances `state`.
-    pub fn run(&self, projected: &Tensor, state: &mut State) -> Result<Input<'_>> {
+    pub fn run(&self, projected: &Tensor, state: &mut Mamba2State) -> Result<Input<'_>> {
         match self {
             Self::Cpu(mixing) => Ok(Input::from(&mixing.run(projected, state)?)),
             #[cfg(feature = "cuda")]
@@ -199,7 +199,7 @@ impl Mixing {
         input: &Input<'_>,
         in_proj: Product<'_>,
         out_proj: Product<'_>,
-        state: &mut State,
+        state: &mut Mamba2State,
     ) -> Result<Option<Tensor>> {
         match self {
             Self::Cpu(mixing) if is_one_row(&input.rows)? => {
@@ -243,7 +243,7 @@ impl OnCpu {
         })
     }
 
-    fn run(&self, projected: &Tensor, state: &mut State) -> Result<Tensor> {
+    fn run(&self, projected: &Tensor, state: &mut Mamba2State) -> Result<Tensor> {
         let (tokens, inner) = (projected.dim(0)?, self.sizing.inner());
         let lent = Lent::of(projected)?;
         let projected = Projected { rows: lent.slice()?, sizing: self.sizing };

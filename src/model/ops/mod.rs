@@ -19,7 +19,7 @@ pub use self::attention::{Attention, causal_attention};
 pub use self::cuda::{Blocks, Experts, draw, shortlist};
 pub use self::lent::into_vec;
 use self::lent::{Lent, with_slice_mut};
-pub use self::mamba2::{Constants, GatedNorm, Mixing, State};
+pub use self::mamba2::{Constants, GatedNorm, Mamba2State, Mixing};
 pub use self::per_head::{Orientation, PerHead};
 pub(super) use self::products::{all_products, gated_row, is_one_row, row_times, with_bias};
 pub use self::products::{embed, hold, linear, pack, place, weight_type};
