@@ -137,7 +137,7 @@ impl<'a> Product<'a> {
             (WeightType::F16, _) => panels_times::<f16>(isa, bytemuck::cast_slice(panels), &row.x, y),
             (WeightType::Bf16, _) => panels_times::<bf16>(isa, bytemuck::cast_slice(panels), &row.x, y),
             (WeightType::Blocks(format), Some(x)) if self.precision == Precision::Fast => {
-                blocks::rows_times(isa, format, panels, x, y)
+                blocks::rows_times(isa, format, panels, x, y);
             }
             (WeightType::Blocks(format), _) => blocks::rows_times_f32(isa, format, panels, &row.x, y),
         }

@@ -350,7 +350,7 @@ impl Shared {
             // Who comes late prepares nothing.
             let part = || {
                 if pieces.next.is_some() {
-                    (stage.work)(&mut pieces)
+                    (stage.work)(&mut pieces);
                 }
             };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(part)) {
@@ -630,7 +630,7 @@ mod tests {
             let nothing = |_: Done<'_, Fresh>, _: &mut Parts<'_, '_, [Fresh; 0]>| {};
             let (_, _, sums) =
                 fill_three((Fresh::new(9, 2), 1), one, ([], 1), nothing, (Fresh::new(1, 1), 1), |first, _, parts| {
-                    parts.for_each(|(_, numbers)| numbers.fill(first.whole().iter().sum()))
+                    parts.for_each(|(_, numbers)| numbers.fill(first.whole().iter().sum()));
                 });
             assert_eq!(sums, [9.0]);
         };
