@@ -42,7 +42,7 @@ vectorized! {
     }
 
     /// `x` becomes relu(x)².
-    pub fn square_relu_row(isa: Isa, x: &mut [f32],) {
+    pub fn square_relu_row(isa: Isa, x: &mut [f32]) {
         for x in x.iter_mut() {
             let positive = x.max(0.0);
             *x = positive * positive;
