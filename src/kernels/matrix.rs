@@ -205,12 +205,13 @@ impl Matrix {
         }
     }
 
-    /// By integer products of all rows with one panel at a time.
+    /// By integer products of all rows with two panels at a time.
     fn times_integers(&self, isa: Isa, format: Format, x: &ActivationRows, Sums { room, stride }: Sums<'_>) {
-        pool::columns((room, stride), self.n_out, PANEL, |at, mut y| {
-            let mut sums = vec![[0.0; PANEL]; y.rows()];
-            blocks::panel_times_rows(isa, format, self.panels(at, 1), x, &mut sums);
-            store(&sums, 0, 0, &mut y);
+        pool::columns((room, stride), self.n_out, 2 * PANEL, |at, mut y| {
+            let mut sums = vec![[[0.0; PANEL]; 2]; y.rows()];
+            let panels = self.panels(2 * at, y.width().div_ceil(PANEL));
+            blocks::panels_times_rows(isa, format, panels, x, &mut sums);
+            store::<{ 2 * PANEL }>(bytemuck::cast_slice(&sums), 0, 0, &mut y);
         });
     }
 
@@ -426,11 +427,11 @@ fn store<const N: usize>(
     y: &mut Columns<'_, MaybeUninit<f32>>,
 ) {
     for (row, sums) in (first_row..y.rows()).zip(sums) {
-        let (own, sums) = (y.row(row).get_mut(first_column..).unwrap_or_default(), sums.map(MaybeUninit::new));
-        match own.first_chunk_mut() {
-            Some(own) => *own = sums,
-            None => own.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum),
-        }
+        let own = y.row(row).get_mut(first_column..).unwrap_or_default();
+        match own.first_chunk_mut::<N>() {
+            Some(own) => own.write_copy_of_slice(sums),
+            None => own.write_copy_of_slice(sums.get(..own.len()).unwrap_or_default()),
+        };
     }
 }
 

@@ -7,7 +7,8 @@ use super::GROUP;
 /// So many sums are kept side by side.
 const SUMS: usize = 8;
 
-/// The rows that meet weights at once: with 16 lanes of two vectors, their sums are in 12 of 16 registers.
+/// The rows that meet weights at once: with 16 lanes of two vectors, their sums are in 12 of 16 registers, and in as many of
+/// 32 where a vector has 16 lanes and there are two panels. So many follow each other before one waits for itself.
 pub(super) const TOGETHER: usize = 6;
 
 const HALF: usize = GROUP / 2;
@@ -101,9 +102,14 @@ impl ActivationRows {
         self.n_in
     }
 
+    /// How many groups a row has.
+    pub(super) fn groups(&self) -> usize {
+        self.n_in / GROUP
+    }
+
     /// The groups of [`TOGETHER`] rows, then of the next ones.
     pub(super) fn blocks(&self) -> impl ExactSizeIterator<Item = &[GroupOfRows]> {
-        self.groups.chunks_exact((self.n_in / GROUP).max(1))
+        self.groups.chunks_exact(self.groups().max(1))
     }
 }
 
@@ -160,13 +166,21 @@ impl Group {
 impl GroupOfRows {
     #[inline(always)]
     fn put(&mut self, row: usize, quantized: &Quantized) {
-        let pairs = quantized.halves.as_flattened().as_chunks().0.iter().flat_map(|&[a, b, c, d]| [[a, c], [b, d]]);
+        let pairs: [[i16; 2]; HALF] =
+            bytemuck::cast(bytemuck::cast::<_, [u64; GROUP / 4]>(quantized.halves).map(paired));
         for (own, pair) in self.pairs.as_flattened_mut().iter_mut().zip(pairs) {
             put(own, row, pair);
         }
         put(&mut self.scales, row, quantized.scale);
         put(&mut self.sums, row, quantized.sum());
     }
+}
+
+/// Four numbers of 16 bits, of which the second and the third have changed places.
+#[inline(always)]
+fn paired(four: u64) -> u64 {
+    let [outer, inner]: [u64; 2] = [0xffff_0000_0000_ffff, 0xffff_0000];
+    four & outer | (four & inner) << 16 | four >> 16 & inner
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use super::{
     ROWS,
     activations::Half,
     layout::{Block, F16s, LARGEST_NIBBLE, Vector, load_one},
-    vectors::{Job, Vectors},
+    vectors::{Job, Lanes, Vectors},
 };
 
 /// Codes of which the products of 8 with bytes add up to 16 bits: 8 · 31 · 128 < 2¹⁵.
@@ -24,11 +24,53 @@ pub(super) fn run<J: Job, B: Block>(job: J) {
     job.run::<_, B>(Avx2(()));
 }
 
-impl Vectors for Avx2 {
-    type Codes = [__m256i; 2];
+impl Lanes for Avx2 {
     type Pairs = [__m256i; 2];
     type Sums = [__m256i; 2];
     type Floats = [__m256; 2];
+
+    #[inline(always)]
+    fn sums(self, start: i32) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_set1_epi32(start); 2] }
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, [a, b]: [__m256i; 2], [pairs_a, pairs_b]: [__m256i; 2], x: [i16; 2]) -> [__m256i; 2] {
+        // SAFETY: the type proves the features.
+        unsafe {
+            let x = _mm256_set1_epi32(bytemuck::cast(x));
+            [_mm256_add_epi32(a, _mm256_madd_epi16(pairs_a, x)), _mm256_add_epi32(b, _mm256_madd_epi16(pairs_b, x))]
+        }
+    }
+
+    #[inline(always)]
+    fn total(self, [a, b]: [__m256i; 2]) -> [__m256; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)] }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [__m256; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_set1_ps(value); 2] }
+    }
+
+    #[inline(always)]
+    fn mul(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_mul_ps(a, c), _mm256_mul_ps(b, d)] }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2], [e, f]: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: the type proves the features.
+        unsafe { [_mm256_fmadd_ps(a, c, e), _mm256_fmadd_ps(b, d, f)] }
+    }
+}
+
+impl Vectors for Avx2 {
+    type Codes = [__m256i; 2];
 
     #[inline(always)]
     fn load(self, vector: &Vector) -> [__m256i; 2] {
@@ -66,12 +108,6 @@ impl Vectors for Avx2 {
     }
 
     #[inline(always)]
-    fn sums(self, start: i32) -> [__m256i; 2] {
-        // SAFETY: the type proves the features.
-        unsafe { [_mm256_set1_epi32(start); 2] }
-    }
-
-    #[inline(always)]
     fn dot(self, sums: [__m256i; 2], codes: [[__m256i; 2]; 4], largest: u8, x: &Half) -> [__m256i; 2] {
         if largest <= LARGEST_OF_BYTES {
             self.add_dot_of_bytes(sums, codes, x)
@@ -96,27 +132,6 @@ impl Vectors for Avx2 {
     fn split(self, [a, b]: [__m256i; 2], center: u8) -> [[__m256i; 2]; 2] {
         let ([even_a, odd_a], [even_b, odd_b]) = (self.split_8(a, center), self.split_8(b, center));
         [[even_a, even_b], [odd_a, odd_b]]
-    }
-
-    #[inline(always)]
-    fn add_pairs(self, [a, b]: [__m256i; 2], [pairs_a, pairs_b]: [__m256i; 2], x: [i16; 2]) -> [__m256i; 2] {
-        // SAFETY: the type proves the features.
-        unsafe {
-            let x = _mm256_set1_epi32(bytemuck::cast(x));
-            [_mm256_add_epi32(a, _mm256_madd_epi16(pairs_a, x)), _mm256_add_epi32(b, _mm256_madd_epi16(pairs_b, x))]
-        }
-    }
-
-    #[inline(always)]
-    fn total(self, [a, b]: [__m256i; 2]) -> [__m256; 2] {
-        // SAFETY: the type proves the features.
-        unsafe { [_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)] }
-    }
-
-    #[inline(always)]
-    fn splat(self, value: f32) -> [__m256; 2] {
-        // SAFETY: the type proves the features.
-        unsafe { [_mm256_set1_ps(value); 2] }
     }
 
     #[inline(always)]
@@ -150,18 +165,6 @@ impl Vectors for Avx2 {
     fn add(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: the type proves the features.
         unsafe { [_mm256_add_ps(a, c), _mm256_add_ps(b, d)] }
-    }
-
-    #[inline(always)]
-    fn mul(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: the type proves the features.
-        unsafe { [_mm256_mul_ps(a, c), _mm256_mul_ps(b, d)] }
-    }
-
-    #[inline(always)]
-    fn mul_add(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2], [e, f]: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: the type proves the features.
-        unsafe { [_mm256_fmadd_ps(a, c, e), _mm256_fmadd_ps(b, d, f)] }
     }
 
     #[inline(always)]

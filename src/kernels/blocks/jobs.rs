@@ -3,8 +3,7 @@
 use std::{hint::black_box, ops::Range, slice};
 
 use super::{
-    ROWS,
-    activations::{self, ActivationRows, GroupOfRows, TOGETHER},
+    ROWS, activations,
     layout::{Block, Halves},
     vectors::{Job, Vectors},
 };
@@ -47,43 +46,6 @@ impl Job for RowsTimesF32<'_> {
     fn run<I: Vectors, B: Block>(self, isa: I) {
         for (panel, y) in panels::<B>(self.panels, self.x.len()).zip(self.y.chunks_mut(ROWS)) {
             put(isa, panel_times_f32(isa, panel, self.x), y);
-        }
-    }
-}
-
-/// The sums that [`RowsTimes`] gives for each row of `x`, of one panel, bit for bit.
-pub(super) struct PanelTimesRows<'a> {
-    pub(super) panel: &'a [u8],
-    pub(super) x: &'a ActivationRows,
-    pub(super) y: &'a mut [[f32; ROWS]],
-}
-
-/// So many groups, split into pairs, 9 KiB, stay in the nearest cache while all rows pass by.
-const SPLIT: usize = 8;
-
-impl Job for PanelTimesRows<'_> {
-    #[inline(always)]
-    fn run<I: Vectors, B: Block>(self, isa: I) {
-        let panel: &[B] = bytemuck::cast_slice(self.panel);
-        let mut sums = vec![[isa.splat(0.0); TOGETHER]; self.x.blocks().len()];
-        let mut groups = Vec::with_capacity(SPLIT);
-        for (at, blocks) in panel.chunks(SPLIT / B::GROUPS).enumerate() {
-            groups.clear();
-            for block in blocks {
-                let shared = block.shared(isa);
-                for group in block.groups() {
-                    groups.push(SplitGroup::new::<B>(isa, group, shared));
-                }
-            }
-            for (x, sums) in self.x.blocks().zip(&mut sums) {
-                for (group, x) in groups.iter().zip(x.iter().skip(at * SPLIT)) {
-                    // Else the compiler keeps these sums in registers from group to group, where there is no room for them.
-                    group.add_times::<B>(isa, x, black_box(&mut *sums));
-                }
-            }
-        }
-        for (y, sum) in self.y.iter_mut().zip(sums.into_flattened()) {
-            isa.store(sum, y);
         }
     }
 }
@@ -172,7 +134,7 @@ impl Sink for ToRow<'_> {
 
 /// The whole panels in `panels`, of `groups` groups of inputs each.
 #[inline(always)]
-fn panels<B: Block>(panels: &[u8], groups: usize) -> impl Iterator<Item = &[B]> {
+pub(super) fn panels<B: Block>(panels: &[u8], groups: usize) -> impl Iterator<Item = &[B]> {
     let panel_bytes = groups / B::GROUPS * size_of::<B>();
     panels.chunks_exact(panel_bytes.max(1)).map(bytemuck::cast_slice)
 }
@@ -246,72 +208,6 @@ fn scaled_sum<I: Vectors, B: Block>(
     } else {
         let sums = isa.dot(isa.sums(center * (x.sum + other_x.sum)), codes, B::LARGEST_CODE, x);
         isa.mul(scale, isa.total(isa.dot(sums, other_codes, B::LARGEST_CODE, other_x)))
-    }
-}
-
-/// A group whose codes have been split into pairs.
-struct SplitGroup<I: Vectors> {
-    halves: [[[I::Pairs; 2]; 4]; 2],
-    scales: [I::Floats; 2],
-    offsets: I::Floats,
-}
-
-impl<I: Vectors> SplitGroup<I> {
-    #[inline(always)]
-    fn new<B: Block>(isa: I, group: &B::Group, shared: B::Shared<I::Floats>) -> Self {
-        let [[a, b, c, d], [e, f, g, h]] = B::codes(group, isa);
-        let split = |codes| isa.split(codes, B::CENTER);
-        Self {
-            halves: [[split(a), split(b), split(c), split(d)], [split(e), split(f), split(g), split(h)]],
-            scales: B::scales(group, shared, isa),
-            offsets: B::offsets(group, shared, isa).unwrap_or_else(|| isa.splat(0.0)),
-        }
-    }
-
-    /// As [`add_group_times`], for [`TOGETHER`] rows.
-    #[inline(always)]
-    fn add_times<B: Block>(&self, isa: I, x: &GroupOfRows, y: &mut [I::Floats; TOGETHER]) {
-        let sums = self.scaled_sums::<B>(isa, &x.pairs);
-        let rows = y.iter_mut().zip(&sums).zip(x.scales.iter().zip(&x.sums));
-        for ((y, scaled), (scale, sum)) in rows {
-            *y = isa.mul_add(*scaled, isa.splat(*scale), *y);
-            if B::HAS_OFFSETS {
-                *y = isa.mul_add(self.offsets, isa.splat(*sum), *y);
-            }
-        }
-    }
-
-    /// As [`scaled_sum`].
-    #[inline(always)]
-    fn scaled_sums<B: Block>(&self, isa: I, [x, other_x]: &[[PairOfRows; 8]; 2]) -> [I::Floats; TOGETHER] {
-        let ([half, other], [scale, other_scale]) = (&self.halves, self.scales);
-        let (mut sums, mut scaled) = ([isa.sums(0); TOGETHER], [isa.splat(0.0); TOGETHER]);
-        add_dots(isa, &mut sums, other, other_x);
-        if B::HALVES_DIFFER {
-            for (scaled, sum) in scaled.iter_mut().zip(&sums) {
-                *scaled = isa.mul(other_scale, isa.total(*sum));
-            }
-            sums = [isa.sums(0); TOGETHER];
-        }
-        add_dots(isa, &mut sums, half, x);
-        for (scaled, sum) in scaled.iter_mut().zip(&sums) {
-            let sum = isa.total(*sum);
-            *scaled = if B::HALVES_DIFFER { isa.mul_add(scale, sum, *scaled) } else { isa.mul(scale, sum) };
-        }
-        scaled
-    }
-}
-
-/// A pair of activations of each row.
-type PairOfRows = [[i16; 2]; TOGETHER];
-
-/// Adds the products of half a group with each row.
-#[inline(always)]
-fn add_dots<I: Vectors>(isa: I, sums: &mut [I::Sums; TOGETHER], half: &[[I::Pairs; 2]; 4], x: &[PairOfRows; 8]) {
-    for (pairs, x) in half.as_flattened().iter().zip(x) {
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum = isa.add_pairs(*sum, *pairs, *x);
-        }
     }
 }
 

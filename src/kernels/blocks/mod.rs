@@ -2,7 +2,7 @@
 //!
 //! A matrix `[n_out, n_in]` is stored as panels of 16 output rows, the last filled up with rows of zeros. A panel has,
 //! for each block of inputs, one packed block of its 16 rows: what ggml's 16 blocks have, in the order of `layout`.
-//! `pack` makes it; `jobs` has the kernels, written once in the vector operations of `vectors`, which `scalar`, `avx2` and
+//! `pack` makes it; `jobs` and `several` (rows) have the kernels, written once in the vector operations of `vectors`, which `scalar`, `avx2` and
 //! `avx512` implement; `planes` lays panels out for GPUs. Activations are [`Activations`] of 16-bit integers or, where they
 //! must be exact, f32.
 //!
@@ -19,6 +19,7 @@ mod pack;
 #[cfg(any(feature = "cuda", feature = "cuda-emulator"))]
 mod planes;
 mod scalar;
+mod several;
 #[cfg(test)]
 mod tests;
 mod vectors;
@@ -30,9 +31,10 @@ use super::isa::Isa;
 pub use self::activations::{ActivationRows, Activations};
 
 use self::{
-    jobs::{PanelTimesRows, RowsTimes, RowsTimesF32, ToBf16Pairs, ToF32, ToRow, Widen},
+    jobs::{RowsTimes, RowsTimesF32, ToBf16Pairs, ToF32, ToRow, Widen},
     layout::{Q4K, Q5K, Q6K, Q8_0},
     pack::Pack,
+    several::PanelsTimesRows,
     vectors::dispatch,
 };
 
@@ -145,11 +147,11 @@ pub fn rows_times_f32(isa: Isa, format: Format, panels: &[u8], x: &[f32], y: &mu
     dispatch(isa, format, RowsTimesF32 { panels, x: bytemuck::cast_slice(x), y });
 }
 
-/// What [`rows_times`] gives of one panel for each row of `x`, bit for bit: `y` `[rows][16]`, as many rows as `x` has.
-pub fn panel_times_rows(isa: Isa, format: Format, panel: &[u8], x: &ActivationRows, y: &mut [[f32; ROWS]]) {
-    debug_assert_eq!(panel.len(), format.panel_bytes(x.n_in()));
+/// What [`rows_times`] gives of one panel or two for each row of `x`, bit for bit: `y` `[rows][2][16]`, as many rows as `x` has.
+pub fn panels_times_rows(isa: Isa, format: Format, panels: &[u8], x: &ActivationRows, y: &mut [[[f32; ROWS]; 2]]) {
+    debug_assert!([1, 2].map(|count| count * format.panel_bytes(x.n_in())).contains(&panels.len()));
     debug_assert_eq!(y.len().div_ceil(activations::TOGETHER), x.blocks().len());
-    dispatch(isa, format, PanelTimesRows { panel, x, y });
+    dispatch(isa, format, PanelsTimesRows { panels, x, y });
 }
 
 /// The weights of one row of a panel as f32 `[n_in]`.

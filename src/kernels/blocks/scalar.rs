@@ -7,17 +7,51 @@ use super::{
     ROWS,
     activations::Half,
     layout::{F16s, Vector},
-    vectors::Vectors,
+    vectors::{Lanes, Vectors},
 };
 
 #[derive(Clone, Copy)]
 pub(super) struct Scalar;
 
-impl Vectors for Scalar {
-    type Codes = Vector;
+impl Lanes for Scalar {
     type Pairs = [[i16; 2]; ROWS];
     type Sums = [i32; ROWS];
     type Floats = [f32; ROWS];
+
+    #[inline(always)]
+    fn sums(self, start: i32) -> [i32; ROWS] {
+        [start; ROWS]
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, sums: [i32; ROWS], pairs: [[i16; 2]; ROWS], x: [i16; 2]) -> [i32; ROWS] {
+        let [x, y] = x.map(i32::from);
+        zip(sums, pairs.map(|[a, b]| i32::from(a) * x + i32::from(b) * y), |sum, product| sum + product)
+    }
+
+    #[inline(always)]
+    fn total(self, sums: [i32; ROWS]) -> [f32; ROWS] {
+        sums.map(|sum| sum as f32)
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [f32; ROWS] {
+        [value; ROWS]
+    }
+
+    #[inline(always)]
+    fn mul(self, a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
+        zip(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: [f32; ROWS], b: [f32; ROWS], c: [f32; ROWS]) -> [f32; ROWS] {
+        self.add(self.mul(a, b), c)
+    }
+}
+
+impl Vectors for Scalar {
+    type Codes = Vector;
 
     #[inline(always)]
     fn load(self, vector: &Vector) -> Vector {
@@ -45,11 +79,6 @@ impl Vectors for Scalar {
     }
 
     #[inline(always)]
-    fn sums(self, start: i32) -> [i32; ROWS] {
-        [start; ROWS]
-    }
-
-    #[inline(always)]
     fn dot(self, sums: [i32; ROWS], codes: [Vector; 4], _: u8, x: &Half) -> [i32; ROWS] {
         let mut dots = [0; ROWS];
         for ((codes, hi), lo) in codes.iter().zip(&x.hi).zip(&x.lo) {
@@ -66,22 +95,6 @@ impl Vectors for Scalar {
     fn split(self, codes: Vector, center: u8) -> [[[i16; 2]; ROWS]; 2] {
         let signed = |code: u8| i16::from(code) - i16::from(center);
         [codes.map(|[a, _, c, _]| [signed(a), signed(c)]), codes.map(|[_, b, _, d]| [signed(b), signed(d)])]
-    }
-
-    #[inline(always)]
-    fn add_pairs(self, sums: [i32; ROWS], pairs: [[i16; 2]; ROWS], x: [i16; 2]) -> [i32; ROWS] {
-        let [x, y] = x.map(i32::from);
-        zip(sums, pairs.map(|[a, b]| i32::from(a) * x + i32::from(b) * y), |sum, product| sum + product)
-    }
-
-    #[inline(always)]
-    fn total(self, sums: [i32; ROWS]) -> [f32; ROWS] {
-        sums.map(|sum| sum as f32)
-    }
-
-    #[inline(always)]
-    fn splat(self, value: f32) -> [f32; ROWS] {
-        [value; ROWS]
     }
 
     #[inline(always)]
@@ -102,16 +115,6 @@ impl Vectors for Scalar {
     #[inline(always)]
     fn add(self, a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
         zip(a, b, |a, b| a + b)
-    }
-
-    #[inline(always)]
-    fn mul(self, a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
-        zip(a, b, |a, b| a * b)
-    }
-
-    #[inline(always)]
-    fn mul_add(self, a: [f32; ROWS], b: [f32; ROWS], c: [f32; ROWS]) -> [f32; ROWS] {
-        self.add(self.mul(a, b), c)
     }
 
     #[inline(always)]

@@ -197,11 +197,12 @@ proptest! {
             let alone = x.chunks(matrix.n_in).map(|x| matrix.times(level, &Activations::quantize(x)));
             let alone: Vec<f32> = alone.flatten().collect();
             let mut together = vec![f32::NAN; rows * matrix.n_out()];
-            for (p, panel) in matrix.panels().enumerate() {
-                let mut y = vec![[f32::NAN; ROWS]; rows];
-                panel_times_rows(level, matrix.format, panel, &quantized, &mut y);
-                for (together, y) in together.chunks_mut(matrix.n_out()).zip(y) {
-                    together[p * ROWS..].iter_mut().zip(y).for_each(|(own, y)| *own = y);
+            let both = 2 * matrix.format.panel_bytes(matrix.n_in);
+            for (at, panels) in matrix.panels.chunks(both).enumerate() {
+                let mut y = vec![[[f32::NAN; ROWS]; 2]; rows];
+                panels_times_rows(level, matrix.format, panels, &quantized, &mut y);
+                for (together, y) in together.chunks_mut(matrix.n_out()).zip(&y) {
+                    together[at * 2 * ROWS..].iter_mut().zip(y.as_flattened()).for_each(|(own, y)| *own = *y);
                 }
             }
             let bits = |y: &[f32]| y.iter().map(|y| if y.is_nan() { u32::MAX } else { y.to_bits() }).collect::<Vec<_>>();
@@ -234,10 +235,11 @@ fn the_extremes_of_codes_and_activations_do_not_overflow() {
         for x in [vec![1.0; n_in], vec![-1.0; n_in], low] {
             let want = exact_times(&weights, &x)[0];
             for level in levels() {
-                let (mut y, mut rows) = ([f32::NAN], [[f32::NAN; ROWS]]);
+                let (mut y, mut rows) = ([f32::NAN], [[[f32::NAN; ROWS]; 2]]);
                 rows_times(level, format, &panel, &Activations::quantize(&x), &mut y);
-                panel_times_rows(level, format, &panel, &ActivationRows::quantize(level, &x, n_in), &mut rows);
-                for y in [y[0], rows[0][0]] {
+                let both = panel.repeat(2);
+                panels_times_rows(level, format, &both, &ActivationRows::quantize(level, &x, n_in), &mut rows);
+                for y in [y[0], rows[0][0][0], rows[0][1][0]] {
                     assert!((f64::from(y) - want).abs() <= want.abs() * 1e-6, "{format:?} {level:?}: {y} for {want}");
                 }
             }

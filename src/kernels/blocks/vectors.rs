@@ -8,10 +8,9 @@ use super::{
     scalar::Scalar,
 };
 
-/// Vector operations on 16 rows (lanes). A value of the type proves that the CPU has the instructions.
-pub(super) trait Vectors: Copy {
-    /// 4 codes per lane.
-    type Codes: Copy;
+/// What is computed in each of several lanes, of a row of weights each. A value of the type proves that the CPU has the
+/// instructions.
+pub(super) trait Lanes: Copy {
     /// 2 signed integers of 16 bits per lane.
     type Pairs: Copy;
     /// An exact integer sum per lane.
@@ -19,15 +18,33 @@ pub(super) trait Vectors: Copy {
     /// An f32 per lane.
     type Floats: Copy;
 
+    /// Sums that start from `start` in each lane.
+    fn sums(self, start: i32) -> Self::Sums;
+    /// Adds `pairs · x`. At most 16 such products fit one sum.
+    fn add_pairs(self, sums: Self::Sums, pairs: Self::Pairs, x: [i16; 2]) -> Self::Sums;
+    fn total(self, sums: Self::Sums) -> Self::Floats;
+    fn splat(self, value: f32) -> Self::Floats;
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// a · b + c
+    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+}
+
+/// Vector operations on the 16 rows of a panel.
+pub(super) trait Vectors: Lanes {
+    /// 4 codes per lane.
+    type Codes: Copy;
+    /// Whether registers hold the sums of two panels with several rows.
+    const HAVE_ROOM_FOR_TWO: bool = false;
+
     fn load(self, vector: &Vector) -> Self::Codes;
     /// Each byte shifted right (left, if negative) by up to 4 bits, of which `mask` takes none that crossed bytes.
     fn bits(self, codes: Self::Codes, right: i32, mask: u8) -> Self::Codes;
     fn or(self, a: Self::Codes, b: Self::Codes) -> Self::Codes;
     /// The codes as f32, by input.
     fn values(self, codes: Self::Codes) -> [Self::Floats; 4];
+    /// `code - center` of each lane's first and third code, and of its second and fourth.
+    fn split(self, codes: Self::Codes, center: u8) -> [Self::Pairs; 2];
 
-    /// Sums that start from `start` in each lane.
-    fn sums(self, start: i32) -> Self::Sums;
     /// Adds `codes · x` over 16 inputs, for codes up to `largest`. At most 32 inputs fit one sum.
     fn dot(self, sums: Self::Sums, codes: [Self::Codes; 4], largest: u8, x: &Half) -> Self::Sums;
     /// `codes · x` over 32 inputs, for codes that are nibbles and nothing else.
@@ -36,23 +53,54 @@ pub(super) trait Vectors: Copy {
         let [codes, other_codes] = low_bits(nibbles, self);
         self.dot(self.dot(self.sums(0), codes, LARGEST_NIBBLE, x), other_codes, LARGEST_NIBBLE, other_x)
     }
-    /// `code - center` of each lane's first and third code, and of its second and fourth.
-    fn split(self, codes: Self::Codes, center: u8) -> [Self::Pairs; 2];
-    /// Adds `pairs · x`. At most 16 such products fit one sum.
-    fn add_pairs(self, sums: Self::Sums, pairs: Self::Pairs, x: [i16; 2]) -> Self::Sums;
-    fn total(self, sums: Self::Sums) -> Self::Floats;
 
-    fn splat(self, value: f32) -> Self::Floats;
     fn f16s(self, values: &F16s) -> Self::Floats;
     fn unsigned(self, values: &[u8; ROWS]) -> Self::Floats;
     fn signed(self, values: &[i8; ROWS]) -> Self::Floats;
     fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
-    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
-    /// a · b + c
-    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     fn store(self, values: Self::Floats, out: &mut [f32; ROWS]);
     /// Rounds finite values to bf16, to nearest even; each u32 has `even` in its low half and `odd` in its high one.
     fn store_bf16_pairs(self, even: Self::Floats, odd: Self::Floats, out: &mut [u32; ROWS]);
+}
+
+/// The lanes of two panels side by side.
+#[derive(Clone, Copy)]
+pub(super) struct Two<I>(pub(super) I);
+
+impl<I: Lanes> Lanes for Two<I> {
+    type Pairs = [I::Pairs; 2];
+    type Sums = [I::Sums; 2];
+    type Floats = [I::Floats; 2];
+
+    #[inline(always)]
+    fn sums(self, start: i32) -> [I::Sums; 2] {
+        [self.0.sums(start); 2]
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, [a, b]: [I::Sums; 2], [c, d]: [I::Pairs; 2], x: [i16; 2]) -> [I::Sums; 2] {
+        [self.0.add_pairs(a, c, x), self.0.add_pairs(b, d, x)]
+    }
+
+    #[inline(always)]
+    fn total(self, [a, b]: [I::Sums; 2]) -> [I::Floats; 2] {
+        [self.0.total(a), self.0.total(b)]
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [I::Floats; 2] {
+        [self.0.splat(value); 2]
+    }
+
+    #[inline(always)]
+    fn mul(self, [a, b]: [I::Floats; 2], [c, d]: [I::Floats; 2]) -> [I::Floats; 2] {
+        [self.0.mul(a, c), self.0.mul(b, d)]
+    }
+
+    #[inline(always)]
+    fn mul_add(self, [a, b]: [I::Floats; 2], [c, d]: [I::Floats; 2], [e, f]: [I::Floats; 2]) -> [I::Floats; 2] {
+        [self.0.mul_add(a, c, e), self.0.mul_add(b, d, f)]
+    }
 }
 
 /// A kernel for any instruction set and format; its functions are inlined into one entry per pair of them.
