@@ -9,7 +9,7 @@ use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
 use super::isa::{FAR, Isa, prefetch, vectorized};
 use super::math::exp;
 use super::pool::{self, Fresh, Slice};
-use super::row::{Input, Product};
+use super::row::{Input, Tail};
 use super::rows::{self, exp_row};
 
 /// The keys of a block.
@@ -172,21 +172,22 @@ impl Attention<'_> {
         );
     }
 
-    /// What a product makes of the answers to one query for each head, `[heads · value width]`, in one parallel region.
+    /// What a layer's tail makes of the answers to one query for each head, `[heads · value width]`, in one parallel region.
     ///
     /// # Panics
-    /// There are more queries, or the product doesn't take as many numbers.
-    pub fn decode_into(&self, isa: Isa, product: Product<'_>) -> Vec<f32> {
+    /// There are more queries, or the tail's product doesn't take as many numbers.
+    pub fn decode_into(&self, isa: Isa, tail: Tail<'_>) -> Vec<f32> {
+        let (split, width, product) = (Split::new(self), self.v.width().max(1), tail.product);
         assert_eq!((self.n_queries, product.matrix.n_in()), (1, self.heads * self.v.width()), "one query's answers");
-        let (split, width) = (Split::new(self), self.v.width().max(1));
         let mut softmaxes = split.softmaxes();
+        let partials = split.partials(&mut softmaxes);
         if split.least_merged() >= self.heads {
             // Each thread merges all sooner than it waits for another.
-            let (_, y) = pool::fill_two(
-                split.partials(&mut softmaxes),
-                |parts| split.look(isa, parts),
-                product.outputs(),
-                |partials, parts| {
+            let (_, (), y) = tail.behind(
+                isa,
+                (partials, |parts| split.look(isa, parts)),
+                (((), 1), |_, _| {}),
+                |partials, _, parts| {
                     let mut answers = vec![0.0; self.heads * width];
                     split.merge(partials.whole(), std::iter::once((0, &mut *answers)));
                     product.fill(isa, Input::from(&*answers), parts);
@@ -194,12 +195,12 @@ impl Attention<'_> {
             );
             return y;
         }
-        let (_, _, y) = pool::fill_three(
-            split.partials(&mut softmaxes),
-            |parts| split.look(isa, parts),
-            (Fresh::new(self.heads * width, width), split.least_merged()),
-            |partials, parts| split.merge(partials.whole(), parts),
-            product.outputs(),
+        let (_, _, y) = tail.behind(
+            isa,
+            (partials, |parts| split.look(isa, parts)),
+            ((Fresh::new(self.heads * width, width), split.least_merged()), |partials, parts| {
+                split.merge(partials.whole(), parts);
+            }),
             |_, answers, parts| product.fill(isa, answers.whole().into(), parts),
         );
         y
@@ -568,6 +569,7 @@ mod tests {
     use super::*;
     use crate::kernels::matrix::tests::matrix;
     use crate::kernels::matrix::{Precision, WeightType};
+    use crate::kernels::row::Product;
     use proptest::prelude::*;
 
     fn wave(count: usize, k: f32) -> Vec<f32> {
@@ -634,7 +636,7 @@ mod tests {
                 if n_queries == 1 {
                     let matrix = matrix(WeightType::F32, 40, y.len());
                     let product = Product { residual: Some((&[0.5; 40], 1.0)), ..Product::plain(&matrix, Precision::Fast) };
-                    let got = pool.install(|| attention.decode_into(isa, product));
+                    let got = pool.install(|| attention.decode_into(isa, Tail { product, then: None }));
                     let want = matrix.times(isa, &y, Precision::Fast);
                     prop_assert!(got.iter().zip(&want).all(|(got, want)| (got - 0.5 - want).abs() < 1e-5), "{isa:?}");
                 }

@@ -9,7 +9,7 @@ use super::blocks::{self, Activations};
 use super::isa::{FAR, Isa, prefetch};
 use super::matrix::{Matrix, Precision, WeightType};
 use super::panels::{self, Element, PANEL};
-use super::pool::{self, Fresh};
+use super::pool::{self, Done, Fresh, Parts, Rows};
 use super::rows::{add_to_scaled_row, multiply_row, rms_norm, square_relu_row, swiglu_row};
 
 /// So many bytes of weights are worth a part of a parallel region: a quarter of a microsecond.
@@ -57,6 +57,26 @@ pub struct Mlp<'a> {
     pub up: Product<'a>,
     /// The outputs.
     pub down: Product<'a>,
+}
+
+/// A feed-forward layer behind another one, on what that adds to the residual stream: `x + mlp(norm(x)) · factor`.
+#[derive(Clone, Copy, Debug)]
+pub struct Then<'a> {
+    /// Comes before it.
+    pub norm: Norm<'a>,
+    /// The layer, whose last product has no residual of its own.
+    pub mlp: Mlp<'a>,
+    /// What its answer is multiplied by.
+    pub factor: f32,
+}
+
+/// What a layer's region ends with.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail<'a> {
+    /// The layer's last product.
+    pub product: Product<'a>,
+    /// What the region goes on with.
+    pub then: Option<Then<'a>>,
 }
 
 impl<'a> From<&'a [f32]> for Input<'a> {
@@ -185,34 +205,77 @@ pub(super) fn times_here(matrix: &Matrix, isa: Isa, x: &[f32], precision: Precis
     Product::plain(matrix, precision).fill(isa, x.into(), std::iter::once((0, y)));
 }
 
+impl Mlp<'_> {
+    /// The inner numbers yet to come, and how many panels of them are worth a part of a parallel region.
+    fn inner(&self) -> (Fresh, usize) {
+        let gate = self.gate.map_or(self.up, |(gate, _)| gate);
+        assert_eq!(gate.matrix.n_out(), self.up.matrix.n_out(), "matrices of one size");
+        (self.up.outputs().0, least(&[gate, self.up]))
+    }
+
+    /// Fills parts of the inner numbers.
+    fn fill_inner<'p>(&self, isa: Isa, input: Input<'_>, parts: impl Iterator<Item = (usize, &'p mut [f32])>) {
+        let products = [self.gate.map_or(self.up, |(gate, _)| gate), self.up];
+        let (row, mut gates) = (Row::new(&products, isa, input), Vec::new());
+        for (first, ups) in parts {
+            self.up.of(&row, first, ups);
+            let Some((gate, factor)) = self.gate else {
+                square_relu_row(isa, ups);
+                continue;
+            };
+            gates.clear();
+            gates.resize(ups.len(), 0.0);
+            gate.of(&row, first, &mut gates);
+            swiglu_row(isa, &gates, factor, ups);
+        }
+    }
+}
+
 /// What a feed-forward layer makes of a row, in one parallel region.
 ///
 /// # Panics
 /// The gate has not as many outputs as `up`.
-pub fn mlp(Mlp { gate, up, down }: Mlp<'_>, isa: Isa, input: Input<'_>) -> Vec<f32> {
-    assert!(gate.is_none_or(|(gate, _)| gate.matrix.n_out() == up.matrix.n_out()), "matrices of one size");
-    let (inner, _) = up.outputs();
-    let products = [gate.map_or(up, |(gate, _)| gate), up];
+pub fn mlp(mlp: Mlp<'_>, isa: Isa, input: Input<'_>) -> Vec<f32> {
     let (_, y) = pool::fill_two(
-        (inner, least(&products)),
-        |parts| {
-            let (row, mut gates) = (Row::new(&products, isa, input), Vec::new());
-            for (first, ups) in parts {
-                up.of(&row, first, ups);
-                let Some((gate, factor)) = gate else {
-                    square_relu_row(isa, ups);
-                    continue;
-                };
-                gates.clear();
-                gates.resize(ups.len(), 0.0);
-                gate.of(&row, first, &mut gates);
-                swiglu_row(isa, &gates, factor, ups);
-            }
-        },
-        down.outputs(),
-        |inner, parts| down.fill(isa, inner.whole().into(), parts),
+        mlp.inner(),
+        |parts| mlp.fill_inner(isa, input, parts),
+        mlp.down.outputs(),
+        |inner, parts| mlp.down.fill(isa, inner.whole().into(), parts),
     );
     y
+}
+
+impl Tail<'_> {
+    /// Goes through two stages, a product of what they give, and what comes after it, in one parallel region: what each stage
+    /// has filled, and what the tail makes of it.
+    pub(super) fn behind<A: Rows, B: Rows>(
+        &self,
+        isa: Isa,
+        first: ((A, usize), impl Fn(&mut Parts<'_, '_, A>) + Sync),
+        second: ((B, usize), impl Fn(Done<'_, A>, &mut Parts<'_, '_, B>) + Sync),
+        product: impl Fn(Done<'_, A>, Done<'_, B>, &mut Parts<'_, '_, Fresh>) + Sync,
+    ) -> (A::Filled, B::Filled, Vec<f32>) {
+        let none = || (Fresh::new(0, PANEL), 1);
+        let (inner, outputs) =
+            self.then.map_or_else(|| (none(), none()), |Then { mlp, .. }| (mlp.inner(), mlp.down.outputs()));
+        let (first, second, y, _, z) = pool::fill_five(
+            first,
+            second,
+            (self.product.outputs(), product),
+            (inner, |_, _, x, parts| {
+                if let Some(Then { norm, mlp, .. }) = self.then {
+                    mlp.fill_inner(isa, Input { x: x.whole(), norm: Some(norm) }, parts);
+                }
+            }),
+            (outputs, |_, _, x, inner, parts| {
+                if let Some(Then { mlp, factor, .. }) = self.then {
+                    let down = Product { residual: Some((x.whole(), factor)), ..mlp.down };
+                    down.fill(isa, inner.whole().into(), parts);
+                }
+            }),
+        );
+        (first, second, if self.then.is_some() { z } else { y })
+    }
 }
 
 #[cfg(test)]
@@ -276,6 +339,41 @@ mod tests {
         assert_close(&run(None), &one_by_one(&down, &squares));
         swiglu(Isa::best(), &one_by_one(&gate, &x), 0.5, &mut inner);
         assert_close(&run(Some((gate, 0.5))), &one_by_one(&down, &inner));
+    }
+
+    #[test]
+    fn a_region_goes_on_from_a_layer_s_last_product_through_a_feed_forward_layer() {
+        let (hidden, n_inner, pool) = (200, 1030, Pool::new(3).unwrap());
+        let [up, gate] = [WeightType::Bf16, WeightType::F16].map(|dtype| matrix(dtype, n_inner, hidden));
+        let (down, last) = (matrix(WeightType::Bf16, hidden, n_inner), matrix(WeightType::F32, hidden, 37));
+        let [x, weight, residual] = [(37, 0.73), (hidden, 0.31), (hidden, 0.2)].map(|(count, k)| wave(count, k));
+        let [up, gate, down, last] = [&up, &gate, &down, &last].map(|own| Product::plain(own, Precision::Fast));
+        let (norm, mlp) = (Norm { weight: &weight, eps: 1e-5 }, Mlp { gate: Some((gate, 0.5)), up, down });
+        let last = Product { residual: Some((&residual, 0.3)), ..last };
+        let run = |then| {
+            let (ones, fill) = ((Fresh::new(37, 1), 2), |y: &mut [f32]| y.fill(1.0));
+            let tail = Tail { product: last, then };
+            pool.install(|| {
+                tail.behind(
+                    Isa::best(),
+                    (ones, |parts| parts.for_each(|(_, y)| fill(y))),
+                    ((Fresh::new(37, 1), 2), |ones, parts| {
+                        let ones = ones.whole();
+                        parts.for_each(|(at, y)| {
+                            y.iter_mut().zip(&ones[at..]).zip(&x[at..]).for_each(|((y, one), x)| *y = one * x)
+                        });
+                    }),
+                    |_, x, parts| last.fill(Isa::best(), x.whole().into(), parts),
+                )
+            })
+        };
+        let (_, given, y) = run(None);
+        assert_eq!(given, x);
+        assert_close(&y, &one_by_one(&last, &x));
+        let down = Product { residual: Some((&y, 0.7)), ..down };
+        let input = Input { x: &y, norm: Some(norm) };
+        let (.., got) = run(Some(Then { norm, mlp, factor: 0.7 }));
+        assert_close(&got, &super::mlp(Mlp { down, ..mlp }, Isa::best(), input));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::mla::{Mla, MlaCache};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
-use super::ops::{Mamba2State, scaled};
+use super::ops::{Mamba2State, Then, scaled};
 use super::rope::{Positions, RopeSpec};
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -170,6 +170,9 @@ impl Block {
 
     /// `x` [tokens, hidden] -> [tokens, hidden], advancing `state` by those tokens.
     pub(super) fn forward(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Tensor> {
+        if let Some(x) = self.step(x, positions, state)? {
+            return Ok(x);
+        }
         let mut x = x.clone();
         if let Some((norm, mixer)) = &self.mixer {
             let residual = Residual { x: &x, factor: self.mixer_multiplier };
@@ -179,6 +182,21 @@ impl Block {
             x = ffn.forward(&norm.before(&x)?, Residual { x: &x, factor: self.ffn_multiplier })?;
         }
         Ok(x)
+    }
+
+    /// One row goes through both halves of the layer at once, where there are kernels for that.
+    fn step(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Option<Tensor>> {
+        let (Some((norm, mixer)), Some((ffn_norm, Ffn::Mlp(ffn)))) = (&self.mixer, &self.ffn) else { return Ok(None) };
+        let (Some(ffn_norm), Some(mlp)) = (ffn_norm.as_rms(), ffn.packed()) else { return Ok(None) };
+        let then = Some(Then { norm: ffn_norm, mlp, factor: self.ffn_multiplier });
+        let residual = Residual { x, factor: self.mixer_multiplier };
+        match (mixer, state) {
+            (Mixer::Mamba2(mixer), LayerState::Mamba2(state)) => mixer.step(&norm.before(x)?, state, residual, then),
+            (Mixer::Gqa(mixer), LayerState::Gqa(cache)) => {
+                mixer.step(&norm.before(x)?, positions, cache, residual, then)
+            }
+            _ => Ok(None),
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! Grouped-query attention (<https://arxiv.org/abs/2305.13245>): several query heads read one key and value head. With
 //! as many key heads as query heads it is plain multi-head attention.
 
+use std::borrow::Cow;
+
 use candle_core::{Device, Tensor};
 
-use super::cache::Cache;
+use super::cache::{Cache, Rows};
 use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm::Norm;
-use super::ops::{Attention, Product};
+use super::ops::{Attention, Product, Tail, Then};
 use super::rope::{Positions, Rope, RopeSpec};
 use super::{ops, weights::Weights};
 use crate::error::Result;
@@ -119,22 +121,47 @@ impl Gqa {
         cache: &mut GqaCache,
         residual: Residual<'_>,
     ) -> Result<Tensor> {
-        let GqaSpec { num_heads, num_kv_heads, scale, window, .. } = self.spec;
+        if let Some(y) = self.step(input, positions, cache, residual, None)? {
+            return Ok(y);
+        }
+        let (q, k, v) = self.looked_at(input, positions, cache)?;
+        let y = ops::causal_attention(&q, &k, &v, self.how())?;
+        self.o_proj.onto(residual, &Input::from(&merge_heads(&y)?))
+    }
+
+    /// One row goes from attention on through what comes after it at once, where the CPU's kernels have the weights.
+    pub(super) fn step(
+        &self,
+        input: &Input<'_>,
+        positions: &Positions,
+        cache: &mut GqaCache,
+        residual: Residual<'_>,
+        then: Option<Then<'_>>,
+    ) -> Result<Option<Tensor>> {
+        let is_one_row = ops::is_one_row(&input.rows)?;
+        let Some(o_proj) = self.o_proj.packed().filter(|_| is_one_row) else { return Ok(None) };
+        let (q, k, v) = self.looked_at(input, positions, cache)?;
+        let tail = Tail { product: Product { residual: Some(residual), ..o_proj }, then };
+        ops::attention_into(&q, &k, &v, self.how(), tail).map(Some)
+    }
+
+    /// The queries [tokens, heads, head_dim] of `input`, and the keys and values that they look at, their own among them.
+    fn looked_at<'c>(
+        &self,
+        input: &Input<'_>,
+        positions: &Positions,
+        cache: &'c mut GqaCache,
+    ) -> Result<(Tensor, Cow<'c, Rows>, Cow<'c, Rows>)> {
+        let GqaSpec { num_heads, num_kv_heads, .. } = self.spec;
         let rope = self.spec.rope.as_ref().map(|rope| positions.rope(rope)).transpose()?;
         let [q, k, v] = Linear::all_of([&self.q_proj, &self.k_proj, &self.v_proj], input)?;
         let q = prepare(&split_heads(&q, num_heads)?, self.q_norm.as_ref(), rope)?;
         let k = prepare(&split_heads(&k, num_kv_heads)?, self.k_norm.as_ref(), rope)?;
-        let k = cache.keys.append(&k)?;
-        let v = cache.values.append(&split_heads(&v, num_kv_heads)?)?;
-        let how = Attention { scale, window };
-        if let Some(o_proj) = self.o_proj.packed() {
-            let o_proj = Product { residual: Some(residual), ..o_proj };
-            if let Some(y) = ops::attention_into(&q, &k, &v, how, o_proj)? {
-                return Ok(y);
-            }
-        }
-        let y = ops::causal_attention(&q, &k, &v, how)?;
-        self.o_proj.onto(residual, &Input::from(&merge_heads(&y)?))
+        Ok((q, cache.keys.append(&k)?, cache.values.append(&split_heads(&v, num_kv_heads)?)?))
+    }
+
+    fn how(&self) -> Attention {
+        Attention { scale: self.spec.scale, window: self.spec.window }
     }
 }
 

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm;
-use super::ops::{Constants, GatedNorm, Mamba2State, Mixing, Product};
+use super::ops::{Constants, GatedNorm, Mamba2State, Mixing, Product, Tail, Then};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::kernels::mamba2::Sizing;
@@ -134,7 +134,7 @@ impl Mamba2 {
 
     /// `input` [tokens, hidden] -> [tokens, hidden], added to a residual, advancing `state` by those tokens.
     pub fn forward(&self, input: &Input<'_>, state: &mut Mamba2State, residual: Residual<'_>) -> Result<Tensor> {
-        if let Some(y) = self.step(input, state, residual)? {
+        if let Some(y) = self.step(input, state, residual, None)? {
             return Ok(y);
         }
         let projected = self.project(input)?;
@@ -142,11 +142,17 @@ impl Mamba2 {
         self.out_proj.onto(residual, &mixed)
     }
 
-    /// One row goes through the whole layer at once, where the CPU's kernels have its weights.
-    fn step(&self, input: &Input<'_>, state: &mut Mamba2State, residual: Residual<'_>) -> Result<Option<Tensor>> {
+    /// One row goes through the whole layer, and what comes after it, at once, where the CPU's kernels have the weights.
+    pub(super) fn step(
+        &self,
+        input: &Input<'_>,
+        state: &mut Mamba2State,
+        residual: Residual<'_>,
+        then: Option<Then<'_>>,
+    ) -> Result<Option<Tensor>> {
         let (Some(in_proj), Some(out_proj)) = (self.in_proj.packed(), self.out_proj.packed()) else { return Ok(None) };
         let in_proj = Product { multipliers: self.multipliers.as_ref(), ..in_proj };
-        let out_proj = Product { residual: Some(residual), ..out_proj };
+        let out_proj = Tail { product: Product { residual: Some(residual), ..out_proj }, then };
         self.mixing.step(input, in_proj, out_proj, state)
     }
 

@@ -7,7 +7,7 @@ use super::input::{Input, Residual};
 #[cfg(feature = "cuda")]
 use super::linear::Weight;
 use super::linear::{Linear, WeightBytes};
-use super::ops::{self, Product};
+use super::ops;
 use super::weights::Weights;
 use crate::error::Result;
 
@@ -97,22 +97,24 @@ impl Mlp {
     }
 
     fn of(&self, input: &Input<'_>, residual: Option<Residual<'_>>) -> Result<Tensor> {
-        if let Some(y) = self.of_row(input, residual)? {
-            return Ok(y);
+        if let Some(mlp) = self.packed() {
+            // One row goes through the whole layer at once.
+            let down = ops::Product { residual, ..mlp.down };
+            if let Some(y) = ops::mlp_row(input, ops::Mlp { down, ..mlp })? {
+                return Ok(y);
+            }
         }
         let inner = Input::from(&self.inner(input)?);
         residual.map_or_else(|| self.down.of(&inner), |residual| self.down.onto(residual, &inner))
     }
 
-    /// One row goes through the whole layer at once, where the CPU's kernels have its weights.
-    fn of_row(&self, input: &Input<'_>, residual: Option<Residual<'_>>) -> Result<Option<Tensor>> {
-        let gate = self.gate.as_ref().map(|(gate, multiplier)| gate.packed().zip(Some(*multiplier)));
-        let (Some(up), Some(down)) = (self.up.packed(), self.down.packed()) else { return Ok(None) };
-        let down = Product { residual, ..down };
-        match gate {
-            Some(None) => Ok(None),
-            gate => ops::mlp_row(input, gate.flatten(), up, down),
-        }
+    /// The layer for the CPU's kernels of one row, where the weights are theirs.
+    pub(super) fn packed(&self) -> Option<ops::Mlp<'_>> {
+        let gate = match &self.gate {
+            Some((gate, multiplier)) => Some((gate.packed()?, *multiplier)),
+            None => None,
+        };
+        Some(ops::Mlp { gate, up: self.up.packed()?, down: self.down.packed()? })
     }
 
     fn inner(&self, input: &Input<'_>) -> Result<Tensor> {

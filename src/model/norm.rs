@@ -43,11 +43,16 @@ impl Norm {
 
     /// The same for a layer that begins with a product: where that takes a norm along, it is left to it.
     pub fn before(&self, x: &Tensor) -> Result<Input<'_>> {
-        if self.bias.is_none() && ops::is_one_row(x)? {
-            let Self { weight, numbers, eps, .. } = self;
-            return Ok(Input { rows: x.clone(), norm: Some(RmsNorm { weight, numbers, eps: *eps }) });
+        match self.as_rms() {
+            Some(norm) if ops::is_one_row(x)? => Ok(Input { rows: x.clone(), norm: Some(norm) }),
+            _ => Ok(Input::from(&self.forward(x)?)),
         }
-        Ok(Input::from(&self.forward(x)?))
+    }
+
+    /// The norm that products of one row take along, where it is such a one.
+    pub(super) fn as_rms(&self) -> Option<RmsNorm<'_>> {
+        let Self { weight, numbers, eps, bias } = self;
+        bias.is_none().then_some(RmsNorm { weight, numbers, eps: *eps })
     }
 
     fn rms(&self, x: &Tensor) -> Result<Tensor> {

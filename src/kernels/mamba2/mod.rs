@@ -40,11 +40,6 @@ impl Sizing {
         self.inner() + 2 * self.shared()
     }
 
-    /// The numbers of a head's state.
-    fn of_head(&self) -> usize {
-        self.head_dim * self.state_size
-    }
-
     /// The width of B, and that of C.
     fn shared(&self) -> usize {
         self.groups * self.state_size
@@ -193,7 +188,7 @@ mod tests {
     use super::super::matrix::tests::matrix;
     use super::super::matrix::{Precision, WeightType};
     use super::super::pool;
-    use super::super::row::{Input, Product};
+    use super::super::row::{Input, Product, Tail};
     use super::super::rows::{GatedNorm, gate_row};
     use super::*;
     use proptest::prelude::*;
@@ -320,7 +315,8 @@ mod tests {
         let [x, weight, state] = [wave(hidden, 0.7), wave(inner, 0.23), wave(inner * 128, 0.2)];
         let [to, from] = [(inner + channels + 6, hidden), (hidden, inner)]
             .map(|(n_out, n_in)| matrix(WeightType::Bf16, n_out, n_in));
-        let [in_proj, out_proj] = [&to, &from].map(|matrix| Product::plain(matrix, Precision::Fast));
+        let [in_proj, product] = [&to, &from].map(|matrix| Product::plain(matrix, Precision::Fast));
+        let out_proj = Tail { product, then: None };
         let convolution = Convolution { taps: &taps, bias: Some(&bias) };
         let norm = |is_before_gate| Some(GatedNorm { weight: &weight, group: inner / 2, eps: 1e-5, is_before_gate });
         let pool = pool::Pool::new(3).unwrap();

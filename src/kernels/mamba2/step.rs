@@ -1,18 +1,19 @@
 //! One token: in one pass over the state, and from a layer's input to its output in one parallel region.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::super::LANES;
 use super::super::gemm::Rows;
 use super::super::isa::{FAR, Isa, prefetch, vectorized};
 use super::super::math::silu;
 use super::super::pool::{self, ColumnBlocks, Columns, Fresh, Slice};
-use super::super::row::{Input, Product};
+use super::super::row::{Input, Product, Tail};
 use super::super::rows::{GatedNorm, gate_row};
 use super::{Convolution, Inputs, Sizing, Steps, decay};
 
-/// So many numbers of a state, 16 KiB, are worth a part of a parallel region: a microsecond or two.
-const PART: usize = 1 << 12;
+/// So many numbers of a state, 8 KiB, are worth a part of a parallel region: a microsecond.
+const PART: usize = 1 << 11;
 
 /// One token on its way through a layer.
 #[derive(Clone, Copy, Debug)]
@@ -54,14 +55,14 @@ pub struct Layer<'a> {
     /// The norm beside the gate, where there is one.
     pub norm: Option<GatedNorm<'a>>,
     /// Takes the gated output.
-    pub out_proj: Product<'a>,
+    pub out_proj: Tail<'a>,
 }
 
 /// Advances `state` by one token and writes `y` `[heads · head_dim]`, times silu(z) where there is a gate.
 pub fn step(isa: Isa, sizing: Sizing, mut state: State<'_>, token: Token<'_>, y: &mut [f32]) {
     let shared = state.shared(sizing);
-    let heads = (state.of_heads(sizing), Slice::new(y, sizing.head_dim));
-    pool::fill((heads, least(sizing)), |parts| advance(isa, sizing, &shared, token, parts));
+    let channels = (state.by_channel(sizing), Slice::new(y, 1));
+    pool::fill((channels, least(sizing)), |parts| advance(isa, sizing, &shared, token, parts));
     state.push_shared(sizing, token);
 }
 
@@ -71,31 +72,31 @@ pub fn whole_step(isa: Isa, layer: Layer<'_>, mut state: State<'_>, input: Input
     let Layer { sizing, in_proj, out_proj, norm, .. } = layer;
     let is_gated_later = norm.is_some_and(|norm| norm.is_before_gate);
     let shared = state.shared(sizing);
-    let heads = (state.of_heads(sizing), Fresh::new(sizing.inner(), sizing.head_dim));
-    let (projected, _, output) = pool::fill_three(
-        in_proj.outputs(),
-        |parts| in_proj.fill(isa, input, parts),
-        (heads, least(sizing)),
-        |projected, parts| advance(isa, sizing, &shared, layer.token(projected.whole(), !is_gated_later), parts),
-        out_proj.outputs(),
-        |projected, heads, parts| {
-            let mut y = Cow::Borrowed(heads.whole().1);
+    let channels = (state.by_channel(sizing), Fresh::new(sizing.inner(), 1));
+    let (projected, _, output) = out_proj.behind(
+        isa,
+        (in_proj.outputs(), |parts| in_proj.fill(isa, input, parts)),
+        ((channels, least(sizing)), |projected, parts| {
+            advance(isa, sizing, &shared, layer.token(projected.whole(), !is_gated_later), parts);
+        }),
+        |projected, channels, parts| {
+            let mut y = Cow::Borrowed(channels.whole().1);
             if norm.is_some() {
                 gate_row(isa, layer.token(projected.whole(), is_gated_later).z, norm, y.to_mut());
             }
-            out_proj.fill(isa, Input::from(&*y), parts);
+            out_proj.product.fill(isa, Input::from(&*y), parts);
         },
     );
     state.push_shared(sizing, layer.token(&projected, false));
     output
 }
 
-/// So many heads are worth a part.
+/// So many channels of x are worth a part: whole cache lines, which threads don't fight for.
 fn least(sizing: Sizing) -> usize {
-    PART.div_ceil(sizing.of_head().max(1))
+    PART.div_ceil(sizing.state_size.max(1)).next_multiple_of(LANES)
 }
 
-/// Some heads: the number of the first, their states and their outputs. Each thread convolves B and C for itself, of which
+/// Some channels: the number of the first, their states and their outputs. Each thread convolves B and C for itself, of which
 /// `kept` `[kernel − 1, 2 · groups · state_size]` has the tokens before.
 fn advance<'p>(
     isa: Isa,
@@ -108,16 +109,17 @@ fn advance<'p>(
     let mut shared = vec![0.0; 2 * sizing.shared()];
     let rows = kept.chunks_exact(shared.len().max(1)).chain(x.get(sizing.inner()..));
     token.convolution.token(isa, channels, sizing.inner(), rows, &mut shared);
-    for (first, ((mut kept, ssm), y)) in parts {
-        let first_channel = first * sizing.head_dim;
-        let x = x.get(first_channel..first_channel + y.len()).unwrap_or_default();
-        token.convolution.token(isa, channels, first_channel, kept.iter().chain([x]), y);
+    for (first, ((mut kept, mut ssm), mut y)) in parts {
+        let x = x.get(first..first + y.len()).unwrap_or_default();
+        token.convolution.token(isa, channels, first, kept.iter().chain([x]), y);
         kept.push(x);
-        let heads = ssm.chunks_exact_mut(sizing.of_head().max(1)).zip(y.chunks_exact_mut(sizing.head_dim.max(1)));
-        for (head, (ssm, y)) in (first..).zip(heads) {
-            if let Some(own) = token.head(sizing, &shared, head) {
-                step_head(isa, ssm, own, y);
+        let mut channel = first;
+        while let Some(Head { own, count }) = sizing.head_from(channel, y.len()) {
+            let rows = ssm.split_off_mut(..count * sizing.state_size).zip(y.split_off_mut(..count));
+            if let (Some((ssm, y)), Some(meets)) = (rows, token.meets(sizing, &shared, own, channel..channel + count)) {
+                step_rows(isa, ssm, meets, y);
             }
+            channel += count;
         }
     }
 }
@@ -141,10 +143,10 @@ impl State<'_> {
         rows.map(|row| row.get(sizing.inner()..).unwrap_or_default()).collect::<Vec<_>>().concat()
     }
 
-    /// For each head the tokens that its x was of, and its state.
-    fn of_heads(&mut self, sizing: Sizing) -> (ColumnBlocks<'_, f32>, Slice<'_, f32>) {
-        let kept = ColumnBlocks::new((self.conv, sizing.conv_dim()), sizing.inner(), sizing.head_dim);
-        (kept, Slice::new(self.ssm, sizing.of_head()))
+    /// For each channel of x what it was in the tokens before, and its row of the state.
+    fn by_channel(&mut self, sizing: Sizing) -> (ColumnBlocks<'_, f32>, Slice<'_, f32>) {
+        let kept = ColumnBlocks::new((self.conv, sizing.conv_dim()), sizing.inner(), 1);
+        (kept, Slice::new(self.ssm, sizing.state_size))
     }
 
     /// Keeps B and C of a token.
@@ -154,32 +156,47 @@ impl State<'_> {
     }
 }
 
+/// Some channels of a head.
+struct Head {
+    own: usize,
+    count: usize,
+}
+
+impl Sizing {
+    /// The head that a channel is of, and how many of `left` channels from it on; none where none is left.
+    fn head_from(&self, channel: usize, left: usize) -> Option<Head> {
+        let own = channel.checked_div(self.head_dim)?;
+        (left > 0).then(|| Head { own, count: left.min((own + 1) * self.head_dim - channel) })
+    }
+}
+
 impl<'a> Token<'a> {
-    /// What a head takes; `shared` has B and C side by side.
-    fn head(&self, sizing: Sizing, shared: &'a [f32], head: usize) -> Option<Head<'a>> {
+    /// What some channels of a head meet; `shared` has B and C side by side.
+    fn meets(&self, sizing: Sizing, shared: &'a [f32], head: usize, channels: Range<usize>) -> Option<Meets<'a>> {
         let Inputs { dt, a, d, .. } = self.inputs;
         let (b, c) = sizing.b_and_c(head);
         let of_shared = |start: usize| shared.get(start - sizing.inner()..)?.get(..sizing.state_size);
         let dt = dt.of(0, head)?;
-        Some(Head {
+        Some(Meets {
             b: of_shared(b)?,
             c: of_shared(c)?,
             dt: dt as f32,
             decay: decay(dt * a.get(head)?),
             d: *d.get(head)?,
-            z: self.z.and_then(|z| z.get(head * sizing.head_dim..(head + 1) * sizing.head_dim)),
+            z: self.z.and_then(|z| z.get(channels)),
         })
     }
 }
 
-/// What one head takes of a token, but for x.
+/// What channels of one head meet in a token, but for x.
 #[derive(Clone, Copy)]
-struct Head<'a> {
+struct Meets<'a> {
     b: &'a [f32],
     c: &'a [f32],
     dt: f32,
     decay: f32,
     d: f32,
+    /// Their gates.
     z: Option<&'a [f32]>,
 }
 
@@ -205,13 +222,13 @@ fn advance_row(isa: Isa, row: &mut [f32], decay: f32, input: f32, b: &[f32], c: 
 }
 
 vectorized! {
-    /// `S ← decay · S + Δ · x ⊗ B`, `y = (S · C + D · x) · silu(z)` for one head, whose x is in `y`.
-    fn step_head(isa: Isa, state: &mut [f32], head: Head<'_>, y: &mut [f32]) {
-        for (row, y) in state.chunks_exact_mut(head.b.len().max(1)).zip(&mut *y) {
+    /// `S ← decay · S + Δ · x ⊗ B`, `y = (S · C + D · x) · silu(z)` for channels of one head, whose x is in `y`.
+    fn step_rows(isa: Isa, state: &mut [f32], meets: Meets<'_>, y: &mut [f32]) {
+        for (row, y) in state.chunks_exact_mut(meets.b.len().max(1)).zip(&mut *y) {
             let x = *y;
-            *y = advance_row(isa, row, head.decay, head.dt * x, head.b, head.c) + head.d * x;
+            *y = advance_row(isa, row, meets.decay, meets.dt * x, meets.b, meets.c) + meets.d * x;
         }
-        for (y, z) in y.iter_mut().zip(head.z.unwrap_or_default()) {
+        for (y, z) in y.iter_mut().zip(meets.z.unwrap_or_default()) {
             *y *= silu(isa, *z);
         }
     }

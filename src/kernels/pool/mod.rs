@@ -19,15 +19,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
 pub use self::slices::{
-    Chunks, ColumnBlocks, Columns, Done, Fresh, Parts, Rows, Slice, chunks, columns, fill, fill_three, fill_two,
-    split_rows,
+    Chunks, ColumnBlocks, Columns, Done, Fresh, Parts, Rows, Slice, chunks, columns, fill, fill_five, fill_three,
+    fill_two, split_rows,
 };
 
 /// How many times a helper looks for work before it sleeps: some hundred microseconds, more than lies between two regions.
 const PATIENCE: u32 = 20_000;
 
 /// At most so many stages has a region.
-const STAGES: usize = 3;
+const STAGES: usize = 5;
 
 thread_local! {
     /// The pool that the regions of this thread use.

@@ -102,27 +102,53 @@ pub fn fill_two<A: Rows, B: Rows>(
 
 /// The same in three stages.
 pub fn fill_three<A: Rows, B: Rows, C: Rows>(
-    (first, first_least): (A, usize),
+    first: (A, usize),
     fill_first: impl Fn(&mut Parts<'_, '_, A>) + Sync,
-    (second, second_least): (B, usize),
+    second: (B, usize),
     fill_second: impl Fn(Done<'_, A>, &mut Parts<'_, '_, B>) + Sync,
-    (third, third_least): (C, usize),
+    third: (C, usize),
     fill_third: impl Fn(Done<'_, A>, Done<'_, B>, &mut Parts<'_, '_, C>) + Sync,
 ) -> (A::Filled, B::Filled, C::Filled) {
-    let in_first = |pieces: &mut Pieces<'_>| take_all(pieces, &first, &fill_first);
-    let in_second = |pieces: &mut Pieces<'_>| take_all(pieces, &second, |parts| fill_second(Done(&first), parts));
-    let in_third = |pieces: &mut Pieces<'_>| {
-        take_all(pieces, &third, |parts| fill_third(Done(&first), Done(&second), parts));
+    let nothing = ((), 1);
+    let (first, second, third, ..) = fill_five(
+        (first, fill_first),
+        (second, fill_second),
+        (third, fill_third),
+        (nothing, |_, _, _, _| {}),
+        (nothing, |_, _, _, _, _| {}),
+    );
+    (first, second, third)
+}
+
+/// The same in five stages.
+pub fn fill_five<A: Rows, B: Rows, C: Rows, D: Rows, E: Rows>(
+    ((a, a_least), fill_a): ((A, usize), impl Fn(&mut Parts<'_, '_, A>) + Sync),
+    ((b, b_least), fill_b): ((B, usize), impl Fn(Done<'_, A>, &mut Parts<'_, '_, B>) + Sync),
+    ((c, c_least), fill_c): ((C, usize), impl Fn(Done<'_, A>, Done<'_, B>, &mut Parts<'_, '_, C>) + Sync),
+    ((d, d_least), fill_d): ((D, usize), impl Fn(Done<'_, A>, Done<'_, B>, Done<'_, C>, &mut Parts<'_, '_, D>) + Sync),
+    ((e, e_least), fill_e): (
+        (E, usize),
+        impl Fn(Done<'_, A>, Done<'_, B>, Done<'_, C>, Done<'_, D>, &mut Parts<'_, '_, E>) + Sync,
+    ),
+) -> (A::Filled, B::Filled, C::Filled, D::Filled, E::Filled) {
+    let in_a = |pieces: &mut Pieces<'_>| take_all(pieces, &a, &fill_a);
+    let in_b = |pieces: &mut Pieces<'_>| take_all(pieces, &b, |parts| fill_b(Done(&a), parts));
+    let in_c = |pieces: &mut Pieces<'_>| take_all(pieces, &c, |parts| fill_c(Done(&a), Done(&b), parts));
+    let in_d = |pieces: &mut Pieces<'_>| take_all(pieces, &d, |parts| fill_d(Done(&a), Done(&b), Done(&c), parts));
+    let in_e = |pieces: &mut Pieces<'_>| {
+        take_all(pieces, &e, |parts| fill_e(Done(&a), Done(&b), Done(&c), Done(&d), parts));
     };
     run_stages(&[
-        Stage::new(first.count(), first_least, &in_first),
-        Stage::new(second.count(), second_least, &in_second),
-        Stage::new(third.count(), third_least, &in_third),
+        Stage::new(a.count(), a_least, &in_a),
+        Stage::new(b.count(), b_least, &in_b),
+        Stage::new(c.count(), c_least, &in_c),
+        Stage::new(d.count(), d_least, &in_d),
+        Stage::new(e.count(), e_least, &in_e),
     ]);
     #[allow(unsafe_code)]
     // SAFETY: the region is over, with all pieces.
     unsafe {
-        (first.filled(), second.filled(), third.filled())
+        (a.filled(), b.filled(), c.filled(), d.filled(), e.filled())
     }
 }
 

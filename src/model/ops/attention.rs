@@ -6,7 +6,7 @@ use super::super::cache::Rows;
 #[cfg(any(feature = "cuda", test))]
 use super::composed;
 use super::products::on_cpu;
-use super::row::Product;
+use super::row::Tail;
 use super::{Lent, no_kernels};
 use crate::error::{Error, Result};
 use crate::kernels::attention;
@@ -39,22 +39,18 @@ pub fn causal_attention(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) 
     }
 }
 
-/// What `product` makes of the answers to one query for each head, where they are on the CPU: [1, out]. None for several
-/// queries, and on a GPU.
+/// What a layer's tail makes of the answers to one query for each head, on the CPU: [1, out].
 pub(in crate::model) fn attention_into(
     q: &Tensor,
     keys: &Rows,
     values: &Rows,
     how: Attention,
-    product: Product<'_>,
-) -> Result<Option<Tensor>> {
-    if !q.device().is_cpu() || q.dim(0)? != 1 {
-        return Ok(None);
-    }
-    let product = product.lent()?;
-    let product = product.product()?;
-    let y = with_attention(q, keys, values, how, |attention| attention.decode_into(Isa::best(), product))?;
-    on_cpu(y, 1).map(Some)
+    tail: Tail<'_>,
+) -> Result<Tensor> {
+    let tail = tail.lent()?;
+    let tail = tail.tail()?;
+    let y = with_attention(q, keys, values, how, |attention| attention.decode_into(Isa::best(), tail))?;
+    on_cpu(y, 1)
 }
 
 fn attend_fused(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) -> Result<Tensor> {

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 #[cfg(feature = "cuda")]
 use super::copy_to;
 use super::products::{is_one_row, on_cpu};
-use super::row::{Product, of_row};
+use super::row::{Product, Tail, of_row};
 use super::{Lent, into_vec, no_kernels, zeros_if_they_fit};
 #[cfg(feature = "cuda")]
 use crate::error::Error;
@@ -198,13 +198,13 @@ impl Mixing {
         &self,
         input: &Input<'_>,
         in_proj: Product<'_>,
-        out_proj: Product<'_>,
+        out_proj: Tail<'_>,
         state: &mut Mamba2State,
     ) -> Result<Option<Tensor>> {
         match self {
             Self::Cpu(mixing) if is_one_row(&input.rows)? => {
-                let [in_proj, out_proj] = [in_proj.lent()?, out_proj.lent()?];
-                let layer = mixing.layer(in_proj.product()?, out_proj.product()?);
+                let (in_proj, out_proj) = (in_proj.lent()?, out_proj.lent()?);
+                let layer = mixing.layer(in_proj.product()?, out_proj.tail()?);
                 let state = state.lent()?;
                 let y = of_row(input, |x| Ok(mamba2::whole_step(Isa::best(), layer, state, x)))?;
                 on_cpu(y, 1).map(Some)
@@ -252,7 +252,7 @@ impl OnCpu {
         on_cpu(y, tokens)
     }
 
-    fn layer<'a>(&'a self, in_proj: row::Product<'a>, out_proj: row::Product<'a>) -> Layer<'a> {
+    fn layer<'a>(&'a self, in_proj: row::Product<'a>, out_proj: row::Tail<'a>) -> Layer<'a> {
         Layer {
             sizing: self.sizing,
             in_proj,

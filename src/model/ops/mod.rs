@@ -23,7 +23,7 @@ pub use self::mamba2::{Constants, GatedNorm, Mamba2State, Mixing};
 pub use self::per_head::{Orientation, PerHead};
 pub(super) use self::products::{all_products, gated_row, is_one_row, row_times, with_bias};
 pub use self::products::{embed, hold, linear, pack, place, weight_type};
-pub(super) use self::row::{Product, each, mlp_row};
+pub(super) use self::row::{Mlp, Product, Tail, Then, each, mlp_row};
 use super::rope::Pairing;
 use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;

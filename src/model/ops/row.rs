@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;
 use crate::kernels::matrix::{Matrix, Precision};
 use crate::kernels::row;
-use crate::model::input::{Input, Residual};
+use crate::model::input::{Input, Residual, RmsNorm};
 
 /// A packed matrix, and what its outputs become after another.
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +24,79 @@ pub(in crate::model) struct Product<'a> {
     pub(in crate::model) residual: Option<Residual<'a>>,
 }
 
+/// A feed-forward layer: `down(silu(gate(x) · factor) · up(x))`, or `down(relu(up(x))²)` without a gate.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) struct Mlp<'a> {
+    pub(in crate::model) gate: Option<(Product<'a>, f64)>,
+    pub(in crate::model) up: Product<'a>,
+    pub(in crate::model) down: Product<'a>,
+}
+
+/// A feed-forward layer behind another one, on what that adds to the residual stream: `x + mlp(norm(x)) · factor`.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) struct Then<'a> {
+    pub(in crate::model) norm: RmsNorm<'a>,
+    pub(in crate::model) mlp: Mlp<'a>,
+    pub(in crate::model) factor: f64,
+}
+
+/// A layer's last product, and what comes after it in the same parallel region.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::model) struct Tail<'a> {
+    pub(in crate::model) product: Product<'a>,
+    pub(in crate::model) then: Option<Then<'a>>,
+}
+
 /// The memory of what outputs meet.
 pub(super) struct LentProduct<'a> {
     wanted: Product<'a>,
     bias: Option<Lent<'a>>,
     multipliers: Option<Lent<'a>>,
     residual: Option<Lent<'a>>,
+}
+
+/// The same of a feed-forward layer.
+struct LentMlp<'a> {
+    gate: Option<(LentProduct<'a>, f32)>,
+    up: LentProduct<'a>,
+    down: LentProduct<'a>,
+}
+
+/// The same of a layer's tail.
+pub(super) struct LentTail<'a> {
+    product: LentProduct<'a>,
+    then: Option<(row::Norm<'a>, LentMlp<'a>, f32)>,
+}
+
+impl<'a> Mlp<'a> {
+    fn lent(self) -> Result<LentMlp<'a>> {
+        let gate = |(gate, factor): (Product<'a>, f64)| Ok::<_, Error>((gate.lent()?, factor as f32));
+        Ok(LentMlp { gate: self.gate.map(gate).transpose()?, up: self.up.lent()?, down: self.down.lent()? })
+    }
+}
+
+impl LentMlp<'_> {
+    fn mlp(&self) -> Result<row::Mlp<'_>> {
+        let gate = self.gate.as_ref().map(|(gate, factor)| Ok::<_, Error>((gate.product()?, *factor)));
+        Ok(row::Mlp { gate: gate.transpose()?, up: self.up.product()?, down: self.down.product()? })
+    }
+}
+
+impl<'a> Tail<'a> {
+    pub(super) fn lent(self) -> Result<LentTail<'a>> {
+        let then = |Then { norm, mlp, factor }: Then<'a>| Ok::<_, Error>((norm.of_row(), mlp.lent()?, factor as f32));
+        Ok(LentTail { product: self.product.lent()?, then: self.then.map(then).transpose()? })
+    }
+}
+
+impl LentTail<'_> {
+    pub(super) fn tail(&self) -> Result<row::Tail<'_>> {
+        let then = self
+            .then
+            .as_ref()
+            .map(|(norm, mlp, factor)| Ok::<_, Error>(row::Then { norm: *norm, mlp: mlp.mlp()?, factor: *factor }));
+        Ok(row::Tail { product: self.product.product()?, then: then.transpose()? })
+    }
 }
 
 impl<'a> Product<'a> {
@@ -61,8 +128,7 @@ impl LentProduct<'_> {
 pub(super) fn of_row<T>(input: &Input<'_>, make: impl FnOnce(row::Input<'_>) -> Result<T>) -> Result<T> {
     let rows = input.rows.contiguous()?;
     let lent = Lent::of(&rows)?;
-    let norm = input.norm.map(|norm| row::Norm { weight: norm.numbers, eps: norm.eps });
-    make(row::Input { x: lent.slice()?, norm })
+    make(row::Input { x: lent.slice()?, norm: input.norm.map(RmsNorm::of_row) })
 }
 
 /// Each of several products of one row [1, in] with its norm: of each [1, out].
@@ -72,22 +138,21 @@ pub(super) fn times_all<const N: usize>(input: &Input<'_>, products: [Product<'_
     each(of_row(input, |x| Ok(row::times_all(products, Isa::best(), x)))?, |y| on_cpu(y, 1))
 }
 
-/// `down(silu(gate(x) · factor) · up(x))` of one row [1, in] with its norm, or `down(relu(up(x))²)` without a gate: [1, out].
-/// None for several rows.
-pub(in crate::model) fn mlp_row(
-    input: &Input<'_>,
-    gate: Option<(Product<'_>, f64)>,
-    up: Product<'_>,
-    down: Product<'_>,
-) -> Result<Option<Tensor>> {
+/// What a feed-forward layer makes of one row [1, in] with its norm: [1, out]. None for several rows.
+pub(in crate::model) fn mlp_row(input: &Input<'_>, mlp: Mlp<'_>) -> Result<Option<Tensor>> {
     if !is_one_row(&input.rows)? {
         return Ok(None);
     }
-    let gate = gate.map(|(gate, factor)| Ok::<_, Error>((gate.lent()?, factor as f32))).transpose()?;
-    let gate = gate.as_ref().map(|(gate, factor)| Ok::<_, Error>((gate.product()?, *factor))).transpose()?;
-    let [up, down] = [up.lent()?, down.lent()?];
-    let mlp = row::Mlp { gate, up: up.product()?, down: down.product()? };
+    let mlp = mlp.lent()?;
+    let mlp = mlp.mlp()?;
     on_cpu(of_row(input, |x| Ok(row::mlp(mlp, Isa::best(), x)))?, 1).map(Some)
+}
+
+impl<'a> RmsNorm<'a> {
+    /// Where its weight is in memory.
+    fn of_row(self) -> row::Norm<'a> {
+        row::Norm { weight: self.numbers, eps: self.eps }
+    }
 }
 
 fn numbers<'a>(lent: Option<&'a Lent<'_>>) -> Result<Option<&'a [f32]>> {
