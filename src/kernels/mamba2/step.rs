@@ -59,25 +59,23 @@ pub struct Layer<'a> {
 }
 
 /// Advances `state` by one token and writes `y` `[heads · head_dim]`, times silu(z) where there is a gate.
-pub fn step(isa: Isa, sizing: Sizing, mut state: State<'_>, token: Token<'_>, y: &mut [f32]) {
-    let shared = state.shared(sizing);
-    let channels = (state.by_channel(sizing), Slice::new(y, 1));
-    pool::fill((channels, least(sizing)), |parts| advance(isa, sizing, &shared, token, parts));
-    state.push_shared(sizing, token);
+pub fn step(isa: Isa, sizing: Sizing, state: State<'_>, token: Token<'_>, y: &mut [f32]) {
+    let (own, mut kept) = state.by_channel(sizing);
+    pool::fill(((own, Slice::new(y, 1)), least(sizing)), |parts| advance(isa, sizing, &kept, token, parts));
+    kept.push(token.shared(sizing));
 }
 
 /// What a layer makes of one token, advancing `state`: in one parallel region, in which the threads wait for each other behind
 /// the first projection and behind the state. The gate is within the pass over the state, unless the norm comes before it.
-pub fn whole_step(isa: Isa, layer: Layer<'_>, mut state: State<'_>, input: Input<'_>) -> Vec<f32> {
+pub fn whole_step(isa: Isa, layer: Layer<'_>, state: State<'_>, input: Input<'_>) -> Vec<f32> {
     let Layer { sizing, in_proj, out_proj, norm, .. } = layer;
     let is_gated_later = norm.is_some_and(|norm| norm.is_before_gate);
-    let shared = state.shared(sizing);
-    let channels = (state.by_channel(sizing), Fresh::new(sizing.inner(), 1));
+    let (own, mut kept) = state.by_channel(sizing);
     let (projected, _, output) = out_proj.behind(
         isa,
         (in_proj.outputs(), |parts| in_proj.fill(isa, input, parts)),
-        ((channels, least(sizing)), |projected, parts| {
-            advance(isa, sizing, &shared, layer.token(projected.whole(), !is_gated_later), parts);
+        (((own, Fresh::new(sizing.inner(), 1)), least(sizing)), |projected, parts| {
+            advance(isa, sizing, &kept, layer.token(projected.whole(), !is_gated_later), parts);
         }),
         |projected, channels, parts| {
             let mut y = Cow::Borrowed(channels.whole().1);
@@ -87,7 +85,7 @@ pub fn whole_step(isa: Isa, layer: Layer<'_>, mut state: State<'_>, input: Input
             out_proj.product.fill(isa, Input::from(&*y), parts);
         },
     );
-    state.push_shared(sizing, layer.token(&projected, false));
+    kept.push(layer.token(&projected, false).shared(sizing));
     output
 }
 
@@ -97,17 +95,17 @@ fn least(sizing: Sizing) -> usize {
 }
 
 /// Some channels: the number of the first, their states and their outputs. Each thread convolves B and C for itself, of which
-/// `kept` `[kernel − 1, 2 · groups · state_size]` has the tokens before.
+/// `others` has the tokens before.
 fn advance<'p>(
     isa: Isa,
     sizing: Sizing,
-    kept: &[f32],
+    others: &Columns<'_, f32>,
     token: Token<'_>,
     parts: impl Iterator<Item = (usize, ((Columns<'p, f32>, &'p mut [f32]), &'p mut [f32]))>,
 ) {
     let (channels, x) = (sizing.conv_dim(), token.inputs.xbc);
     let mut shared = vec![0.0; 2 * sizing.shared()];
-    let rows = kept.chunks_exact(shared.len().max(1)).chain(x.get(sizing.inner()..));
+    let rows = others.iter().chain([token.shared(sizing)]);
     token.convolution.token(isa, channels, sizing.inner(), rows, &mut shared);
     for (first, ((mut kept, mut ssm), mut y)) in parts {
         let x = x.get(first..first + y.len()).unwrap_or_default();
@@ -136,23 +134,14 @@ impl<'a> Layer<'a> {
     }
 }
 
-impl State<'_> {
-    /// What B and C were: `[kernel − 1, 2 · groups · state_size]`.
-    fn shared(&self, sizing: Sizing) -> Vec<f32> {
-        let rows = self.conv.chunks_exact(sizing.conv_dim().max(1));
-        rows.map(|row| row.get(sizing.inner()..).unwrap_or_default()).collect::<Vec<_>>().concat()
-    }
+/// For each channel of x what it was in the tokens before, and its row of the state.
+type Channels<'a> = (ColumnBlocks<'a, f32>, Slice<'a, f32>);
 
-    /// For each channel of x what it was in the tokens before, and its row of the state.
-    fn by_channel(&mut self, sizing: Sizing) -> (ColumnBlocks<'_, f32>, Slice<'_, f32>) {
-        let kept = ColumnBlocks::new((self.conv, sizing.conv_dim()), sizing.inner(), 1);
-        (kept, Slice::new(self.ssm, sizing.state_size))
-    }
-
-    /// Keeps B and C of a token.
-    fn push_shared(&mut self, sizing: Sizing, token: Token<'_>) {
-        let shared = token.inputs.xbc.get(sizing.inner()..).unwrap_or_default();
-        Columns::behind((self.conv, sizing.conv_dim()), sizing.inner()).push(shared);
+impl<'a> State<'a> {
+    /// What there is of each channel of x, and what B and C were.
+    fn by_channel(self, sizing: Sizing) -> (Channels<'a>, Columns<'a, f32>) {
+        let (kept, others) = ColumnBlocks::and_rest((self.conv, sizing.conv_dim()), sizing.inner(), 1);
+        ((kept, Slice::new(self.ssm, sizing.state_size)), others)
     }
 }
 
@@ -171,6 +160,11 @@ impl Sizing {
 }
 
 impl<'a> Token<'a> {
+    /// B and C side by side, before the convolution.
+    fn shared(&self, sizing: Sizing) -> &'a [f32] {
+        self.inputs.xbc.get(sizing.inner()..).unwrap_or_default()
+    }
+
     /// What some channels of a head meet; `shared` has B and C side by side.
     fn meets(&self, sizing: Sizing, shared: &'a [f32], head: usize, channels: Range<usize>) -> Option<Meets<'a>> {
         let Inputs { dt, a, d, .. } = self.inputs;

@@ -418,6 +418,19 @@ impl<'a, T> ColumnBlocks<'a, T> {
     pub fn new((rows, stride): (&'a mut [T], usize), width: usize, size: usize) -> Self {
         Self { items: SharedMut::new(rows), stride, width: width.min(stride), size: size.max(1) }
     }
+
+    /// The same, and the columns behind them.
+    pub fn and_rest((rows, stride): (&'a mut [T], usize), width: usize, size: usize) -> (Self, Columns<'a, T>) {
+        let blocks = Self::new((rows, stride), width, size);
+        let rest = Columns {
+            start: blocks.items.at(blocks.width),
+            stride,
+            width: stride - blocks.width,
+            rows: blocks.items.len / stride.max(1),
+            items: PhantomData,
+        };
+        (blocks, rest)
+    }
 }
 
 #[allow(unsafe_code)]
@@ -463,14 +476,11 @@ pub struct Columns<'a, T> {
     items: PhantomData<&'a mut T>,
 }
 
-impl<'a, T> Columns<'a, T> {
-    /// The columns from one on of rows of `stride` numbers each.
-    pub fn behind((rows, stride): (&'a mut [T], usize), first: usize) -> Self {
-        let (count, first) = (rows.len() / stride.max(1), first.min(stride));
-        let start = rows.as_mut_ptr().wrapping_add(first);
-        Self { start, stride, width: stride - first, rows: count, items: PhantomData }
-    }
+#[allow(unsafe_code)]
+// SAFETY: what is shared can only be read.
+unsafe impl<T: Sync> Sync for Columns<'_, T> {}
 
+impl<T> Columns<'_, T> {
     /// How many columns there are.
     pub fn width(&self) -> usize {
         self.width
