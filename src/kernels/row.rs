@@ -358,10 +358,10 @@ mod tests {
                     Isa::best(),
                     (ones, |parts| parts.for_each(|(_, y)| fill(y))),
                     ((Fresh::new(37, 1), 2), |ones, parts| {
-                        let ones = ones.whole();
-                        parts.for_each(|(at, y)| {
-                            y.iter_mut().zip(&ones[at..]).zip(&x[at..]).for_each(|((y, one), x)| *y = one * x)
-                        });
+                        for (first, y) in parts {
+                            let factors = ones.whole()[first..].iter().zip(&x[first..]);
+                            y.iter_mut().zip(factors).for_each(|(y, (one, x))| *y = one * x);
+                        }
                     }),
                     |_, x, parts| last.fill(Isa::best(), x.whole().into(), parts),
                 )

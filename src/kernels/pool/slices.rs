@@ -120,6 +120,10 @@ pub fn fill_three<A: Rows, B: Rows, C: Rows>(
     (first, second, third)
 }
 
+/// What five stages have filled.
+type FiveFilled<A, B, C, D, E> =
+    (<A as Rows>::Filled, <B as Rows>::Filled, <C as Rows>::Filled, <D as Rows>::Filled, <E as Rows>::Filled);
+
 /// The same in five stages.
 pub fn fill_five<A: Rows, B: Rows, C: Rows, D: Rows, E: Rows>(
     ((a, a_least), fill_a): ((A, usize), impl Fn(&mut Parts<'_, '_, A>) + Sync),
@@ -130,7 +134,7 @@ pub fn fill_five<A: Rows, B: Rows, C: Rows, D: Rows, E: Rows>(
         (E, usize),
         impl Fn(Done<'_, A>, Done<'_, B>, Done<'_, C>, Done<'_, D>, &mut Parts<'_, '_, E>) + Sync,
     ),
-) -> (A::Filled, B::Filled, C::Filled, D::Filled, E::Filled) {
+) -> FiveFilled<A, B, C, D, E> {
     let in_a = |pieces: &mut Pieces<'_>| take_all(pieces, &a, &fill_a);
     let in_b = |pieces: &mut Pieces<'_>| take_all(pieces, &b, |parts| fill_b(Done(&a), parts));
     let in_c = |pieces: &mut Pieces<'_>| take_all(pieces, &c, |parts| fill_c(Done(&a), Done(&b), parts));
