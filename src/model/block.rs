@@ -11,7 +11,7 @@ use super::mla::{Mla, MlaCache};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
-use super::ops::{Mamba2State, Then, scaled};
+use super::ops::{Mamba2State, Then, is_one_row, scaled};
 use super::rope::{Positions, RopeSpec};
 use super::weights::Weights;
 use crate::error::{Error, Result};
@@ -186,6 +186,9 @@ impl Block {
 
     /// One row goes through both halves of the layer at once, where there are kernels for that.
     fn step(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Option<Tensor>> {
+        if !is_one_row(x)? {
+            return Ok(None);
+        }
         let (Some((norm, mixer)), Some((ffn_norm, Ffn::Mlp(ffn)))) = (&self.mixer, &self.ffn) else { return Ok(None) };
         let (Some(ffn_norm), Some(mlp)) = (ffn_norm.as_rms(), ffn.packed()) else { return Ok(None) };
         let then = Some(Then { norm: ffn_norm, mlp, factor: self.ffn_multiplier });
