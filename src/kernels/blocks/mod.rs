@@ -2,9 +2,9 @@
 //!
 //! A matrix `[n_out, n_in]` is stored as panels of 16 output rows, the last filled up with rows of zeros. A panel has,
 //! for each block of inputs, one packed block of its 16 rows: what ggml's 16 blocks have, in the order of `layout`.
-//! `pack` makes it; `jobs` and `several` (rows) have the kernels, written once in the vector operations of `vectors`, which `scalar`, `avx2` and
-//! `avx512` implement; `planes` lays panels out for GPUs. Activations are [`Activations`] of 16-bit integers or, where they
-//! must be exact, f32.
+//! `pack` makes it; `jobs` has the kernels and `several` those of several rows, written once in the vector operations of
+//! `vectors`, which `scalar`, `avx2` and `avx512` implement; `planes` lays panels out for GPUs. Activations are
+//! [`Activations`] of 16-bit integers or, where they must be exact, f32.
 //!
 //! Functions here stay on the calling thread: callers share panels among threads.
 

@@ -66,7 +66,8 @@ pub fn step(isa: Isa, sizing: Sizing, state: State<'_>, token: Token<'_>, y: &mu
 }
 
 /// What a layer makes of one token, advancing `state`: in one parallel region, in which the threads wait for each other behind
-/// the first projection and behind the state. The gate is within the pass over the state, unless the norm comes before it.
+/// the first projection, behind the state, and where the tail goes on behind each of its products. The gate is within the pass
+/// over the state, unless the norm comes before it.
 pub fn whole_step(isa: Isa, layer: Layer<'_>, state: State<'_>, input: Input<'_>) -> Vec<f32> {
     let Layer { sizing, in_proj, out_proj, norm, .. } = layer;
     let is_gated_later = norm.is_some_and(|norm| norm.is_before_gate);
@@ -89,7 +90,7 @@ pub fn whole_step(isa: Isa, layer: Layer<'_>, state: State<'_>, input: Input<'_>
     output
 }
 
-/// So many channels of x are worth a part: whole cache lines, which threads don't fight for.
+/// So many channels of x are worth a part: as many as cache lines have, of which threads share few.
 fn least(sizing: Sizing) -> usize {
     PART.div_ceil(sizing.state_size.max(1)).next_multiple_of(LANES)
 }
