@@ -205,11 +205,12 @@ impl Matrix {
         }
     }
 
-    /// By integer products of all rows with two panels at a time.
+    /// By integer products of all rows with as many panels at a time as registers have room for.
     fn times_integers(&self, isa: Isa, format: Format, x: &ActivationRows, Sums { room, stride }: Sums<'_>) {
-        pool::columns((room, stride), self.n_out, 2 * PANEL, |at, mut y| {
+        let together = if isa >= Isa::Avx512 { 2 } else { 1 };
+        pool::columns((room, stride), self.n_out, together * PANEL, |at, mut y| {
             let mut sums = vec![[[0.0; PANEL]; 2]; y.rows()];
-            let panels = self.panels(2 * at, y.width().div_ceil(PANEL));
+            let panels = self.panels(together * at, y.width().div_ceil(PANEL));
             blocks::panels_times_rows(isa, format, panels, x, &mut sums);
             store::<{ 2 * PANEL }>(bytemuck::cast_slice(&sums), 0, 0, &mut y);
         });
@@ -534,11 +535,13 @@ pub(super) mod tests {
 
     #[test]
     fn several_rows_that_meet_blocks_give_bit_for_bit_what_each_gives() {
-        let (n_in, n_out) = (512, 21);
-        for format in Format::ALL {
+        let n_in = 512;
+        // One part of two panels, a whole one, and three of which the last is a part of a panel.
+        for (format, n_out) in Format::ALL.into_iter().flat_map(|format| [21, 32, 70].map(|n_out| (format, n_out))) {
             // Small numbers whatever they stand for: no scale of them is infinite.
-            let fill =
-                |_: usize, panel: &mut [u8]| (0..).zip(panel).for_each(|(at, byte)| *byte = (at * 37 % 61) as u8);
+            let fill = |first: usize, panel: &mut [u8]| {
+                (5 * first..).zip(panel).for_each(|(at, byte)| *byte = (at * 37 % 61) as u8)
+            };
             let matrix = Matrix::new(WeightType::Blocks(format), n_out, n_in, fill).unwrap();
             for isa in Isa::available().filter(|isa| [Isa::Avx2, Isa::Avx512].contains(isa)) {
                 assert!(matches!(matrix.way(isa, Precision::Fast), Way::Integers(_)));
@@ -547,7 +550,7 @@ pub(super) mod tests {
                     let together = matrix.times(isa, &x, Precision::Fast);
                     let alone: Vec<f32> = x.chunks(n_in).flat_map(|x| matrix.times(isa, x, Precision::Fast)).collect();
                     let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
-                    assert_eq!(bits(&together), bits(&alone), "{format:?} {isa:?}, {rows} rows");
+                    assert_eq!(bits(&together), bits(&alone), "{format:?} {isa:?}, {rows} rows, {n_out} outputs");
                 }
             }
         }

@@ -253,7 +253,7 @@ fn rotated_queries_may_come_from_the_query_latent() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let mut config = config([(mamba2(2, 4), mlp()), (gqa(2), moe(true))]);
+    let mut config = config([(mamba2(2, 4), mlp()), (gqa(2), moe(true)), (gqa(2), mlp())]);
     config.vocab_size = 8192; // times 32 is more than one thread takes alone
     let model = random_model(&config, 9);
     let tokens = random_tokens(9, 6, config.vocab_size);

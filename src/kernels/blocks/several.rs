@@ -10,7 +10,7 @@ use super::{
     vectors::{Job, Lanes, Two, Vectors},
 };
 
-/// The sums that `RowsTimes` gives for each row of `x`, of one panel or two, bit for bit.
+/// The sums that `jobs::RowsTimes` gives for each row of `x`, of one panel or two, bit for bit.
 pub(super) struct PanelsTimesRows<'a> {
     pub(super) panels: &'a [u8],
     pub(super) x: &'a ActivationRows,
@@ -136,9 +136,8 @@ fn times<P: Panels>(panels: P, x: &ActivationRows) -> Vec<[<P::Lanes as Lanes>::
     for first in (0..x.groups()).step_by(SPLIT) {
         groups.clear();
         for at in first..x.groups().min(first + SPLIT) {
-            if let Some(group) = panels.split(at) {
-                groups.push(group);
-            }
+            let Some(group) = panels.split(at) else { break };
+            groups.push(group);
         }
         for (x, sums) in x.blocks().zip(&mut sums) {
             for (group, x) in groups.iter().zip(x.iter().skip(first)) {
@@ -151,7 +150,7 @@ fn times<P: Panels>(panels: P, x: &ActivationRows) -> Vec<[<P::Lanes as Lanes>::
 }
 
 impl<I: Lanes> SplitGroup<I> {
-    /// As `add_group_times`, for [`TOGETHER`] rows.
+    /// As `jobs::add_group_times`, for [`TOGETHER`] rows.
     #[inline(always)]
     fn add_times<B: Block>(&self, isa: I, x: &GroupOfRows, y: &mut [I::Floats; TOGETHER]) {
         let sums = self.scaled_sums::<B>(isa, &x.pairs);
@@ -164,7 +163,7 @@ impl<I: Lanes> SplitGroup<I> {
         }
     }
 
-    /// As `scaled_sum`.
+    /// As `jobs::scaled_sum`.
     #[inline(always)]
     fn scaled_sums<B: Block>(&self, isa: I, [x, other_x]: &[[PairOfRows; 8]; 2]) -> [I::Floats; TOGETHER] {
         let ([half, other], [scale, other_scale]) = (&self.halves, self.scales);

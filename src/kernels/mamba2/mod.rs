@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_gated_head_by_head() {
+    fn a_step_is_gated_within_its_pass_over_the_state() {
         let sizing = Sizing { heads: 6, head_dim: 37, state_size: 128, groups: 2 };
         let wave = |n: usize, k: f32| (0..n).map(|i| (i as f32 * k).sin()).collect::<Vec<f32>>();
         let (xbc, z, state) = (wave(sizing.conv_dim(), 0.3), wave(6 * 37, 0.7), wave(6 * 37 * 128, 0.2));

@@ -192,7 +192,7 @@ impl Mixing {
         }
     }
 
-    /// What the whole layer makes of one row [1, hidden] with its norm, on the CPU: [1, hidden]; advances `state`. None for
+    /// What the whole layer and its tail make of one row [1, hidden] with its norm, on the CPU: [1, hidden]; advances `state`. None for
     /// several rows, and on a GPU.
     pub(in crate::model) fn step(
         &self,
