@@ -540,7 +540,7 @@ pub(super) mod tests {
         for (format, n_out) in Format::ALL.into_iter().flat_map(|format| [21, 32, 70].map(|n_out| (format, n_out))) {
             // Small numbers whatever they stand for: no scale of them is infinite.
             let fill = |first: usize, panel: &mut [u8]| {
-                (5 * first..).zip(panel).for_each(|(at, byte)| *byte = (at * 37 % 61) as u8)
+                (5 * first..).zip(panel).for_each(|(at, byte)| *byte = (at * 37 % 61) as u8);
             };
             let matrix = Matrix::new(WeightType::Blocks(format), n_out, n_in, fill).unwrap();
             for isa in Isa::available().filter(|isa| [Isa::Avx2, Isa::Avx512].contains(isa)) {
