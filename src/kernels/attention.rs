@@ -8,7 +8,7 @@ use super::LANES;
 use super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
 use super::isa::{FAR, Isa, prefetch, vectorized};
 use super::math::exp;
-use super::pool::{self, Fresh, Slice};
+use super::pool::{self, Filling, Fresh, Slice};
 use super::row::{Input, Tail};
 use super::rows::{self, exp_row};
 
@@ -162,14 +162,14 @@ impl Attention<'_> {
 
     /// One query for each head.
     fn decode(&self, isa: Isa, y: &mut [f32]) {
-        let (split, width) = (Split::new(self), self.v.width().max(1));
+        let split = Split::new(self);
         let mut softmaxes = split.softmaxes();
-        pool::fill_two(
-            split.partials(&mut softmaxes),
-            |parts| split.look(isa, parts),
-            (Slice::new(y, width), split.least_merged()),
-            |partials, parts| split.merge(partials.whole(), parts),
-        );
+        let partials = Filling::new(split.partials(&mut softmaxes));
+        let answers = Filling::new((Slice::new(y, split.width()), split.least_merged()));
+        pool::region(&[
+            &partials.by(|parts| split.look(isa, parts)),
+            &answers.by(|parts| split.merge(partials.whole(), parts)),
+        ]);
     }
 
     /// What a layer's tail makes of the answers to one query for each head, `[heads · value width]`, in one parallel region.
@@ -177,33 +177,23 @@ impl Attention<'_> {
     /// # Panics
     /// There are more queries, or the tail's product doesn't take as many numbers.
     pub fn decode_into(&self, isa: Isa, tail: Tail<'_>) -> Vec<f32> {
-        let (split, width, product) = (Split::new(self), self.v.width().max(1), tail.product);
-        assert_eq!((self.n_queries, product.matrix.n_in()), (1, self.heads * self.v.width()), "one query's answers");
+        let (split, product) = (Split::new(self), tail.product);
+        let (width, numbers) = (split.width(), self.heads * split.width());
+        assert_eq!((self.n_queries, product.matrix.n_in()), (1, numbers), "one query's answers");
         let mut softmaxes = split.softmaxes();
-        let partials = split.partials(&mut softmaxes);
+        let partials = Filling::new(split.partials(&mut softmaxes));
+        let look = partials.by(|parts| split.look(isa, parts));
         if split.least_merged() >= self.heads {
             // Each thread merges all sooner than it waits for another.
-            let (_, (), y) = tail.behind(
-                isa,
-                (partials, |parts| split.look(isa, parts)),
-                (((), 1), |_, _| {}),
-                |partials, _, parts| {
-                    let mut answers = vec![0.0; self.heads * width];
-                    split.merge(partials.whole(), std::iter::once((0, &mut *answers)));
-                    product.fill(isa, Input::from(&*answers), parts);
-                },
-            );
-            return y;
+            return tail.behind(isa, &[&look], |parts| {
+                let mut answers = vec![0.0; numbers];
+                split.merge(partials.whole(), std::iter::once((0, &mut *answers)));
+                product.fill(isa, Input::from(&*answers), parts);
+            });
         }
-        let (_, _, y) = tail.behind(
-            isa,
-            (partials, |parts| split.look(isa, parts)),
-            ((Fresh::new(self.heads * width, width), split.least_merged()), |partials, parts| {
-                split.merge(partials.whole(), parts);
-            }),
-            |_, answers, parts| product.fill(isa, answers.whole().into(), parts),
-        );
-        y
+        let answers = Filling::new((Fresh::new(numbers, width), split.least_merged()));
+        let merge = answers.by(|parts| split.merge(partials.whole(), parts));
+        tail.behind(isa, &[&look, &merge], |parts| product.fill(isa, answers.whole().into(), parts))
     }
 
     /// All queries of a key head over some of its keys: adds to their `softmaxes` and `sums` `[group, value width]`.

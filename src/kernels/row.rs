@@ -9,7 +9,7 @@ use super::blocks::{self, Activations};
 use super::isa::{FAR, Isa, prefetch};
 use super::matrix::{Matrix, Precision, WeightType};
 use super::panels::{self, Element, PANEL};
-use super::pool::{self, Done, Fresh, Parts, Rows};
+use super::pool::{self, Filling, Fresh, Parts, Stage};
 use super::rows::{add_to_scaled_row, multiply_row, rms_norm, square_relu_row, swiglu_row};
 
 /// So many bytes of weights are worth a part of a parallel region: a quarter of a microsecond.
@@ -236,45 +236,37 @@ impl Mlp<'_> {
 /// # Panics
 /// The gate has not as many outputs as `up`.
 pub fn mlp(mlp: Mlp<'_>, isa: Isa, input: Input<'_>) -> Vec<f32> {
-    let (_, y) = pool::fill_two(
-        mlp.inner(),
-        |parts| mlp.fill_inner(isa, input, parts),
-        mlp.down.outputs(),
-        |inner, parts| mlp.down.fill(isa, inner.whole().into(), parts),
-    );
-    y
+    let (inner, y) = (Filling::new(mlp.inner()), Filling::new(mlp.down.outputs()));
+    pool::region(&[
+        &inner.by(|parts| mlp.fill_inner(isa, input, parts)),
+        &y.by(|parts| mlp.down.fill(isa, inner.whole().into(), parts)),
+    ]);
+    y.filled()
 }
 
 impl Tail<'_> {
-    /// Goes through two stages, a product of what they give, and what comes after it, in one parallel region: what each stage
-    /// has filled, and what the tail makes of it.
-    pub(super) fn behind<A: Rows, B: Rows>(
+    /// Goes through the stages `before`, the layer's last product, which `fill` makes, and what comes after it, in one parallel
+    /// region.
+    pub(super) fn behind(
         &self,
         isa: Isa,
-        first: ((A, usize), impl Fn(&mut Parts<'_, '_, A>) + Sync),
-        second: ((B, usize), impl Fn(Done<'_, A>, &mut Parts<'_, '_, B>) + Sync),
-        product: impl Fn(Done<'_, A>, Done<'_, B>, &mut Parts<'_, '_, Fresh>) + Sync,
-    ) -> (A::Filled, B::Filled, Vec<f32>) {
-        let none = || (Fresh::new(0, PANEL), 1);
-        let (inner, outputs) =
-            self.then.map_or_else(|| (none(), none()), |Then { mlp, .. }| (mlp.inner(), mlp.down.outputs()));
-        let (first, second, y, _, z) = pool::fill_five(
-            first,
-            second,
-            (self.product.outputs(), product),
-            (inner, |_, _, x, parts| {
-                if let Some(Then { norm, mlp, .. }) = self.then {
-                    mlp.fill_inner(isa, Input { x: x.whole(), norm: Some(norm) }, parts);
-                }
-            }),
-            (outputs, |_, _, x, inner, parts| {
-                if let Some(Then { mlp, factor, .. }) = self.then {
-                    let down = Product { residual: Some((x.whole(), factor)), ..mlp.down };
-                    down.fill(isa, inner.whole().into(), parts);
-                }
-            }),
-        );
-        (first, second, if self.then.is_some() { z } else { y })
+        before: &[&dyn Stage],
+        fill: impl Fn(&mut Parts<'_, '_, Fresh>) + Sync,
+    ) -> Vec<f32> {
+        let x = Filling::new(self.product.outputs());
+        let product = x.by(fill);
+        let Some(Then { norm, mlp, factor }) = self.then else {
+            pool::region(&[before, &[&product]].concat());
+            return x.filled();
+        };
+        let (inner, y) = (Filling::new(mlp.inner()), Filling::new(mlp.down.outputs()));
+        let fill_inner = inner.by(|parts| mlp.fill_inner(isa, Input { x: x.whole(), norm: Some(norm) }, parts));
+        let down = y.by(|parts| {
+            let down = Product { residual: Some((x.whole(), factor)), ..mlp.down };
+            down.fill(isa, inner.whole().into(), parts);
+        });
+        pool::region(&[before, &[&product, &fill_inner, &down]].concat());
+        y.filled()
     }
 }
 
@@ -351,28 +343,25 @@ mod tests {
         let (norm, mlp) = (Norm { weight: &weight, eps: 1e-5 }, Mlp { gate: Some((gate, 0.5)), up, down });
         let last = Product { residual: Some((&residual, 0.3)), ..last };
         let run = |then| {
-            let (ones, fill) = ((Fresh::new(37, 1), 2), |y: &mut [f32]| y.fill(1.0));
+            let (ones, given) = (Filling::new((Fresh::new(37, 1), 2)), Filling::new((Fresh::new(37, 1), 2)));
             let tail = Tail { product: last, then };
-            pool.install(|| {
-                tail.behind(
-                    Isa::best(),
-                    (ones, |parts| parts.for_each(|(_, y)| fill(y))),
-                    ((Fresh::new(37, 1), 2), |ones, parts| {
-                        for (first, y) in parts {
-                            let factors = ones.whole()[first..].iter().zip(&x[first..]);
-                            y.iter_mut().zip(factors).for_each(|(y, (one, x))| *y = one * x);
-                        }
-                    }),
-                    |_, x, parts| last.fill(Isa::best(), x.whole().into(), parts),
-                )
-            })
+            let fill_ones = ones.by(|parts| parts.for_each(|(_, y)| y.fill(1.0)));
+            let give = given.by(|parts| {
+                for (first, y) in parts {
+                    let factors = ones.whole()[first..].iter().zip(&x[first..]);
+                    y.iter_mut().zip(factors).for_each(|(y, (one, x))| *y = one * x);
+                }
+            });
+            let fill = |parts: &mut Parts<'_, '_, Fresh>| last.fill(Isa::best(), given.whole().into(), parts);
+            let y = pool.install(|| tail.behind(Isa::best(), &[&fill_ones, &give], fill));
+            assert_eq!(given.whole(), x);
+            y
         };
-        let (_, given, y) = run(None);
-        assert_eq!(given, x);
+        let y = run(None);
         assert_close(&y, &one_by_one(&last, &x));
         let down = Product { residual: Some((&y, 0.7)), ..down };
         let input = Input { x: &y, norm: Some(norm) };
-        let (.., got) = run(Some(Then { norm, mlp, factor: 0.7 }));
+        let got = run(Some(Then { norm, mlp, factor: 0.7 }));
         assert_close(&got, &super::mlp(Mlp { down, ..mlp }, Isa::best(), input));
     }
 

@@ -7,7 +7,7 @@ use super::super::LANES;
 use super::super::gemm::Rows;
 use super::super::isa::{FAR, Isa, prefetch, vectorized};
 use super::super::math::silu;
-use super::super::pool::{self, ColumnBlocks, Columns, Fresh, Slice};
+use super::super::pool::{self, ColumnBlocks, Columns, Filling, Fresh, Slice};
 use super::super::row::{Input, Product, Tail};
 use super::super::rows::{GatedNorm, gate_row};
 use super::{Convolution, Inputs, Sizing, Steps, decay};
@@ -72,21 +72,20 @@ pub fn whole_step(isa: Isa, layer: Layer<'_>, state: State<'_>, input: Input<'_>
     let Layer { sizing, in_proj, out_proj, norm, .. } = layer;
     let is_gated_later = norm.is_some_and(|norm| norm.is_before_gate);
     let (own, mut kept) = state.by_channel(sizing);
-    let (projected, _, output) = out_proj.behind(
-        isa,
-        (in_proj.outputs(), |parts| in_proj.fill(isa, input, parts)),
-        (((own, Fresh::new(sizing.inner(), 1)), least(sizing)), |projected, parts| {
-            advance(isa, sizing, &kept, layer.token(projected.whole(), !is_gated_later), parts);
-        }),
-        |projected, channels, parts| {
-            let mut y = Cow::Borrowed(channels.whole().1);
-            if norm.is_some() {
-                gate_row(isa, layer.token(projected.whole(), is_gated_later).z, norm, y.to_mut());
-            }
-            out_proj.product.fill(isa, Input::from(&*y), parts);
-        },
-    );
-    kept.push(layer.token(&projected, false).shared(sizing));
+    let projected = Filling::new(in_proj.outputs());
+    let channels = Filling::new(((own, Fresh::new(sizing.inner(), 1)), least(sizing)));
+    let project = projected.by(|parts| in_proj.fill(isa, input, parts));
+    let mix = channels.by(|parts| {
+        advance(isa, sizing, &kept, layer.token(projected.whole(), !is_gated_later), parts);
+    });
+    let output = out_proj.behind(isa, &[&project, &mix], |parts| {
+        let mut y = Cow::Borrowed(channels.whole().1);
+        if norm.is_some() {
+            gate_row(isa, layer.token(projected.whole(), is_gated_later).z, norm, y.to_mut());
+        }
+        out_proj.product.fill(isa, Input::from(&*y), parts);
+    });
+    kept.push(layer.token(projected.whole(), false).shared(sizing));
     output
 }
 
