@@ -559,7 +559,7 @@ mod tests {
     use super::*;
     use crate::kernels::matrix::tests::matrix;
     use crate::kernels::matrix::{Precision, WeightType};
-    use crate::kernels::row::Product;
+    use crate::kernels::row::{Product, Residual};
     use proptest::prelude::*;
 
     fn wave(count: usize, k: f32) -> Vec<f32> {
@@ -625,7 +625,8 @@ mod tests {
                 }
                 if n_queries == 1 {
                     let matrix = matrix(WeightType::F32, 40, y.len());
-                    let product = Product { residual: Some((&[0.5; 40], 1.0)), ..Product::plain(&matrix, Precision::Fast) };
+                    let residual = Some(Residual { x: &[0.5; 40], factor: 1.0 });
+                    let product = Product { residual, ..Product::plain(&matrix, Precision::Fast) };
                     let got = pool.install(|| attention.decode_into(isa, Tail { product, then: None }));
                     let want = matrix.times(isa, &y, Precision::Fast);
                     prop_assert!(got.iter().zip(&want).all(|(got, want)| (got - 0.5 - want).abs() < 1e-5), "{isa:?}");

@@ -27,7 +27,7 @@ pub struct Input<'a> {
 /// `x` over the root of its mean square, times a weight.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
-    /// As wide as the row.
+    /// As wide as the row, or as each of equal parts of it that have norms of their own.
     pub weight: &'a [f32],
     /// What is added to the mean of the squares.
     pub eps: f32,
@@ -44,8 +44,17 @@ pub struct Product<'a> {
     pub bias: Option<&'a [f32]>,
     /// What they are multiplied by, `[n_out]`.
     pub multipliers: Option<&'a [f32]>,
-    /// They become `x + y · factor`, with `x` `[n_out]`.
-    pub residual: Option<(&'a [f32], f32)>,
+    /// What they are added to at last.
+    pub residual: Option<Residual<'a>>,
+}
+
+/// What outputs are added to: they become `x + y · factor`.
+#[derive(Clone, Copy, Debug)]
+pub struct Residual<'a> {
+    /// `[n_out]`.
+    pub x: &'a [f32],
+    /// What they are multiplied by.
+    pub factor: f32,
 }
 
 /// A feed-forward layer: `down(silu(gate(x) · factor) · up(x))`, or `down(relu(up(x))²)` without a gate.
@@ -79,6 +88,16 @@ pub struct Tail<'a> {
     pub then: Option<Then<'a>>,
 }
 
+impl<'a> Input<'a> {
+    /// The row with its norm.
+    pub fn normed(self, isa: Isa) -> Cow<'a, [f32]> {
+        let Some(Norm { weight, eps }) = self.norm else { return Cow::Borrowed(self.x) };
+        let mut y = vec![0.0; self.x.len()];
+        rms_norm(isa, self.x, weight, eps, &mut y);
+        Cow::Owned(y)
+    }
+}
+
 impl<'a> From<&'a [f32]> for Input<'a> {
     fn from(x: &'a [f32]) -> Self {
         Self { x, norm: None }
@@ -94,17 +113,10 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(products: &[Product<'_>], isa: Isa, Input { x, norm }: Input<'a>) -> Self {
-        assert!(products.iter().all(|product| product.matrix.n_in() == x.len()), "matrices of as many inputs");
+    fn new(products: &[Product<'_>], isa: Isa, input: Input<'a>) -> Self {
+        assert!(products.iter().all(|product| product.matrix.n_in() == input.x.len()), "matrices of as many inputs");
         let isa = isa.min(Isa::best());
-        let x = match norm {
-            Some(Norm { weight, eps }) => {
-                let mut y = vec![0.0; x.len()];
-                rms_norm(isa, x, weight, eps, &mut y);
-                Cow::Owned(y)
-            }
-            None => Cow::Borrowed(x),
-        };
+        let x = input.normed(isa);
         let is_rounded = |own: &Product<'_>| own.matrix.dtype().is_blocks() && own.precision == Precision::Fast;
         Self { isa, quantized: products.iter().any(is_rounded).then(|| Activations::quantize(&x)), x }
     }
@@ -168,7 +180,7 @@ impl<'a> Product<'a> {
         if let Some(multipliers) = self.multipliers {
             multiply_row(isa, of(multipliers), y);
         }
-        if let Some((x, factor)) = self.residual {
+        if let Some(Residual { x, factor }) = self.residual {
             add_to_scaled_row(isa, of(x), factor, y);
         }
     }
@@ -244,6 +256,28 @@ pub fn mlp(mlp: Mlp<'_>, isa: Isa, input: Input<'_>) -> Vec<f32> {
     y.filled()
 }
 
+impl<'a> Then<'a> {
+    /// What the layer makes of `x`, in a parallel region of its own.
+    pub fn after(&self, isa: Isa, x: &[f32]) -> Vec<f32> {
+        mlp(Mlp { down: self.onto(x), ..self.mlp }, isa, self.input(x))
+    }
+
+    fn input<'x>(&self, x: &'x [f32]) -> Input<'x>
+    where
+        'a: 'x,
+    {
+        Input { x, norm: Some(self.norm) }
+    }
+
+    /// The last product, which is added to `x`.
+    fn onto<'x>(&self, x: &'x [f32]) -> Product<'x>
+    where
+        'a: 'x,
+    {
+        Product { residual: Some(Residual { x, factor: self.factor }), ..self.mlp.down }
+    }
+}
+
 impl Tail<'_> {
     /// Goes through the stages `before`, the layer's last product, which `fill` makes, and what comes after it, in one parallel
     /// region.
@@ -255,16 +289,13 @@ impl Tail<'_> {
     ) -> Vec<f32> {
         let x = Filling::new(self.product.outputs());
         let product = x.by(fill);
-        let Some(Then { norm, mlp, factor }) = self.then else {
+        let Some(then) = self.then else {
             pool::region(&[before, &[&product]].concat());
             return x.filled();
         };
-        let (inner, y) = (Filling::new(mlp.inner()), Filling::new(mlp.down.outputs()));
-        let fill_inner = inner.by(|parts| mlp.fill_inner(isa, Input { x: x.whole(), norm: Some(norm) }, parts));
-        let down = y.by(|parts| {
-            let down = Product { residual: Some((x.whole(), factor)), ..mlp.down };
-            down.fill(isa, inner.whole().into(), parts);
-        });
+        let (inner, y) = (Filling::new(then.mlp.inner()), Filling::new(then.mlp.down.outputs()));
+        let fill_inner = inner.by(|parts| then.mlp.fill_inner(isa, then.input(x.whole()), parts));
+        let down = y.by(|parts| then.onto(x.whole()).fill(isa, inner.whole().into(), parts));
         pool::region(&[before, &[&product, &fill_inner, &down]].concat());
         y.filled()
     }
@@ -284,10 +315,9 @@ mod tests {
     fn one_by_one(product: &Product<'_>, x: &[f32]) -> Vec<f32> {
         let y = product.matrix.times(Isa::best(), x, product.precision);
         let of = |all: Option<&[f32]>, at: usize, none: f32| all.map_or(none, |all| all[at]);
-        let (residual, factor) = product.residual.unzip();
         let becomes = |(at, y): (usize, f32)| {
             let y = (y + of(product.bias, at, 0.0)) * of(product.multipliers, at, 1.0);
-            of(residual, at, 0.0) + y * factor.unwrap_or(1.0)
+            product.residual.map_or(y, |Residual { x, factor }| x[at] + y * factor)
         };
         y.into_iter().enumerate().map(becomes).collect()
     }
@@ -308,7 +338,7 @@ mod tests {
         rms_norm(Isa::best(), &x, &weight, 1e-5, &mut normed);
         let [first, second] = [&first, &second].map(|matrix| Product::plain(matrix, Precision::Fast));
         let first = Product { bias: Some(&bias), multipliers: Some(&multipliers), ..first };
-        let second = Product { residual: Some((&residual, 0.3)), ..second };
+        let second = Product { residual: Some(Residual { x: &residual, factor: 0.3 }), ..second };
         let got = Pool::new(3).unwrap().install(|| times_all([first, second], Isa::best(), input));
         for (got, product) in got.iter().zip([first, second]) {
             assert_close(got, &one_by_one(&product, &normed));
@@ -323,7 +353,7 @@ mod tests {
         let [x, residual] = [wave(n_in, 0.73), wave(200, 0.2)];
         let [up, gate, down] = [&up, &gate, &down].map(|matrix| Product::plain(matrix, Precision::Fast));
         let (up, gate) = (Product { bias: Some(&bias), ..up }, Product { bias: Some(&bias), ..gate });
-        let down = Product { residual: Some((&residual, 0.3)), ..down };
+        let down = Product { residual: Some(Residual { x: &residual, factor: 0.3 }), ..down };
         let run = |gate| pool.install(|| mlp(Mlp { gate, up, down }, Isa::best(), Input::from(&*x)));
 
         let mut inner = one_by_one(&up, &x);
@@ -341,7 +371,7 @@ mod tests {
         let [x, weight, residual] = [(37, 0.73), (hidden, 0.31), (hidden, 0.2)].map(|(count, k)| wave(count, k));
         let [up, gate, down, last] = [&up, &gate, &down, &last].map(|own| Product::plain(own, Precision::Fast));
         let (norm, mlp) = (Norm { weight: &weight, eps: 1e-5 }, Mlp { gate: Some((gate, 0.5)), up, down });
-        let last = Product { residual: Some((&residual, 0.3)), ..last };
+        let last = Product { residual: Some(Residual { x: &residual, factor: 0.3 }), ..last };
         let run = |then| {
             let (ones, given) = (Filling::new((Fresh::new(37, 1), 2)), Filling::new((Fresh::new(37, 1), 2)));
             let tail = Tail { product: last, then };
@@ -359,7 +389,7 @@ mod tests {
         };
         let y = run(None);
         assert_close(&y, &one_by_one(&last, &x));
-        let down = Product { residual: Some((&y, 0.7)), ..down };
+        let down = Product { residual: Some(Residual { x: &y, factor: 0.7 }), ..down };
         let input = Input { x: &y, norm: Some(norm) };
         let got = run(Some(Then { norm, mlp, factor: 0.7 }));
         assert_close(&got, &super::mlp(Mlp { down, ..mlp }, Isa::best(), input));

@@ -4,17 +4,19 @@ use candle_core::{Device, Tensor};
 
 use super::config::{FfnSpec, LayerSpec, MixerSpec, ParallelSpec};
 use super::gqa::{Gqa, GqaCache};
-use super::input::{Input, Residual};
+use super::input::{Input, Residual, RmsNorm};
 use super::linear::WeightBytes;
 use super::mamba2::Mamba2;
 use super::mla::{Mla, MlaCache};
 use super::mlp::Mlp;
 use super::moe::Moe;
 use super::norm::Norm;
-use super::ops::{Mamba2State, Then, is_one_row, scaled};
+use super::ops::{Mamba2State, scaled};
 use super::rope::{Positions, RopeSpec};
-use super::weights::Weights;
+use super::{ops, weights::Weights};
 use crate::error::{Error, Result};
+use crate::kernels::isa::Isa;
+use crate::kernels::{row, rows};
 
 /// One layer, as its [`LayerSpec`] says.
 #[derive(Debug)]
@@ -170,9 +172,6 @@ impl Block {
 
     /// `x` [tokens, hidden] -> [tokens, hidden], advancing `state` by those tokens.
     pub(super) fn forward(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Tensor> {
-        if let Some(x) = self.step(x, positions, state)? {
-            return Ok(x);
-        }
         let mut x = x.clone();
         if let Some((norm, mixer)) = &self.mixer {
             let residual = Residual { x: &x, factor: self.mixer_multiplier };
@@ -184,22 +183,40 @@ impl Block {
         Ok(x)
     }
 
-    /// One row goes through both halves of the layer at once, where there are kernels for that.
-    fn step(&self, x: &Tensor, positions: &Positions, state: &mut LayerState) -> Result<Option<Tensor>> {
-        if !is_one_row(x)? {
-            return Ok(None);
-        }
-        let (Some((norm, mixer)), Some((ffn_norm, Ffn::Mlp(ffn)))) = (&self.mixer, &self.ffn) else { return Ok(None) };
-        let (Some(ffn_norm), Some(mlp)) = (ffn_norm.as_rms(), ffn.packed()) else { return Ok(None) };
-        let then = Some(Then { norm: ffn_norm, mlp, factor: self.ffn_multiplier });
-        let residual = Residual { x, factor: self.mixer_multiplier };
-        match (mixer, state) {
-            (Mixer::Mamba2(mixer), LayerState::Mamba2(state)) => mixer.step(&norm.before(x)?, state, residual, then),
-            (Mixer::Gqa(mixer), LayerState::Gqa(cache)) => {
-                mixer.step(&norm.before(x)?, positions, cache, residual, then)
+    /// One row `x` `[hidden]` on the CPU -> `[hidden]`, advancing `state` by that token: a feed-forward layer of one expert goes
+    /// along with the mixer.
+    pub(super) fn step(&self, x: &[f32], positions: &Positions, state: &mut LayerState) -> Result<Vec<f32>> {
+        let then = self.then()?;
+        let x = match &self.mixer {
+            Some((norm, mixer)) => {
+                let (x_in, left) = norm.before_row(x)?;
+                let residual = row::Residual { x, factor: self.mixer_multiplier as f32 };
+                mixer.step(row::Input { x: &x_in, norm: left }, positions, state, residual, then)?
             }
-            _ => Ok(None),
+            None => gone_on(x.to_vec(), then),
+        };
+        match &self.ffn {
+            Some((norm, Ffn::Moe(ffn))) => {
+                let x = ops::row(x)?;
+                ops::into_vec(&ffn.forward(&norm.forward(&x)?, Residual { x: &x, factor: self.ffn_multiplier })?)
+            }
+            _ => Ok(x),
         }
+    }
+
+    /// What a row's mixer goes on with.
+    fn then(&self) -> Result<Option<row::Then<'_>>> {
+        let Some((norm, Ffn::Mlp(ffn))) = &self.ffn else { return Ok(None) };
+        let (norm, mlp) = (norm.as_rms().map(RmsNorm::of_row), ffn.of_row()?);
+        Ok(norm.map(|norm| row::Then { norm, mlp, factor: self.ffn_multiplier as f32 }))
+    }
+}
+
+/// What a feed-forward layer makes of `x`, where one comes after it.
+fn gone_on(x: Vec<f32>, then: Option<row::Then<'_>>) -> Vec<f32> {
+    match then {
+        Some(then) => then.after(Isa::best(), &x),
+        None => x,
     }
 }
 
@@ -252,9 +269,47 @@ impl Mixer {
                 let residual = Residual { x: &x, factor: factor * gqa_out };
                 gqa.forward(&Input::from(&scaled(&rows, gqa_in)?), positions, cache, residual)
             }
-            _ => Err(Error::Internal("a state was given to a model that it was not made for".into())),
+            _ => Err(misplaced()),
         }
     }
+
+    fn step(
+        &self,
+        input: row::Input<'_>,
+        positions: &Positions,
+        state: &mut LayerState,
+        residual: row::Residual<'_>,
+        then: Option<row::Then<'_>>,
+    ) -> Result<Vec<f32>> {
+        match (self, state) {
+            (Self::Mamba2(mixer), LayerState::Mamba2(state)) => mixer.step(input, state, residual, then),
+            (Self::Gqa(mixer), LayerState::Gqa(cache)) => mixer.step(input, positions, cache, residual, then),
+            (Self::Mla(mixer), LayerState::Mla(cache)) => {
+                let input = ops::row(input.normed(Isa::best()).into_owned())?;
+                let x = ops::row(residual.x.to_vec())?;
+                let residual = Residual { x: &x, factor: residual.factor.into() };
+                let y = mixer.forward(&Input::from(&input), positions, cache, residual)?;
+                Ok(gone_on(ops::into_vec(&y)?, then))
+            }
+            (Self::Parallel(mixers, spec), LayerState::Parallel(state, cache)) => {
+                let ((mamba2_in, mamba2_out), (gqa_in, gqa_out)) = (spec.mamba2_multipliers, spec.gqa_multipliers);
+                let ((mamba2, gqa), rows) = (&**mixers, input.normed(Isa::best()));
+                let scaled = |factor: f64| {
+                    let mut x = rows.to_vec();
+                    rows::scale(factor as f32, &mut x);
+                    x
+                };
+                let onto = |x, factor: f64| row::Residual { x, factor: residual.factor * factor as f32 };
+                let x = mamba2.step((&*scaled(mamba2_in)).into(), state, onto(residual.x, mamba2_out), None)?;
+                gqa.step((&*scaled(gqa_in)).into(), positions, cache, onto(&x, gqa_out), then)
+            }
+            _ => Err(misplaced()),
+        }
+    }
+}
+
+fn misplaced() -> Error {
+    Error::Internal("a state was given to a model that it was not made for".into())
 }
 
 impl Ffn {

@@ -120,13 +120,9 @@ impl Cache {
     pub fn append(&mut self, rows: &Tensor) -> Result<Cow<'_, Rows>> {
         match self.window {
             None => self.write(rows, self.rows.len)?,
-            Some(window) if rows.dim(0)? == 1 => {
-                if self.rows.len < window {
-                    self.write(rows, self.rows.len)?;
-                } else {
-                    self.rows.set(rows, self.oldest)?;
-                    self.oldest = (self.oldest + 1) % window;
-                }
+            Some(_) if rows.dim(0)? == 1 => {
+                let at = self.next()?;
+                self.rows.set(rows, at)?;
             }
             Some(window) => {
                 let seen = [self.kept()?, Some(rows.transpose(0, 1)?)];
@@ -138,6 +134,30 @@ impl Cache {
             }
         }
         Ok(Cow::Borrowed(&self.rows))
+    }
+
+    /// The same of one row `[heads · width]` on the CPU.
+    pub fn append_row(&mut self, row: &[f32]) -> Result<&Rows> {
+        let at = self.next()?;
+        for (page, at, _) in self.rows.pieces(at, at + 1) {
+            ops::set_row(page, at, row)?;
+        }
+        Ok(&self.rows)
+    }
+
+    /// Where a single row comes next: in a ring that is full it takes the place of the oldest.
+    fn next(&mut self) -> Result<usize> {
+        let at = match self.window {
+            Some(window) if self.rows.len >= window => {
+                let oldest = self.oldest;
+                self.oldest = (oldest + 1) % window;
+                return Ok(oldest);
+            }
+            _ => self.rows.len,
+        };
+        self.make_room(at + 1)?;
+        self.rows.len = at + 1;
+        Ok(at)
     }
 
     /// Writes `rows` [tokens, heads, width] from `at` on. They are the last ones then.

@@ -1,18 +1,18 @@
 //! Grouped-query attention (<https://arxiv.org/abs/2305.13245>): several query heads read one key and value head. With
 //! as many key heads as query heads it is plain multi-head attention.
 
-use std::borrow::Cow;
-
 use candle_core::{Device, Tensor};
 
-use super::cache::{Cache, Rows};
+use super::cache::Cache;
 use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm::Norm;
-use super::ops::{Attention, Product, Tail, Then};
+use super::ops::Attention;
 use super::rope::{Positions, Rope, RopeSpec};
 use super::{ops, weights::Weights};
 use crate::error::Result;
+use crate::kernels::isa::Isa;
+use crate::kernels::row;
 
 /// The sizes and constants of one layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,43 +121,48 @@ impl Gqa {
         cache: &mut GqaCache,
         residual: Residual<'_>,
     ) -> Result<Tensor> {
-        if let Some(y) = self.step(input, positions, cache, residual, None)? {
-            return Ok(y);
-        }
-        let (q, k, v) = self.looked_at(input, positions, cache)?;
+        let GqaSpec { num_heads, num_kv_heads, .. } = self.spec;
+        let rope = self.rope(positions)?;
+        let [q, k, v] = Linear::all_of([&self.q_proj, &self.k_proj, &self.v_proj], input)?;
+        let q = prepare(&split_heads(&q, num_heads)?, self.q_norm.as_ref(), rope)?;
+        let k = prepare(&split_heads(&k, num_kv_heads)?, self.k_norm.as_ref(), rope)?;
+        let (k, v) = (cache.keys.append(&k)?, cache.values.append(&split_heads(&v, num_kv_heads)?)?);
         let y = ops::causal_attention(&q, &k, &v, self.how())?;
         self.o_proj.onto(residual, &Input::from(&merge_heads(&y)?))
     }
 
-    /// One row goes from attention on through what comes after it at once, where the CPU's kernels have the weights.
+    /// One row on the CPU: from attention on it goes through what comes after it at once.
     pub(super) fn step(
         &self,
-        input: &Input<'_>,
+        input: row::Input<'_>,
         positions: &Positions,
         cache: &mut GqaCache,
-        residual: Residual<'_>,
-        then: Option<Then<'_>>,
-    ) -> Result<Option<Tensor>> {
-        let is_one_row = ops::is_one_row(&input.rows)?;
-        let Some(o_proj) = self.o_proj.packed().filter(|_| is_one_row) else { return Ok(None) };
-        let (q, k, v) = self.looked_at(input, positions, cache)?;
-        let tail = Tail { product: Product { residual: Some(residual), ..o_proj }, then };
-        ops::attention_into(&q, &k, &v, self.how(), tail).map(Some)
+        residual: row::Residual<'_>,
+        then: Option<row::Then<'_>>,
+    ) -> Result<Vec<f32>> {
+        let rope = self.rope(positions)?;
+        let projections = ops::each([&self.q_proj, &self.k_proj, &self.v_proj], Linear::of_row)?;
+        let [q, k, v] = row::times_all(projections, Isa::best(), input);
+        let q = self.prepared(q, self.q_norm.as_ref(), rope)?;
+        let k = self.prepared(k, self.k_norm.as_ref(), rope)?;
+        let (k, v) = (cache.keys.append_row(&k)?, cache.values.append_row(&v)?);
+        let tail = row::Tail { product: row::Product { residual: Some(residual), ..self.o_proj.of_row()? }, then };
+        ops::attention_into(&q, k, v, self.how(), tail)
     }
 
-    /// The queries [tokens, heads, head_dim] of `input`, and the keys and values that they look at, their own among them.
-    fn looked_at<'c>(
-        &self,
-        input: &Input<'_>,
-        positions: &Positions,
-        cache: &'c mut GqaCache,
-    ) -> Result<(Tensor, Cow<'c, Rows>, Cow<'c, Rows>)> {
-        let GqaSpec { num_heads, num_kv_heads, .. } = self.spec;
-        let rope = self.spec.rope.as_ref().map(|rope| positions.rope(rope)).transpose()?;
-        let [q, k, v] = Linear::all_of([&self.q_proj, &self.k_proj, &self.v_proj], input)?;
-        let q = prepare(&split_heads(&q, num_heads)?, self.q_norm.as_ref(), rope)?;
-        let k = prepare(&split_heads(&k, num_kv_heads)?, self.k_norm.as_ref(), rope)?;
-        Ok((q, cache.keys.append(&k)?, cache.values.append(&split_heads(&v, num_kv_heads)?)?))
+    /// A row's queries or keys with their norm and their position.
+    fn prepared(&self, mut x: Vec<f32>, norm: Option<&Norm>, rope: Option<&Rope>) -> Result<Vec<f32>> {
+        if let Some(norm) = norm.and_then(Norm::as_rms) {
+            x = row::Input { x: &x, norm: Some(norm.of_row()) }.normed(Isa::best()).into_owned();
+        }
+        if let Some(rope) = rope {
+            rope.rotate_row(&mut x, self.spec.head_dim)?;
+        }
+        Ok(x)
+    }
+
+    fn rope<'a>(&self, positions: &'a Positions) -> Result<Option<&'a Rope>> {
+        self.spec.rope.as_ref().map(|rope| positions.rope(rope)).transpose()
     }
 
     fn how(&self) -> Attention {

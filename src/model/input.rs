@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::ops;
 use crate::error::Result;
+use crate::kernels::row;
 
 /// Rows [tokens, width] that a layer takes in, with the norm that is left to the product that they meet first.
 #[derive(Clone, Debug)]
@@ -35,6 +36,13 @@ impl Input<'_> {
     /// The same for several products: on a CPU, where each of them would do the norm again, it is done.
     pub fn for_several(&self) -> Result<Self> {
         Ok(if self.rows.device().is_cpu() { Self::from(&self.rows()?) } else { self.clone() })
+    }
+}
+
+impl<'a> RmsNorm<'a> {
+    /// The same for the CPU's kernels of one row.
+    pub(super) fn of_row(self) -> row::Norm<'a> {
+        row::Norm { weight: self.numbers, eps: self.eps }
     }
 }
 

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::input::{Input, Residual};
+use super::vector::Vector;
 use super::{ops, weights::Weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::matrix::{Matrix, Precision, WeightType};
+use crate::kernels::row::Product;
 
 /// A matrix of weights [out, in], where the device wants it.
 #[derive(Clone, Debug)]
@@ -112,7 +114,7 @@ impl Sum for WeightBytes {
 #[derive(Debug)]
 pub struct Linear {
     weight: Weight,
-    bias: Option<Tensor>, // [out], f32
+    bias: Option<Vector>, // [out]
     precision: Precision,
 }
 
@@ -120,7 +122,8 @@ impl Linear {
     /// Loads `weight` [n_out, n_in] and, where it is there, `bias` `[n_out]`.
     pub fn load(weights: &Weights<'_>, n_in: usize, n_out: usize) -> Result<Self> {
         let weight = weights.matrix("weight", n_out, n_in)?;
-        Ok(Self { bias: weights.get_f32_if_present("bias", &[n_out])?, ..Self::new(weight, weights.precision()) })
+        let bias = weights.get_f32_if_present("bias", &[n_out])?.map(Vector::new).transpose()?;
+        Ok(Self { bias, ..Self::new(weight, weights.precision()) })
     }
 
     /// A layer without a bias on a weight [out, in] that is already loaded.
@@ -160,19 +163,19 @@ impl Linear {
         self.product(input, self.precision, Some(residual))
     }
 
-    /// The product for the CPU's kernels of one row, where the weight is theirs.
-    pub(super) fn packed(&self) -> Option<ops::Product<'_>> {
-        let (matrix, bias) = (self.weight.packed()?, self.bias.as_ref());
-        Some(ops::Product { matrix, precision: self.precision, bias, multipliers: None, residual: None })
+    /// The product for the CPU's kernels of one row.
+    pub(super) fn of_row(&self) -> Result<Product<'_>> {
+        let misplaced = || Error::Internal("a row on the CPU met weights that its kernels don't take".into());
+        let matrix = self.weight.packed().ok_or_else(misplaced)?;
+        Ok(Product { bias: self.bias.as_ref().map(Vector::numbers), ..Product::plain(matrix, self.precision) })
     }
 
     /// What [`Linear::of`] of each of `layers` gives for the same input.
     pub fn all_of<const N: usize>(layers: [&Self; N], input: &Input<'_>) -> Result<[Tensor; N]> {
-        let packed = layers.iter().map(|layer| layer.packed()).collect::<Option<Vec<_>>>();
-        match packed.and_then(|packed| <[ops::Product<'_>; N]>::try_from(packed).ok()) {
-            Some(products) => ops::all_products(input, products),
-            None => ops::each(layers, |layer| layer.of(input)),
+        if input.rows.device().is_cpu() {
+            return ops::all_products(input, ops::each(layers, Self::of_row)?);
         }
+        ops::each(layers, |layer| layer.of(input))
     }
 
     /// `silu(gate(x) · factor) · up(x)`.
@@ -191,7 +194,11 @@ impl Linear {
         if let Some(y) = ops::row_times(input, &self.weight, precision, self.bias.as_ref(), residual)? {
             return Ok(y);
         }
-        let y = ops::with_bias(ops::linear(&input.rows()?, &self.weight, precision)?, self.bias.as_ref())?;
+        let y = ops::linear(&input.rows()?, &self.weight, precision)?;
+        let y = match &self.bias {
+            Some(bias) => y.broadcast_add(bias.tensor())?,
+            None => y,
+        };
         match residual {
             Some(residual) => residual.add(&y),
             None => Ok(y),

@@ -8,10 +8,12 @@ use candle_core::{DType, Device, Tensor};
 use super::input::{Input, Residual};
 use super::linear::{Linear, WeightBytes};
 use super::norm;
-use super::ops::{Constants, GatedNorm, Mamba2State, Mixing, Product, Tail, Then};
+use super::ops::{Constants, GatedNorm, Mamba2State, Mixing};
+use super::vector::Vector;
 use super::weights::Weights;
 use crate::error::Result;
 use crate::kernels::mamba2::Sizing;
+use crate::kernels::row;
 
 /// The sizes and constants of one layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,14 +74,14 @@ impl Mamba2Spec {
     }
 
     /// The multipliers of all that is projected, one beside the other.
-    fn multipliers(&self, device: &Device) -> Result<Option<Tensor>> {
+    fn multipliers(&self, device: &Device) -> Result<Option<Vector>> {
         let Some(multipliers) = self.multipliers else { return Ok(None) };
         let (inner, shared) = (self.inner(), self.n_groups * self.state_size);
         let widths = [inner, inner, shared, shared, self.num_heads];
         let repeated =
             multipliers.iter().zip(widths).flat_map(|(factor, width)| std::iter::repeat_n(*factor as f32, width));
         let repeated: Vec<f32> = repeated.collect();
-        Ok(Some(Tensor::new(repeated, device)?))
+        Vector::new(Tensor::new(repeated, device)?).map(Some)
     }
 
     /// The state before the first token.
@@ -97,7 +99,7 @@ impl Mamba2Spec {
 #[derive(Debug)]
 pub struct Mamba2 {
     in_proj: Linear,
-    multipliers: Option<Tensor>, // [inner + conv_dim + heads]
+    multipliers: Option<Vector>, // [inner + conv_dim + heads]
     mixing: Mixing,
     out_proj: Linear,
 }
@@ -134,25 +136,23 @@ impl Mamba2 {
 
     /// `input` [tokens, hidden] -> [tokens, hidden], added to a residual, advancing `state` by those tokens.
     pub fn forward(&self, input: &Input<'_>, state: &mut Mamba2State, residual: Residual<'_>) -> Result<Tensor> {
-        if let Some(y) = self.step(input, state, residual, None)? {
-            return Ok(y);
-        }
         let projected = self.project(input)?;
         let mixed = self.mixing.run(&projected, state)?;
         self.out_proj.onto(residual, &mixed)
     }
 
-    /// One row goes through the whole layer, and what comes after it, at once, where the CPU's kernels have the weights.
+    /// One row on the CPU goes through the whole layer, and what comes after it, at once.
     pub(super) fn step(
         &self,
-        input: &Input<'_>,
+        input: row::Input<'_>,
         state: &mut Mamba2State,
-        residual: Residual<'_>,
-        then: Option<Then<'_>>,
-    ) -> Result<Option<Tensor>> {
-        let (Some(in_proj), Some(out_proj)) = (self.in_proj.packed(), self.out_proj.packed()) else { return Ok(None) };
-        let in_proj = Product { multipliers: self.multipliers.as_ref(), ..in_proj };
-        let out_proj = Tail { product: Product { residual: Some(residual), ..out_proj }, then };
+        residual: row::Residual<'_>,
+        then: Option<row::Then<'_>>,
+    ) -> Result<Vec<f32>> {
+        let multipliers = self.multipliers.as_ref().map(Vector::numbers);
+        let in_proj = row::Product { multipliers, ..self.in_proj.of_row()? };
+        let out_proj =
+            row::Tail { product: row::Product { residual: Some(residual), ..self.out_proj.of_row()? }, then };
         self.mixing.step(input, in_proj, out_proj, state)
     }
 
@@ -160,7 +160,7 @@ impl Mamba2 {
     fn project(&self, input: &Input<'_>) -> Result<Tensor> {
         let projected = self.in_proj.of(input)?;
         match &self.multipliers {
-            Some(multipliers) => Ok(projected.broadcast_mul(multipliers)?),
+            Some(multipliers) => Ok(projected.broadcast_mul(multipliers.tensor())?),
             None => Ok(projected),
         }
     }

@@ -9,7 +9,8 @@ use super::linear::Weight;
 use super::linear::{Linear, WeightBytes};
 use super::ops;
 use super::weights::Weights;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::kernels::row;
 
 /// The size and kind of a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,24 +98,17 @@ impl Mlp {
     }
 
     fn of(&self, input: &Input<'_>, residual: Option<Residual<'_>>) -> Result<Tensor> {
-        if let Some(mlp) = self.packed() {
-            // One row goes through the whole layer at once.
-            let down = ops::Product { residual, ..mlp.down };
-            if let Some(y) = ops::mlp_row(input, ops::Mlp { down, ..mlp })? {
-                return Ok(y);
-            }
+        if input.rows.device().is_cpu() && ops::is_one_row(&input.rows)? {
+            return ops::mlp_row(input, self.of_row()?, residual);
         }
         let inner = Input::from(&self.inner(input)?);
         residual.map_or_else(|| self.down.of(&inner), |residual| self.down.onto(residual, &inner))
     }
 
-    /// The layer for the CPU's kernels of one row, where the weights are theirs.
-    pub(super) fn packed(&self) -> Option<ops::Mlp<'_>> {
-        let gate = match &self.gate {
-            Some((gate, multiplier)) => Some((gate.packed()?, *multiplier)),
-            None => None,
-        };
-        Some(ops::Mlp { gate, up: self.up.packed()?, down: self.down.packed()? })
+    /// The layer for the CPU's kernels of one row.
+    pub(super) fn of_row(&self) -> Result<row::Mlp<'_>> {
+        let gate = self.gate.as_ref().map(|(gate, multiplier)| Ok::<_, Error>((gate.of_row()?, *multiplier as f32)));
+        Ok(row::Mlp { gate: gate.transpose()?, up: self.up.of_row()?, down: self.down.of_row()? })
     }
 
     fn inner(&self, input: &Input<'_>) -> Result<Tensor> {

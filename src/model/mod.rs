@@ -24,6 +24,7 @@ pub mod ops;
 pub mod packing;
 pub mod rope;
 pub mod state;
+pub mod vector;
 pub mod weights;
 
 #[cfg(test)]
@@ -32,7 +33,7 @@ mod tests;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use block::Block;
+use block::{Block, LayerState};
 use config::ModelConfig;
 use linear::{Linear, Weight, WeightBytes};
 use norm::Norm;
@@ -57,6 +58,31 @@ pub struct Model {
     head: Linear,
     is_tied: bool,
     ropes: Vec<RopeSpec>, // each kind of rotation once
+}
+
+/// `x` [tokens, hidden] through all layers.
+fn through<'a>(
+    mut x: Tensor,
+    blocks: impl Iterator<Item = (&'a Block, &'a mut LayerState)>,
+    positions: &Positions,
+) -> Result<Tensor> {
+    for (block, state) in blocks {
+        x = block.forward(&x, positions, state)?;
+    }
+    Ok(x)
+}
+
+/// The same of one row on the CPU, as plain numbers: those of a tensor are several cache misses away.
+fn through_in_memory<'a>(
+    x: &Tensor,
+    blocks: impl Iterator<Item = (&'a Block, &'a mut LayerState)>,
+    positions: &Positions,
+) -> Result<Tensor> {
+    let mut x = ops::into_vec(x)?;
+    for (block, state) in blocks {
+        x = block.step(&x, positions, state)?;
+    }
+    ops::row(x)
 }
 
 /// Which rows of logits a forward pass is to compute: each costs a product with the whole vocabulary.
@@ -152,10 +178,13 @@ impl Model {
         let count = step.tokens.len();
         let positions = Positions::new(&self.ropes, step.state.position, count, &self.device)?;
         let embedded = ops::embed(step.tokens, &self.embedding)?; // [tokens, hidden]
-        let mut x = ops::scale_in_place(embedded, self.config.embedding_multiplier)?;
-        for (block, state) in self.blocks.iter().zip(&mut step.state.layers) {
-            x = block.forward(&x, &positions, state)?;
-        }
+        let x = ops::scale_in_place(embedded, self.config.embedding_multiplier)?;
+        let blocks = self.blocks.iter().zip(&mut step.state.layers);
+        let x = if count == 1 && self.device.is_cpu() {
+            through_in_memory(&x, blocks, &positions)
+        } else {
+            through(x, blocks, &positions)
+        }?;
         step.state.position += count;
         self.logits(&x, step.wanted)
     }

@@ -1,17 +1,20 @@
 //! Normalization before a layer: RMSNorm (<https://arxiv.org/abs/1910.07467>), or LayerNorm
 //! (<https://arxiv.org/abs/1607.06450>) where the checkpoint has a bias.
 
+use std::borrow::Cow;
+
 use candle_core::{D, Tensor};
 
 use super::input::{Input, RmsNorm};
+use super::vector::Vector;
 use super::{ops, weights::Weights};
 use crate::error::Result;
+use crate::kernels::row;
 
 /// A norm over the last dimension.
 #[derive(Debug)]
 pub struct Norm {
-    weight: Tensor,    // [size], f32
-    numbers: Vec<f32>, // the same in memory; on a GPU nothing
+    weight: Vector, // [size]
     bias: Option<Tensor>,
     eps: f32,
 }
@@ -19,9 +22,7 @@ pub struct Norm {
 impl Norm {
     /// An RMSNorm over `size` values.
     pub fn load_rms(weights: &Weights<'_>, size: usize, eps: f64) -> Result<Self> {
-        let weight = load_weight(weights, size)?;
-        let numbers = if weight.device().is_cpu() { weight.to_vec1()? } else { Vec::new() };
-        Ok(Self { weight, numbers, bias: None, eps: eps as f32 })
+        Ok(Self { weight: Vector::new(load_weight(weights, size)?)?, bias: None, eps: eps as f32 })
     }
 
     /// A norm over `size` values whose kind the checkpoint shows: LayerNorm with a bias, RMSNorm without.
@@ -51,12 +52,20 @@ impl Norm {
 
     /// The norm that products of one row take along, where it is such a one.
     pub(super) fn as_rms(&self) -> Option<RmsNorm<'_>> {
-        let Self { weight, numbers, eps, bias } = self;
-        bias.is_none().then_some(RmsNorm { weight, numbers, eps: *eps })
+        let Self { weight, eps, bias } = self;
+        bias.is_none().then_some(RmsNorm { weight: weight.tensor(), numbers: weight.numbers(), eps: *eps })
+    }
+
+    /// One row on the CPU for a layer that begins with a product, and the norm that is left to it.
+    pub(super) fn before_row<'a>(&'a self, x: &'a [f32]) -> Result<(Cow<'a, [f32]>, Option<row::Norm<'a>>)> {
+        Ok(match self.as_rms() {
+            Some(norm) => (Cow::Borrowed(x), Some(norm.of_row())),
+            None => (Cow::Owned(ops::into_vec(&self.forward(&ops::row(x.to_vec())?)?)?), None),
+        })
     }
 
     fn rms(&self, x: &Tensor) -> Result<Tensor> {
-        ops::rms_norm(x, &self.weight, self.eps)
+        ops::rms_norm(x, self.weight.tensor(), self.eps)
     }
 }
 
@@ -78,7 +87,7 @@ mod tests {
         let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / 64.0;
         let variance = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / 64.0;
         let weight = Tensor::ones(64, DType::F32, &Device::Cpu).unwrap();
-        let norm = Norm { bias: Some(weight.zeros_like().unwrap()), weight, numbers: vec![1.0; 64], eps: 1e-6 };
+        let norm = Norm { bias: Some(weight.zeros_like().unwrap()), weight: Vector::new(weight).unwrap(), eps: 1e-6 };
 
         let x = Tensor::from_vec(values.clone(), (1, 64), &Device::Cpu).unwrap();
         let got: Vec<f32> = norm.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap();

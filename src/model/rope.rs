@@ -168,6 +168,11 @@ impl Rope {
     pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         ops::rotate(x, &self.cos, &self.sin, self.pairing)
     }
+
+    /// The same of the vectors of one token on the CPU, each of `width` numbers.
+    pub fn rotate_row(&self, x: &mut [f32], width: usize) -> Result<()> {
+        ops::rotate_row(x, width, &self.cos, &self.sin, self.pairing)
+    }
 }
 
 /// The positions that one forward pass covers, with the angles of each kind of rotation in the model.

@@ -5,12 +5,11 @@ use candle_core::{Device, Tensor};
 use super::super::cache::Rows;
 #[cfg(any(feature = "cuda", test))]
 use super::composed;
-use super::products::on_cpu;
-use super::row::Tail;
 use super::{Lent, no_kernels};
 use crate::error::{Error, Result};
-use crate::kernels::attention;
+use crate::kernels::attention::{self, Heads};
 use crate::kernels::isa::Isa;
+use crate::kernels::row::Tail;
 
 /// Which scores attention takes, and how.
 #[derive(Clone, Copy, Debug)]
@@ -39,42 +38,43 @@ pub fn causal_attention(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) 
     }
 }
 
-/// What a layer's tail makes of the answers to one query for each head, on the CPU: [1, out].
+/// What a layer's tail makes of the answers to one query for each head, `[heads · width]`, on the CPU.
 pub(in crate::model) fn attention_into(
-    q: &Tensor,
+    q: &[f32],
     keys: &Rows,
     values: &Rows,
     how: Attention,
     tail: Tail<'_>,
-) -> Result<Tensor> {
-    let tail = tail.lent()?;
-    let tail = tail.tail()?;
-    let y = with_attention(q, keys, values, how, |attention| attention.decode_into(Isa::best(), tail))?;
-    on_cpu(y, 1)
+) -> Result<Vec<f32>> {
+    let width = keys.width();
+    let q = Heads { data: q, head_stride: width, stride: q.len(), width };
+    let heads = q.data.len() / width.max(1);
+    with_attention((q, heads, 1), keys, values, how, |attention| attention.decode_into(Isa::best(), tail))
 }
 
 fn attend_fused(q: &Tensor, keys: &Rows, values: &Rows, how: Attention) -> Result<Tensor> {
-    let (n_queries, heads, _) = q.dims3()?;
+    let (n_queries, heads, width) = q.dims3()?;
     let value_width = values.width();
     let mut y = vec![0.0; n_queries * heads * value_width];
-    with_attention(q, keys, values, how, |attention| attention.run(Isa::best(), &mut y))?;
+    let q = with_whole_rows(q)?;
+    let (lent, [stride, head_stride]) = (Lent::from_start(&q), strides(&q)?);
+    let queries = Heads { data: lent.slice()?, head_stride, stride, width };
+    with_attention((queries, heads, n_queries), keys, values, how, |attention| attention.run(Isa::best(), &mut y))?;
     Ok(Tensor::from_vec(y, (n_queries, heads, value_width), q.device())?)
 }
 
+/// Runs attention of queries, of which each of so many heads has so many.
 fn with_attention<T>(
-    q: &Tensor,
+    (q, heads, n_queries): (Heads<'_>, usize, usize),
     keys: &Rows,
     values: &Rows,
     how: Attention,
     run: impl FnOnce(attention::Attention<'_>) -> T,
 ) -> Result<T> {
-    let (n_queries, heads, width) = q.dims3()?;
-    let q = with_whole_rows(q)?;
-    let [stride, head_stride] = strides(&q)?;
-    let (q_lent, k_lent, v_lent) = (Lent::from_start(&q), lent_pages(keys), lent_pages(values));
+    let (k_lent, v_lent) = (lent_pages(keys), lent_pages(values));
     let (k, v) = (pages(keys, &k_lent)?, pages(values, &v_lent)?);
     Ok(run(attention::Attention {
-        q: attention::Heads { data: q_lent.slice()?, head_stride, stride, width },
+        q,
         k: attention::Pages { pages: &k, page: keys.page() },
         v: attention::Pages { pages: &v, page: values.page() },
         heads,
@@ -90,11 +90,11 @@ fn lent_pages(rows: &Rows) -> Vec<Lent<'_>> {
     rows.pages().iter().map(Lent::from_start).collect()
 }
 
-fn pages<'a>(rows: &Rows, lent: &'a [Lent<'_>]) -> Result<Vec<attention::Heads<'a>>> {
+fn pages<'a>(rows: &Rows, lent: &'a [Lent<'_>]) -> Result<Vec<Heads<'a>>> {
     let width = rows.width();
     let vectors = |(page, lent): (&Tensor, &'a Lent<'_>)| {
         let [head_stride, stride] = strides(page)?;
-        Ok(attention::Heads { data: lent.slice()?, head_stride, stride, width })
+        Ok(Heads { data: lent.slice()?, head_stride, stride, width })
     };
     rows.pages().iter().zip(lent).map(vectors).collect()
 }

@@ -6,8 +6,7 @@ use candle_core::{Device, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::copy_to;
-use super::products::{is_one_row, on_cpu};
-use super::row::{Product, Tail, of_row};
+use super::products::on_cpu;
 use super::{Lent, into_vec, no_kernels, zeros_if_they_fit};
 #[cfg(feature = "cuda")]
 use crate::error::Error;
@@ -192,24 +191,21 @@ impl Mixing {
         }
     }
 
-    /// What the whole layer and its tail make of one row [1, hidden] with its norm, on the CPU: [1, hidden]; advances `state`. None for
-    /// several rows, and on a GPU.
+    /// What the whole layer and its tail make of one row on the CPU; advances `state`.
     pub(in crate::model) fn step(
         &self,
-        input: &Input<'_>,
-        in_proj: Product<'_>,
-        out_proj: Tail<'_>,
+        input: row::Input<'_>,
+        in_proj: row::Product<'_>,
+        out_proj: row::Tail<'_>,
         state: &mut Mamba2State,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Vec<f32>> {
         match self {
-            Self::Cpu(mixing) if is_one_row(&input.rows)? => {
-                let (in_proj, out_proj) = (in_proj.lent()?, out_proj.lent()?);
-                let layer = mixing.layer(in_proj.product()?, out_proj.tail()?);
-                let state = state.lent()?;
-                let y = of_row(input, |x| Ok(mamba2::whole_step(Isa::best(), layer, state, x)))?;
-                on_cpu(y, 1).map(Some)
+            Self::Cpu(mixing) => {
+                let layer = mixing.layer(in_proj, out_proj);
+                Ok(mamba2::whole_step(Isa::best(), layer, state.lent()?, input))
             }
-            _ => Ok(None),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => Err(misplaced()),
         }
     }
 }

@@ -21,9 +21,10 @@ pub use self::lent::into_vec;
 use self::lent::{Lent, with_slice_mut};
 pub use self::mamba2::{Constants, GatedNorm, Mamba2State, Mixing};
 pub use self::per_head::{Orientation, PerHead};
-pub(super) use self::products::{all_products, gated_row, is_one_row, row_times, with_bias};
+pub(super) use self::products::{all_products, gated_row, is_one_row, row_times};
 pub use self::products::{embed, hold, linear, pack, place, weight_type};
-pub(super) use self::row::{Mlp, Product, Tail, Then, each, mlp_row};
+pub use self::row::row;
+pub(super) use self::row::{each, mlp_row};
 use super::rope::Pairing;
 use crate::error::{Error, Result};
 use crate::kernels::isa::Isa;
@@ -141,6 +142,15 @@ fn rotate_on_cpu(x: &Tensor, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Re
     Ok(y)
 }
 
+/// Turns the first pairs of each vector of one token on the CPU, of `width` numbers each, by `cos` and `sin` [1, pairs].
+pub fn rotate_row(x: &mut [f32], width: usize, cos: &Tensor, sin: &Tensor, pairing: Pairing) -> Result<()> {
+    let (cos, sin) = (Lent::of(cos)?, Lent::of(sin)?);
+    let (cos, sin) = (cos.slice()?, sin.slice()?);
+    let vectors = x.chunks_exact_mut(width.max(1));
+    vectors.for_each(|x| rope::rotate(Isa::best(), x, cos, sin, pairing == Pairing::Neighbours));
+    Ok(())
+}
+
 /// Writes `rows` [tokens, heads, width] into `page` [heads, tokens of the page, width] from its token `first` on.
 pub fn set_rows(page: &Tensor, first: usize, rows: &Tensor) -> Result<()> {
     if !page.device().is_cpu() {
@@ -156,13 +166,19 @@ pub fn set_rows(page: &Tensor, first: usize, rows: &Tensor) -> Result<()> {
     }
     let rows = rows.contiguous()?;
     let lent = Lent::of(&rows)?;
-    let vectors = lent.slice()?.chunks_exact(width.max(1)).enumerate();
+    let rows = lent.slice::<f32>()?.chunks_exact((heads * width).max(1));
+    (first..).zip(rows).try_for_each(|(at, row)| set_row(page, at, row))
+}
+
+/// Writes a row `[heads · width]` into `page` [heads, tokens of the page, width] on the CPU, as its token `at`.
+pub fn set_row(page: &Tensor, at: usize, row: &[f32]) -> Result<()> {
+    let (heads, len, width) = page.dims3()?;
+    if row.len() != heads * width || at >= len {
+        return Err(Error::Internal(format!("no room in a page {:?} for {} numbers at {at}", page.dims(), row.len())));
+    }
     with_slice_mut(page, |page| {
-        for (at, vector) in vectors {
-            let (token, head) = (at / heads, at % heads);
-            let own = page.chunks_exact_mut(width).nth(head * page_len + first + token);
-            own.into_iter().for_each(|own| own.copy_from_slice(vector));
-        }
+        let vectors = page.chunks_exact_mut(width.max(1)).skip(at).step_by(len);
+        vectors.zip(row.chunks_exact(width.max(1))).for_each(|(own, vector)| own.copy_from_slice(vector));
     })
 }
 

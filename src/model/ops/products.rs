@@ -6,14 +6,17 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
-use super::row::{Product, each};
+use super::row::each;
 use super::{Lent, cuda, no_kernels, row};
 use crate::error::Result;
 use crate::kernels::isa::Isa;
 use crate::kernels::matrix::{self, Matrix, Precision, WeightType};
+use crate::kernels::row::Product;
+use crate::kernels::rows;
 use crate::model::input::{Input, Residual};
 use crate::model::linear::Weight;
 use crate::model::packing::{StoredRows, held_as};
+use crate::model::vector::Vector;
 
 /// At most this many weights are widened to f32 at a time when many rows meet 16-bit weights: 4 MiB of scratch.
 const PANEL: usize = 1 << 20;
@@ -52,7 +55,7 @@ pub(in crate::model) fn row_times(
     input: &Input<'_>,
     w: &Weight,
     precision: Precision,
-    bias: Option<&Tensor>,
+    bias: Option<&Vector>,
     residual: Option<Residual<'_>>,
 ) -> Result<Option<Tensor>> {
     if !is_one_row(&input.rows)? {
@@ -60,10 +63,10 @@ pub(in crate::model) fn row_times(
     }
     match w {
         Weight::Packed(w) => {
-            let [y] = row::times_all(input, [Product { matrix: w, precision, bias, multipliers: None, residual }])?;
-            Ok(Some(y))
+            let product = Product { bias: bias.map(Vector::numbers), ..Product::plain(w, precision) };
+            row::times(input, product, residual).map(Some)
         }
-        w => cuda::row_times(input, w, bias, residual),
+        w => cuda::row_times(input, w, bias.map(Vector::tensor), residual),
     }
 }
 
@@ -81,7 +84,7 @@ pub(in crate::model) fn gated_row(
     cuda::gated_row(input, gate, factor as f32, up)
 }
 
-/// Each of several products, which have as many inputs and one precision. One row meets all in one parallel region.
+/// Each of several products on the CPU, which have as many inputs and one precision. One row meets all in one parallel region.
 pub(in crate::model) fn all_products<const N: usize>(
     input: &Input<'_>,
     products: [Product<'_>; N],
@@ -93,20 +96,17 @@ pub(in crate::model) fn all_products<const N: usize>(
     let matrices = products.each_ref().map(|own| own.matrix);
     let ys = matrix::times_all(matrices, Isa::best(), Lent::of(&x)?.slice()?, precision);
     let (rows, mut biases) = (x.dim(0)?, products.iter().map(|own| own.bias));
-    each(ys, |y| with_bias(on_cpu(y, rows)?, biases.next().flatten()))
+    each(ys, |mut y| {
+        if let Some(bias) = biases.next().flatten() {
+            rows::each_row(&mut y, bias.len(), |_, y| rows::add_to_scaled_row(Isa::best(), bias, 1.0, y));
+        }
+        on_cpu(y, rows)
+    })
 }
 
 /// Numbers as a tensor [rows, width].
 pub(super) fn on_cpu(y: Vec<f32>, rows: usize) -> Result<Tensor> {
     Ok(Tensor::from_vec(y, (rows, ()), &Device::Cpu)?)
-}
-
-/// `y` [rows, out] and a bias `[out]`, where there is one.
-pub(in crate::model) fn with_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    match bias {
-        Some(bias) => Ok(y.broadcast_add(bias)?),
-        None => Ok(y),
-    }
 }
 
 fn linear_composed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
@@ -231,7 +231,8 @@ mod tests {
         let plain = |w| linear(&input.rows().unwrap(), w, precision).unwrap();
 
         let pool = pool::Pool::new(3).unwrap(); // each of whose threads has a part of the outputs
-        let got = pool.install(|| row_times(&input, &w, precision, Some(&bias), Some(residual)).unwrap().unwrap());
+        let own_bias = Vector::new(bias.clone()).unwrap();
+        let got = pool.install(|| row_times(&input, &w, precision, Some(&own_bias), Some(residual)).unwrap().unwrap());
         assert_close(&got, &residual.add(&plain(&w).broadcast_add(&bias).unwrap()).unwrap(), 1e-6);
         let two = Input::from(&wave((2, n_in), 0.37));
         assert!(row_times(&two, &w, precision, None, None).unwrap().is_none());
