@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::config::{FfnSpec, LayerSpec, MixerSpec, ParallelSpec};
 use super::gqa::{Gqa, GqaCache};
-use super::input::{Input, Residual, RmsNorm};
+use super::input::{Input, Residual};
 use super::linear::WeightBytes;
 use super::mamba2::Mamba2;
 use super::mla::{Mla, MlaCache};
@@ -183,8 +183,8 @@ impl Block {
         Ok(x)
     }
 
-    /// One row `x` `[hidden]` on the CPU -> `[hidden]`, advancing `state` by that token: a feed-forward layer of one expert goes
-    /// along with the mixer.
+    /// One row `x` `[hidden]` on the CPU -> `[hidden]`, advancing `state` by that token. A feed-forward layer that is none of
+    /// experts goes along with the mixer.
     pub(super) fn step(&self, x: &[f32], positions: &Positions, state: &mut LayerState) -> Result<Vec<f32>> {
         let then = self.then()?;
         let x = match &self.mixer {
@@ -207,8 +207,7 @@ impl Block {
     /// What a row's mixer goes on with.
     fn then(&self) -> Result<Option<row::Then<'_>>> {
         let Some((norm, Ffn::Mlp(ffn))) = &self.ffn else { return Ok(None) };
-        let (norm, mlp) = (norm.as_rms().map(RmsNorm::of_row), ffn.of_row()?);
-        Ok(norm.map(|norm| row::Then { norm, mlp, factor: self.ffn_multiplier as f32 }))
+        Ok(Some(row::Then { norm: norm.of_row()?, mlp: ffn.of_row()?, factor: self.ffn_multiplier as f32 }))
     }
 }
 

@@ -33,7 +33,7 @@ mod tests;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use block::{Block, LayerState};
+use block::Block;
 use config::ModelConfig;
 use linear::{Linear, Weight, WeightBytes};
 use norm::Norm;
@@ -58,31 +58,6 @@ pub struct Model {
     head: Linear,
     is_tied: bool,
     ropes: Vec<RopeSpec>, // each kind of rotation once
-}
-
-/// `x` [tokens, hidden] through all layers.
-fn through<'a>(
-    mut x: Tensor,
-    blocks: impl Iterator<Item = (&'a Block, &'a mut LayerState)>,
-    positions: &Positions,
-) -> Result<Tensor> {
-    for (block, state) in blocks {
-        x = block.forward(&x, positions, state)?;
-    }
-    Ok(x)
-}
-
-/// The same of one row on the CPU, as plain numbers: those of a tensor are several cache misses away.
-fn through_in_memory<'a>(
-    x: &Tensor,
-    blocks: impl Iterator<Item = (&'a Block, &'a mut LayerState)>,
-    positions: &Positions,
-) -> Result<Tensor> {
-    let mut x = ops::into_vec(x)?;
-    for (block, state) in blocks {
-        x = block.step(&x, positions, state)?;
-    }
-    ops::row(x)
 }
 
 /// Which rows of logits a forward pass is to compute: each costs a product with the whole vocabulary.
@@ -179,12 +154,14 @@ impl Model {
         let positions = Positions::new(&self.ropes, step.state.position, count, &self.device)?;
         let embedded = ops::embed(step.tokens, &self.embedding)?; // [tokens, hidden]
         let x = ops::scale_in_place(embedded, self.config.embedding_multiplier)?;
-        let blocks = self.blocks.iter().zip(&mut step.state.layers);
+        let mut layers = self.blocks.iter().zip(&mut step.state.layers);
         let x = if count == 1 && self.device.is_cpu() {
-            through_in_memory(&x, blocks, &positions)
+            // A tensor's numbers are several cache misses away.
+            let row = ops::into_vec(&x)?;
+            ops::row(layers.try_fold(row, |row, (block, state)| block.step(&row, &positions, state))?)?
         } else {
-            through(x, blocks, &positions)
-        }?;
+            layers.try_fold(x, |x, (block, state)| block.forward(&x, &positions, state))?
+        };
         step.state.position += count;
         self.logits(&x, step.wanted)
     }

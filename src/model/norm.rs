@@ -8,7 +8,7 @@ use candle_core::{D, Tensor};
 use super::input::{Input, RmsNorm};
 use super::vector::Vector;
 use super::{ops, weights::Weights};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::row;
 
 /// A norm over the last dimension.
@@ -54,6 +54,12 @@ impl Norm {
     pub(super) fn as_rms(&self) -> Option<RmsNorm<'_>> {
         let Self { weight, eps, bias } = self;
         bias.is_none().then_some(RmsNorm { weight: weight.tensor(), numbers: weight.numbers(), eps: *eps })
+    }
+
+    /// The same for the CPU's kernels of one row.
+    pub(super) fn of_row(&self) -> Result<row::Norm<'_>> {
+        let other = || Error::Internal("a row on the CPU met a norm that its kernels don't take".into());
+        self.as_rms().map(RmsNorm::of_row).ok_or_else(other)
     }
 
     /// One row on the CPU for a layer that begins with a product, and the norm that is left to it.
