@@ -87,7 +87,7 @@ def kind(symbol: str, chain: list[Frame]) -> str | None:
     if any("/library/alloc/src/alloc.rs" in frame.line for frame in chain) or re.match(r"_?mi_", symbol):
         return ALLOCATION
     for frame in chain:
-        if "pool::slices::Fresh" in frame.function and frame.function.endswith("part"):
+        if "pool::rows::Fresh" in frame.function and frame.function.endswith("part"):
             return MEMORY
         if own := OWN_LINE.search(frame.line):
             if own["part"] == "cli" and own["file"].startswith("bench/memory"):

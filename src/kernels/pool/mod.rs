@@ -188,7 +188,7 @@ fn take(run: &AtomicU64, side: Side, bite: Bite) -> Option<Range<usize>> {
         let left = unpacked(left);
         let count = match bite {
             Bite::One => left.len().min(1),
-            Bite::Third => (left.len() / 3).max(1).min(left.len()),
+            Bite::Half => (left.len() / 2).max(1).min(left.len()),
         };
         let rest = match side {
             Side::Start => left.start + count..left.end,
@@ -453,9 +453,9 @@ mod tests {
         let first = first.by(|_| {});
         let work = Work { stages: &[&first, &second], has_failed: AtomicBool::new(false) };
         assert_eq!(pool.shared.call(&work).len(), 1);
-        let taken = [0, 1, 0, 0, 0, 1, 0, 0, 1, 1].map(|own| pool.shared.next(own, 0, Bite::Third));
-        assert_eq!(taken, [0..1, 5..7, 1..2, 2..3, 3..4, 7..8, 4..5, 10..11, 8..9, 9..10].map(Some));
-        assert_eq!([0, 1].map(|own| pool.shared.next(own, 0, Bite::Third)), [None, None]);
+        let taken = [0, 1, 0, 0, 0, 1, 0, 0].map(|own| pool.shared.next(own, 0, Bite::Half));
+        assert_eq!(taken, [0..2, 5..8, 2..3, 3..4, 4..5, 8..9, 10..11, 9..10].map(Some));
+        assert_eq!([0, 1].map(|own| pool.shared.next(own, 0, Bite::Half)), [None, None]);
         let taken = [0, 0, 1, 0, 0, 0].map(|own| pool.shared.next(own, 1, Bite::One));
         assert_eq!(taken, [Some(0..1), Some(1..2), Some(2..3), Some(4..5), Some(3..4), None]);
     }

@@ -41,8 +41,8 @@ const FAILED: usize = usize::MAX;
 pub(super) enum Bite {
     /// A piece.
     One,
-    /// A third of what is left: pieces get shorter, so that threads end together.
-    Third,
+    /// Half of what is left: pieces get shorter, so that threads end together.
+    Half,
 }
 
 /// The pieces of a stage that a thread takes: ranges of what the stage has.
@@ -158,7 +158,7 @@ pub struct Filling<R> {
 impl<R: Rows> Filling<R> {
     /// Rows of which at least `least` are a part.
     pub fn new((rows, least): (R, usize)) -> Self {
-        Self { plan: Plan::new(rows.count(), least, Bite::Third), rows }
+        Self { plan: Plan::new(rows.count(), least, Bite::Half), rows }
     }
 
     /// The stage in which `work` fills them. Each thread that takes part is given all its parts at once.
