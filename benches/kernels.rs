@@ -9,7 +9,7 @@ use blazr::kernels::attention::{Attention, Heads, Pages};
 use blazr::kernels::blocks::Activations;
 use blazr::kernels::gemm::Rows;
 use blazr::kernels::isa::Isa;
-use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, State, Steps, Token, scan, step};
+use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, State, Steps, Token, Window, scan, step};
 use blazr::kernels::matrix::{Matrix, Precision, WeightType};
 use blazr::kernels::per_head::{self, Shared};
 use blazr::kernels::pool::{self, Pool};
@@ -95,7 +95,7 @@ fn recurrence(c: &mut Criterion) {
     pooled(|| {
         let (taps, bias) = (wave(4 * width, 0.4), wave(width, 0.9));
         let convolution = Convolution { taps: &taps, bias: Some(&bias) };
-        let (mut conv, mut out) = (wave(3 * width, 0.5), vec![0.0; PROMPT * width]);
+        let (mut conv, mut out) = (Window::new(wave(3 * width, 0.5), width), vec![0.0; PROMPT * width]);
         let token = Token { inputs: Inputs { xbc: &xbc[..width], ..inputs }, convolution, z: Some(&z) };
         group.bench_function("step", |b| {
             b.iter(|| {
@@ -109,7 +109,7 @@ fn recurrence(c: &mut Criterion) {
             let (x, out) = (Rows { data: &xbc, stride: width }, &mut out[..tokens * width]);
             group.throughput(Throughput::Elements(tokens as u64));
             group.bench_function(format!("convolution {tokens}"), |b| {
-                b.iter(|| convolution.run(Isa::best(), x, &mut conv, width, out));
+                b.iter(|| convolution.run(Isa::best(), x, conv.in_order(), width, out));
             });
         }
     });

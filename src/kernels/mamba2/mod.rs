@@ -7,7 +7,7 @@ mod scan;
 mod step;
 
 pub use self::scan::scan;
-pub use self::step::{Layer, State, Token, step, whole_step};
+pub use self::step::{Layer, State, Token, Window, step, whole_step};
 use super::gemm::Rows;
 use super::isa::{Isa, vectorized};
 use super::math::{exp, silu};
@@ -243,12 +243,15 @@ mod tests {
             for isa in Isa::available() {
                 let (mut scanned, mut y) = (before.clone(), vec![f32::NAN; tokens * sizing.inner()]);
                 scan(isa, sizing, &mut scanned, inputs, &mut y);
-                let (mut ssm, mut conv, mut by_step) = (before.clone(), kept.clone(), vec![f32::NAN; y.len()]);
+                let (mut ssm, mut by_step) = (before.clone(), vec![f32::NAN; y.len()]);
+                let mut conv = Window::new(kept.clone(), channels);
                 let by_token = x.chunks(channels).zip(dt.chunks(heads)).zip(by_step.chunks_mut(sizing.inner()));
                 for ((xbc, dt), y) in by_token {
                     let token = Token { inputs: Inputs { xbc, dt: steps(dt), ..inputs }, convolution, z: None };
                     step(isa, sizing, State { conv: &mut conv, ssm: &mut ssm }, token, y);
                 }
+                let last = |token: usize| [&kept, &x].into_iter().flat_map(|rows| rows.chunks(channels)).nth(token).unwrap();
+                prop_assert_eq!(conv.in_order(), [last(tokens), last(tokens + 1)].concat());
                 for (got, state) in [(y, scanned), (by_step, ssm)] {
                     for (got, want) in got.iter().zip(&want).chain(state.iter().zip(&exact_state)) {
                         prop_assert!((f64::from(*got) - want).abs() <= bound, "{isa:?}: {got} for {want}");
@@ -294,10 +297,11 @@ mod tests {
         let convolution = Convolution { taps: &taps, bias: Some(&bias) };
         for isa in Isa::available() {
             let stepped = |z: Option<&[f32]>| {
-                let (mut ssm, mut conv, mut y) = (state.clone(), wave(sizing.conv_dim(), 0.5), vec![f32::NAN; 6 * 37]);
+                let mut conv = Window::new(wave(sizing.conv_dim(), 0.5), sizing.conv_dim());
+                let (mut ssm, mut y) = (state.clone(), vec![f32::NAN; 6 * 37]);
                 let (state, token) = (State { conv: &mut conv, ssm: &mut ssm }, Token { inputs, convolution, z });
                 pool::Pool::new(3).unwrap().install(|| step(isa, sizing, state, token, &mut y));
-                assert_eq!(conv, xbc);
+                assert_eq!(conv.in_order(), xbc);
                 (ssm, y)
             };
             let ((state, mut want), (gated_state, gated)) = (stepped(None), stepped(Some(&z)));
@@ -323,7 +327,7 @@ mod tests {
         for (isa, norm) in Isa::available().flat_map(|isa| [(isa, None), (isa, norm(true)), (isa, norm(false))]) {
             let (dt_bias, dt_limit, a, d) = (&[0.1; 6], (0.0, 9.0), &[-0.5; 6], &[0.7; 6]);
             let layer = Layer { sizing, in_proj, convolution, dt_bias, dt_limit, a, d, norm, out_proj };
-            let (mut ssm, mut conv) = (state.clone(), kept.clone());
+            let (mut ssm, mut conv) = (state.clone(), Window::new(kept.clone(), channels));
             let got =
                 pool.install(|| whole_step(isa, layer, State { conv: &mut conv, ssm: &mut ssm }, Input::from(&*x)));
 
@@ -331,10 +335,11 @@ mod tests {
             let (z, (xbc, dt)) = (&projected[..inner], projected[inner..].split_at(channels));
             let dt = Steps { projected: Rows { data: dt, stride: 6 }, bias: dt_bias, limit: dt_limit };
             let token = Token { inputs: Inputs { xbc, dt, a, d }, convolution, z: None };
-            let (mut want_ssm, mut want_conv, mut y) = (state.clone(), kept.clone(), vec![f32::NAN; inner]);
+            let mut want_conv = Window::new(kept.clone(), channels);
+            let (mut want_ssm, mut y) = (state.clone(), vec![f32::NAN; inner]);
             step(isa, sizing, State { conv: &mut want_conv, ssm: &mut want_ssm }, token, &mut y);
             gate_row(isa, Some(z), norm, &mut y);
-            assert_eq!((ssm, conv), (want_ssm, want_conv), "{isa:?}");
+            assert_eq!((&*ssm, conv.in_order()), (&*want_ssm, want_conv.in_order()), "{isa:?}");
             assert_eq!(got, from.times(isa, &y, Precision::Fast), "{isa:?}");
         }
     }
@@ -353,7 +358,8 @@ mod tests {
                 let (mut stepped, mut scanned, mut y) = ([0.0f32], [0.0f32], [f32::NAN; 2]);
                 for (xbc, y) in x.chunks(3).zip(y.chunks_mut(1)) {
                     let token = Token { inputs: Inputs { xbc, ..inputs }, convolution, z: None };
-                    step(isa, sizing, State { conv: &mut [], ssm: &mut stepped }, token, y);
+                    let mut conv = Window::new(Vec::new(), 3);
+                    step(isa, sizing, State { conv: &mut conv, ssm: &mut stepped }, token, y);
                 }
                 scan(isa, sizing, &mut scanned, inputs, &mut y);
                 for state in [stepped[0], scanned[0]] {

@@ -29,10 +29,42 @@ pub struct Token<'a> {
 /// What a layer keeps of the tokens before.
 #[derive(Debug)]
 pub struct State<'a> {
-    /// `[kernel − 1, conv_dim]`.
-    pub conv: &'a mut [f32],
+    /// The last inputs of the convolution.
+    pub conv: &'a mut Window,
     /// `[heads, head_dim, state_size]`.
     pub ssm: &'a mut [f32],
+}
+
+/// The last inputs of a convolution `[kernel − 1, conv_dim]`, in a ring: a token takes the place of the oldest.
+#[derive(Clone, Debug)]
+pub struct Window {
+    numbers: Vec<f32>,
+    channels: usize,
+    oldest: usize,
+}
+
+impl Window {
+    /// Inputs of so many channels, the oldest first.
+    pub fn new(numbers: Vec<f32>, channels: usize) -> Self {
+        Self { numbers, channels, oldest: 0 }
+    }
+
+    /// All numbers, the oldest input first.
+    pub fn in_order(&mut self) -> &mut [f32] {
+        self.numbers.rotate_left(self.oldest * self.channels);
+        self.oldest = 0;
+        &mut self.numbers
+    }
+
+    /// How many numbers there are.
+    pub fn count(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// The oldest input has been replaced.
+    fn turn(&mut self) {
+        self.oldest = (self.oldest + 1).checked_rem(self.numbers.len() / self.channels.max(1)).unwrap_or_default();
+    }
 }
 
 /// The weights of a layer.
@@ -60,9 +92,11 @@ pub struct Layer<'a> {
 
 /// Advances `state` by one token and writes `y` `[heads · head_dim]`, times silu(z) where there is a gate.
 pub fn step(isa: Isa, sizing: Sizing, state: State<'_>, token: Token<'_>, y: &mut [f32]) {
-    let (own, mut kept) = state.by_channel(sizing);
+    let State { conv, ssm } = state;
+    let (own, mut kept) = by_channel(sizing, conv, ssm);
     pool::fill(((own, Slice::new(y, 1)), least(sizing)), |parts| advance(isa, sizing, &kept, token, parts));
-    kept.push(token.shared(sizing));
+    kept.replace(token.shared(sizing));
+    conv.turn();
 }
 
 /// What a layer makes of one token, advancing `state`: in one parallel region, in which the threads wait for each other behind
@@ -71,7 +105,8 @@ pub fn step(isa: Isa, sizing: Sizing, state: State<'_>, token: Token<'_>, y: &mu
 pub fn whole_step(isa: Isa, layer: Layer<'_>, state: State<'_>, input: Input<'_>) -> Vec<f32> {
     let Layer { sizing, in_proj, out_proj, norm, .. } = layer;
     let is_gated_later = norm.is_some_and(|norm| norm.is_before_gate);
-    let (own, mut kept) = state.by_channel(sizing);
+    let State { conv, ssm } = state;
+    let (own, mut kept) = by_channel(sizing, conv, ssm);
     let projected = Filling::new(in_proj.outputs());
     let channels = Filling::new(((own, Fresh::new(sizing.inner(), 1)), least(sizing)));
     let project = projected.by(|parts| in_proj.fill(isa, input, parts));
@@ -85,7 +120,8 @@ pub fn whole_step(isa: Isa, layer: Layer<'_>, state: State<'_>, input: Input<'_>
         }
         out_proj.product.fill(isa, Input::from(&*y), parts);
     });
-    kept.push(layer.token(projected.whole(), false).shared(sizing));
+    kept.replace(layer.token(projected.whole(), false).shared(sizing));
+    conv.turn();
     output
 }
 
@@ -99,18 +135,19 @@ fn least(sizing: Sizing) -> usize {
 fn advance<'p>(
     isa: Isa,
     sizing: Sizing,
-    others: &Columns<'_, f32>,
+    others: &Kept<'_>,
     token: Token<'_>,
     parts: impl Iterator<Item = (usize, ((Columns<'p, f32>, &'p mut [f32]), &'p mut [f32]))>,
 ) {
     let (channels, x) = (sizing.conv_dim(), token.inputs.xbc);
     let mut shared = vec![0.0; 2 * sizing.shared()];
-    let rows = others.iter().chain([token.shared(sizing)]);
+    let rows = others.rows().chain([token.shared(sizing)]);
     token.convolution.token(isa, channels, sizing.inner(), rows, &mut shared);
-    for (first, ((mut kept, mut ssm), mut y)) in parts {
+    for (first, ((kept, mut ssm), mut y)) in parts {
         let x = x.get(first..first + y.len()).unwrap_or_default();
-        token.convolution.token(isa, channels, first, kept.iter().chain([x]), y);
-        kept.push(x);
+        let mut kept = Kept { rows: kept, oldest: others.oldest };
+        token.convolution.token(isa, channels, first, kept.rows().chain([x]), y);
+        kept.replace(x);
         let mut channel = first;
         while let Some(Head { own, count }) = sizing.head_from(channel, y.len()) {
             let rows = ssm.split_off_mut(..count * sizing.state_size).zip(y.split_off_mut(..count));
@@ -137,12 +174,29 @@ impl<'a> Layer<'a> {
 /// For each channel of x what it was in the tokens before, and its row of the state.
 type Channels<'a> = (ColumnBlocks<'a, f32>, Slice<'a, f32>);
 
-impl<'a> State<'a> {
-    /// What there is of each channel of x, and what B and C were.
-    fn by_channel(self, sizing: Sizing) -> (Channels<'a>, Columns<'a, f32>) {
-        let (kept, others) = ColumnBlocks::and_rest((self.conv, sizing.conv_dim()), sizing.inner(), 1);
-        ((kept, Slice::new(self.ssm, sizing.state_size)), others)
+/// Some channels of what a [`Window`] keeps.
+struct Kept<'a> {
+    rows: Columns<'a, f32>,
+    oldest: usize,
+}
+
+impl Kept<'_> {
+    /// The oldest first.
+    fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.rows.iter_from(self.oldest)
     }
+
+    fn replace(&mut self, last: &[f32]) {
+        if self.rows.rows() > 0 {
+            self.rows.row(self.oldest).copy_from_slice(last);
+        }
+    }
+}
+
+/// What there is of each channel of x, and what B and C were.
+fn by_channel<'a>(sizing: Sizing, conv: &'a mut Window, ssm: &'a mut [f32]) -> (Channels<'a>, Kept<'a>) {
+    let (kept, rows) = ColumnBlocks::and_rest((&mut conv.numbers, sizing.conv_dim()), sizing.inner(), 1);
+    ((kept, Slice::new(ssm, sizing.state_size)), Kept { rows, oldest: conv.oldest })
 }
 
 /// Some channels of a head.

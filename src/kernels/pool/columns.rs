@@ -123,32 +123,14 @@ impl<T> Columns<'_, T> {
         }
     }
 
-    /// All rows.
-    pub fn iter(&self) -> impl Iterator<Item = &[T]> {
-        (0..self.rows).map(|row| {
+    /// All rows, from `first` on and around.
+    pub fn iter_from(&self, first: usize) -> impl Iterator<Item = &[T]> {
+        (first..first + self.rows).map(|row| {
             #[allow(unsafe_code)]
             // SAFETY: as above.
             unsafe {
-                std::slice::from_raw_parts(self.start.wrapping_add(row * self.stride), self.width)
+                std::slice::from_raw_parts(self.start.wrapping_add(row % self.rows * self.stride), self.width)
             }
         })
-    }
-
-    /// Each row takes the place of the one before it, and `last`, which has as many numbers, that of the last one.
-    pub fn push(&mut self, last: &[T])
-    where
-        T: Copy,
-    {
-        for row in 1..self.rows {
-            let from = self.start.wrapping_add(row * self.stride);
-            #[allow(unsafe_code)]
-            // SAFETY: both rows are there, and no row lies in another.
-            unsafe {
-                from.wrapping_sub(self.stride).copy_from_nonoverlapping(from, self.width);
-            }
-        }
-        if let Some(row) = self.rows.checked_sub(1) {
-            self.row(row).iter_mut().zip(last).for_each(|(own, last)| *own = *last);
-        }
     }
 }

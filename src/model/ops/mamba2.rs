@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
-use crate::kernels::mamba2::{self, Convolution, Inputs, Layer, Sizing, Steps, scan};
+use crate::kernels::mamba2::{self, Convolution, Inputs, Layer, Sizing, Steps, Window, scan};
 use crate::kernels::row;
 use crate::kernels::rows::{self, each_row, gate_row};
 use crate::model::input::Input;
@@ -61,7 +61,7 @@ pub struct Mamba2State {
 #[derive(Debug)]
 enum Numbers {
     Cpu {
-        conv: Vec<f32>,
+        conv: Window,
         ssm: Vec<f32>,
     },
     #[cfg(feature = "cuda")]
@@ -78,7 +78,7 @@ impl Mamba2State {
         let ssm = zeros_if_they_fit((sizing.heads, sizing.head_dim, sizing.state_size), device)?;
         let conv = vec![0.0; kept * sizing.conv_dim()];
         let numbers = match device {
-            Device::Cpu => Numbers::Cpu { conv, ssm: into_vec(&ssm)? },
+            Device::Cpu => Numbers::Cpu { conv: Window::new(conv, sizing.conv_dim()), ssm: into_vec(&ssm)? },
             #[cfg(feature = "cuda")]
             Device::Cuda(_) => Numbers::Cuda { conv: conv_on(sizing, conv, device)?, ssm },
             _ => return Err(no_kernels(device)),
@@ -94,14 +94,14 @@ impl Mamba2State {
             (Numbers::Cpu { conv, ssm }, _) => {
                 let Sizing { heads, head_dim, state_size, .. } = self.sizing;
                 let ssm = Tensor::from_slice(ssm, (heads, head_dim, state_size), device)?;
-                let conv = conv_on(self.sizing, conv.clone(), device)?;
+                let conv = conv_on(self.sizing, conv.clone().in_order().to_vec(), device)?;
                 device.synchronize()?;
                 Numbers::Cuda { conv, ssm }
             }
             #[cfg(feature = "cuda")]
             (Numbers::Cuda { conv, ssm }, Device::Cpu) => {
                 let to_vec = |x: &Tensor| x.flatten_all()?.to_vec1();
-                Numbers::Cpu { conv: to_vec(conv)?, ssm: to_vec(ssm)? }
+                Numbers::Cpu { conv: Window::new(to_vec(conv)?, self.sizing.conv_dim()), ssm: to_vec(ssm)? }
             }
             #[cfg(feature = "cuda")]
             (Numbers::Cuda { conv, ssm }, _) => {
@@ -118,7 +118,7 @@ impl Mamba2State {
     /// The bytes of what is kept.
     pub fn bytes(&self) -> usize {
         let count = match &self.numbers {
-            Numbers::Cpu { conv, ssm } => conv.len() + ssm.len(),
+            Numbers::Cpu { conv, ssm } => conv.count() + ssm.len(),
             #[cfg(feature = "cuda")]
             Numbers::Cuda { conv, ssm } => conv.elem_count() + ssm.elem_count(),
         };
@@ -131,7 +131,7 @@ impl Mamba2State {
         let mut copy = self.copy_to(&Device::Cpu)?;
         let mamba2::State { conv, ssm } = copy.lent()?;
         let tensor = |numbers: &mut [f32]| Ok(Tensor::from_slice(numbers, ((), 1), &Device::Cpu)?);
-        [conv, ssm].map(tensor).into_iter().collect()
+        [conv.in_order(), ssm].map(tensor).into_iter().collect()
     }
 
     /// Lends the memory, which is on the CPU.
@@ -265,7 +265,7 @@ impl OnCpu {
     fn scan(&self, projected: Projected<'_>, mamba2::State { conv, ssm }: mamba2::State<'_>, y: &mut [f32]) {
         let (isa, norm, inner, channels) = (Isa::best(), self.norm(), self.sizing.inner(), self.sizing.conv_dim());
         let mut xbc = vec![0.0; y.len() / inner * channels];
-        self.convolution().run(isa, projected.from(inner), conv, channels, &mut xbc);
+        self.convolution().run(isa, projected.from(inner), conv.in_order(), channels, &mut xbc);
         scan(isa, self.sizing, ssm, self.inputs(projected, &xbc), y);
         each_row(y, inner, |token, y| gate_row(isa, Some(projected.z(token)), norm, y));
     }
