@@ -9,7 +9,7 @@ use blazr::kernels::attention::{Attention, Heads, Pages};
 use blazr::kernels::blocks::Activations;
 use blazr::kernels::gemm::Rows;
 use blazr::kernels::isa::Isa;
-use blazr::kernels::mamba2::{Convolution, Inputs, Sizing, State, Steps, Token, Window, scan, step};
+use blazr::kernels::mamba2::{ConvState, Convolution, Inputs, Sizing, State, Steps, Token, scan, step};
 use blazr::kernels::matrix::{Matrix, Precision, WeightType};
 use blazr::kernels::per_head::{self, Shared};
 use blazr::kernels::pool::{self, Pool};
@@ -95,7 +95,7 @@ fn recurrence(c: &mut Criterion) {
     pooled(|| {
         let (taps, bias) = (wave(4 * width, 0.4), wave(width, 0.9));
         let convolution = Convolution { taps: &taps, bias: Some(&bias) };
-        let (mut conv, mut out) = (Window::new(wave(3 * width, 0.5), width), vec![0.0; PROMPT * width]);
+        let (mut conv, mut out) = (ConvState::new(wave(3 * width, 0.5), width), vec![0.0; PROMPT * width]);
         let token = Token { inputs: Inputs { xbc: &xbc[..width], ..inputs }, convolution, z: Some(&z) };
         group.bench_function("step", |b| {
             b.iter(|| {

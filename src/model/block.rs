@@ -30,7 +30,7 @@ pub struct Block {
 #[derive(Debug)]
 enum Mixer {
     Mamba2(Mamba2),
-    Mla(Mla),
+    Mla(Box<Mla>),
     Gqa(Gqa),
     Parallel(Box<(Mamba2, Gqa)>, ParallelSpec),
 }
@@ -197,7 +197,7 @@ impl Block {
         };
         match &self.ffn {
             Some((norm, Ffn::Moe(ffn))) => {
-                let x = ops::row(x)?;
+                let x = ops::as_row(x)?;
                 ops::into_vec(&ffn.forward(&norm.forward(&x)?, Residual { x: &x, factor: self.ffn_multiplier })?)
             }
             _ => Ok(x),
@@ -226,7 +226,7 @@ impl Mixer {
         let mixer = match &spec.mixer {
             MixerSpec::None => return Ok(None),
             MixerSpec::Mamba2(spec) => Self::Mamba2(Mamba2::load(&mamba2, spec, hidden_size)?),
-            MixerSpec::Mla(spec) => Self::Mla(Mla::load(&attention, spec, hidden_size)?),
+            MixerSpec::Mla(spec) => Self::Mla(Box::new(Mla::load(&attention, spec, hidden_size)?)),
             MixerSpec::Gqa(spec) => Self::Gqa(Gqa::load(&attention, spec, hidden_size)?),
             MixerSpec::Parallel(spec) => {
                 let mamba2 = Mamba2::load(&mamba2, &spec.mamba2, hidden_size)?;
@@ -268,7 +268,7 @@ impl Mixer {
                 let residual = Residual { x: &x, factor: factor * gqa_out };
                 gqa.forward(&Input::from(&scaled(&rows, gqa_in)?), positions, cache, residual)
             }
-            _ => Err(misplaced()),
+            _ => Err(of_another_model()),
         }
     }
 
@@ -284,8 +284,8 @@ impl Mixer {
             (Self::Mamba2(mixer), LayerState::Mamba2(state)) => mixer.step(input, state, residual, then),
             (Self::Gqa(mixer), LayerState::Gqa(cache)) => mixer.step(input, positions, cache, residual, then),
             (Self::Mla(mixer), LayerState::Mla(cache)) => {
-                let input = ops::row(input.normed(Isa::best()).into_owned())?;
-                let x = ops::row(residual.x.to_vec())?;
+                let input = ops::as_row(input.normed(Isa::best()).into_owned())?;
+                let x = ops::as_row(residual.x.to_vec())?;
                 let residual = Residual { x: &x, factor: residual.factor.into() };
                 let y = mixer.forward(&Input::from(&input), positions, cache, residual)?;
                 Ok(gone_on(ops::into_vec(&y)?, then))
@@ -302,12 +302,12 @@ impl Mixer {
                 let x = mamba2.step((&*scaled(mamba2_in)).into(), state, onto(residual.x, mamba2_out), None)?;
                 gqa.step((&*scaled(gqa_in)).into(), positions, cache, onto(&x, gqa_out), then)
             }
-            _ => Err(misplaced()),
+            _ => Err(of_another_model()),
         }
     }
 }
 
-fn misplaced() -> Error {
+fn of_another_model() -> Error {
     Error::Internal("a state was given to a model that it was not made for".into())
 }
 

@@ -270,6 +270,24 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_kept_as_a_tensor_of_one_token_is() {
+        let rows = ramp();
+        for window in [None, Some(1), Some(7), Some(PAGE + 9)] {
+            let cache = || Cache::new(2, 3, window, &Device::Cpu);
+            let (mut by_row, mut by_tensor) = (cache(), cache());
+            for at in 0..PAGE + 20 {
+                let token = some(&rows, at, 1);
+                let row = token.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let seen = by_row.append_row(&row).unwrap().joined().unwrap().to_vec3::<f32>().unwrap();
+                assert_eq!(seen, by_tensor.append(&token).unwrap().joined().unwrap().to_vec3::<f32>().unwrap());
+            }
+            let kept = |cache: &Cache| cache.kept().unwrap().unwrap().to_vec3::<f32>().unwrap();
+            assert_eq!(kept(&by_row), kept(&by_tensor), "{window:?}");
+            assert!(by_row.append_row(&[0.0; 5]).is_err());
+        }
+    }
+
+    #[test]
     fn pages_never_move_and_a_copy_has_those_that_are_full() {
         let rows = ramp();
         let places = |cache: &Cache| -> Vec<_> { cache.rows.pages.iter().map(Tensor::id).collect() };

@@ -165,8 +165,8 @@ impl Linear {
 
     /// The product for the CPU's kernels of one row.
     pub(super) fn of_row(&self) -> Result<Product<'_>> {
-        let misplaced = || Error::Internal("a row on the CPU met weights that its kernels don't take".into());
-        let matrix = self.weight.packed().ok_or_else(misplaced)?;
+        let other = || Error::Internal("a row on the CPU met weights that its kernels don't take".into());
+        let matrix = self.weight.packed().ok_or_else(other)?;
         Ok(Product { bias: self.bias.as_ref().map(Vector::numbers), ..Product::plain(matrix, self.precision) })
     }
 

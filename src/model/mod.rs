@@ -2,8 +2,11 @@
 //!
 //! In reading order: [`config`] says what a model is made of, [`weights`] how its tensors are asked for, [`block`] how
 //! a layer is put together from [`mamba2`], [`mla`] or [`gqa`] and [`mlp`] or [`moe`], which share [`input`],
-//! [`linear`], [`norm`], [`rope`] and the attention [`cache`]; [`state`] is what one sequence keeps between calls, [`ops`]
-//! the only bridge from tensors to kernels, and [`device`] chooses where all of it runs.
+//! [`linear`], [`norm`], [`vector`], [`rope`] and the attention [`cache`]; [`state`] is what one sequence keeps between calls,
+//! [`ops`] the only bridge from tensors to kernels, and [`device`] chooses where all of it runs.
+//!
+//! A layer has two ways through it: `forward` for tensors, and `step` for one token on a CPU, whose numbers go to the kernels
+//! as they are.
 //!
 //! Absent on purpose: batches of several sequences in one product. [`Model::forward`] takes several steps so that they
 //! can come without a change for callers; until then it takes them one after the other.
@@ -158,7 +161,7 @@ impl Model {
         let x = if count == 1 && self.device.is_cpu() {
             // A tensor's numbers are several cache misses away.
             let row = ops::into_vec(&x)?;
-            ops::row(layers.try_fold(row, |row, (block, state)| block.step(&row, &positions, state))?)?
+            ops::as_row(layers.try_fold(row, |row, (block, state)| block.step(&row, &positions, state))?)?
         } else {
             layers.try_fold(x, |x, (block, state)| block.forward(&x, &positions, state))?
         };

@@ -51,7 +51,7 @@ impl Norm {
     }
 
     /// The norm that products of one row take along, where it is such a one.
-    pub(super) fn as_rms(&self) -> Option<RmsNorm<'_>> {
+    fn as_rms(&self) -> Option<RmsNorm<'_>> {
         let Self { weight, eps, bias } = self;
         bias.is_none().then_some(RmsNorm { weight: weight.tensor(), numbers: weight.numbers(), eps: *eps })
     }
@@ -66,7 +66,7 @@ impl Norm {
     pub(super) fn before_row<'a>(&'a self, x: &'a [f32]) -> Result<(Cow<'a, [f32]>, Option<row::Norm<'a>>)> {
         Ok(match self.as_rms() {
             Some(norm) => (Cow::Borrowed(x), Some(norm.of_row())),
-            None => (Cow::Owned(ops::into_vec(&self.forward(&ops::row(x.to_vec())?)?)?), None),
+            None => (Cow::Owned(ops::into_vec(&self.forward(&ops::as_row(x.to_vec())?)?)?), None),
         })
     }
 

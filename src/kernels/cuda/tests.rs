@@ -9,7 +9,7 @@ use super::*;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
 use crate::kernels::mamba2::Sizing;
-use crate::kernels::mamba2::{Convolution, Inputs, State, Steps, Token, step};
+use crate::kernels::mamba2::{ConvState, Convolution, Inputs, State, Steps, Token, step};
 use crate::kernels::matrix::WeightType;
 use crate::kernels::rows::{GatedNorm, gate_row};
 use crate::kernels::{rope, rows};
@@ -229,13 +229,14 @@ impl Layer {
     fn on_the_cpu(&self, projected: &[f32], conv: &mut [f32], ssm: &mut [f32]) -> Vec<f32> {
         let (inner, conv_dim) = (self.sizing.inner(), self.sizing.conv_dim());
         let width = inner + conv_dim + self.sizing.heads;
+        let mut kept = ConvState::new(conv.to_vec(), conv_dim);
         let token = |row: &[f32]| {
             let convolution = Convolution { taps: &self.taps, bias: self.conv_bias.as_deref() };
             let projected = Rows { data: &row[inner + conv_dim..], stride: width };
             let dt = Steps { projected, bias: &self.dt_bias, limit: self.dt_limit };
             let inputs = Inputs { xbc: &row[inner..inner + conv_dim], dt, a: &self.a, d: &self.d };
             let mut y = vec![0.0; inner];
-            let state = State { conv: &mut *conv, ssm: &mut *ssm };
+            let state = State { conv: &mut kept, ssm: &mut *ssm };
             step(Isa::Scalar, self.sizing, state, Token { inputs, convolution, z: None }, &mut y);
             let group = inner / self.sizing.groups;
             let norm = self.norm.as_ref();
@@ -243,7 +244,9 @@ impl Layer {
             gate_row(Isa::Scalar, Some(&row[..inner]), norm, &mut y);
             y
         };
-        projected.chunks(width).flat_map(token).collect()
+        let y = projected.chunks(width).flat_map(token).collect();
+        conv.copy_from_slice(kept.in_order());
+        y
     }
 
     fn on_the_emulator(&self, projected: &[f32], conv: &mut [f32], ssm: &mut [f32]) -> Vec<f32> {

@@ -7,7 +7,7 @@ mod scan;
 mod step;
 
 pub use self::scan::scan;
-pub use self::step::{Layer, State, Token, Window, step, whole_step};
+pub use self::step::{ConvState, Layer, State, Token, step, whole_step};
 use super::gemm::Rows;
 use super::isa::{Isa, vectorized};
 use super::math::{exp, silu};
@@ -244,7 +244,7 @@ mod tests {
                 let (mut scanned, mut y) = (before.clone(), vec![f32::NAN; tokens * sizing.inner()]);
                 scan(isa, sizing, &mut scanned, inputs, &mut y);
                 let (mut ssm, mut by_step) = (before.clone(), vec![f32::NAN; y.len()]);
-                let mut conv = Window::new(kept.clone(), channels);
+                let mut conv = ConvState::new(kept.clone(), channels);
                 let by_token = x.chunks(channels).zip(dt.chunks(heads)).zip(by_step.chunks_mut(sizing.inner()));
                 for ((xbc, dt), y) in by_token {
                     let token = Token { inputs: Inputs { xbc, dt: steps(dt), ..inputs }, convolution, z: None };
@@ -297,7 +297,7 @@ mod tests {
         let convolution = Convolution { taps: &taps, bias: Some(&bias) };
         for isa in Isa::available() {
             let stepped = |z: Option<&[f32]>| {
-                let mut conv = Window::new(wave(sizing.conv_dim(), 0.5), sizing.conv_dim());
+                let mut conv = ConvState::new(wave(sizing.conv_dim(), 0.5), sizing.conv_dim());
                 let (mut ssm, mut y) = (state.clone(), vec![f32::NAN; 6 * 37]);
                 let (state, token) = (State { conv: &mut conv, ssm: &mut ssm }, Token { inputs, convolution, z });
                 pool::Pool::new(3).unwrap().install(|| step(isa, sizing, state, token, &mut y));
@@ -315,8 +315,8 @@ mod tests {
         let sizing = Sizing { heads: 6, head_dim: 37, state_size: 128, groups: 2 };
         let (inner, channels, hidden) = (sizing.inner(), sizing.conv_dim(), 70);
         let wave = |n: usize, k: f32| (0..n).map(|i| (i as f32 * k).sin()).collect::<Vec<f32>>();
-        let [taps, bias, kept] = [(2, 0.4), (1, 0.9), (1, 0.5)].map(|(rows, k)| wave(rows * channels, k));
-        let [x, weight, state] = [wave(hidden, 0.7), wave(inner, 0.23), wave(inner * 128, 0.2)];
+        let [taps, bias, kept] = [(3, 0.4), (1, 0.9), (2, 0.5)].map(|(rows, k)| wave(rows * channels, k));
+        let [weight, state] = [wave(inner, 0.23), wave(inner * 128, 0.2)];
         let [to, from] = [(inner + channels + 6, hidden), (hidden, inner)]
             .map(|(n_out, n_in)| matrix(WeightType::Bf16, n_out, n_in));
         let [in_proj, product] = [&to, &from].map(|matrix| Product::plain(matrix, Precision::Fast));
@@ -327,20 +327,22 @@ mod tests {
         for (isa, norm) in Isa::available().flat_map(|isa| [(isa, None), (isa, norm(true)), (isa, norm(false))]) {
             let (dt_bias, dt_limit, a, d) = (&[0.1; 6], (0.0, 9.0), &[-0.5; 6], &[0.7; 6]);
             let layer = Layer { sizing, in_proj, convolution, dt_bias, dt_limit, a, d, norm, out_proj };
-            let (mut ssm, mut conv) = (state.clone(), Window::new(kept.clone(), channels));
-            let got =
-                pool.install(|| whole_step(isa, layer, State { conv: &mut conv, ssm: &mut ssm }, Input::from(&*x)));
+            let (mut ssm, mut conv) = (state.clone(), ConvState::new(kept.clone(), channels));
+            let (mut want_ssm, mut want_conv) = (ssm.clone(), conv.clone());
+            for x in [0.7, 0.11, 0.83].map(|k| wave(hidden, k)) {
+                let state = State { conv: &mut conv, ssm: &mut ssm };
+                let got = pool.install(|| whole_step(isa, layer, state, Input::from(&*x)));
 
-            let projected = to.times(isa, &x, Precision::Fast);
-            let (z, (xbc, dt)) = (&projected[..inner], projected[inner..].split_at(channels));
-            let dt = Steps { projected: Rows { data: dt, stride: 6 }, bias: dt_bias, limit: dt_limit };
-            let token = Token { inputs: Inputs { xbc, dt, a, d }, convolution, z: None };
-            let mut want_conv = Window::new(kept.clone(), channels);
-            let (mut want_ssm, mut y) = (state.clone(), vec![f32::NAN; inner]);
-            step(isa, sizing, State { conv: &mut want_conv, ssm: &mut want_ssm }, token, &mut y);
-            gate_row(isa, Some(z), norm, &mut y);
+                let projected = to.times(isa, &x, Precision::Fast);
+                let (z, (xbc, dt)) = (&projected[..inner], projected[inner..].split_at(channels));
+                let dt = Steps { projected: Rows { data: dt, stride: 6 }, bias: dt_bias, limit: dt_limit };
+                let token = Token { inputs: Inputs { xbc, dt, a, d }, convolution, z: None };
+                let mut y = vec![f32::NAN; inner];
+                step(isa, sizing, State { conv: &mut want_conv, ssm: &mut want_ssm }, token, &mut y);
+                gate_row(isa, Some(z), norm, &mut y);
+                assert_eq!(got, from.times(isa, &y, Precision::Fast), "{isa:?}");
+            }
             assert_eq!((&*ssm, conv.in_order()), (&*want_ssm, want_conv.in_order()), "{isa:?}");
-            assert_eq!(got, from.times(isa, &y, Precision::Fast), "{isa:?}");
         }
     }
 
@@ -358,7 +360,7 @@ mod tests {
                 let (mut stepped, mut scanned, mut y) = ([0.0f32], [0.0f32], [f32::NAN; 2]);
                 for (xbc, y) in x.chunks(3).zip(y.chunks_mut(1)) {
                     let token = Token { inputs: Inputs { xbc, ..inputs }, convolution, z: None };
-                    let mut conv = Window::new(Vec::new(), 3);
+                    let mut conv = ConvState::new(Vec::new(), 3);
                     step(isa, sizing, State { conv: &mut conv, ssm: &mut stepped }, token, y);
                 }
                 scan(isa, sizing, &mut scanned, inputs, &mut y);

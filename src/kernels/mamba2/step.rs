@@ -30,20 +30,20 @@ pub struct Token<'a> {
 #[derive(Debug)]
 pub struct State<'a> {
     /// The last inputs of the convolution.
-    pub conv: &'a mut Window,
+    pub conv: &'a mut ConvState,
     /// `[heads, head_dim, state_size]`.
     pub ssm: &'a mut [f32],
 }
 
-/// The last inputs of a convolution `[kernel − 1, conv_dim]`, in a ring: a token takes the place of the oldest.
+/// The last inputs of a convolution `[kernel − 1, conv_dim]`, a ring: a token takes the place of the oldest.
 #[derive(Clone, Debug)]
-pub struct Window {
+pub struct ConvState {
     numbers: Vec<f32>,
     channels: usize,
     oldest: usize,
 }
 
-impl Window {
+impl ConvState {
     /// Inputs of so many channels, the oldest first.
     pub fn new(numbers: Vec<f32>, channels: usize) -> Self {
         Self { numbers, channels, oldest: 0 }
@@ -174,7 +174,7 @@ impl<'a> Layer<'a> {
 /// For each channel of x what it was in the tokens before, and its row of the state.
 type Channels<'a> = (ColumnBlocks<'a, f32>, Slice<'a, f32>);
 
-/// Some channels of what a [`Window`] keeps.
+/// Some channels of a [`ConvState`].
 struct Kept<'a> {
     rows: Columns<'a, f32>,
     oldest: usize,
@@ -194,7 +194,7 @@ impl Kept<'_> {
 }
 
 /// What there is of each channel of x, and what B and C were.
-fn by_channel<'a>(sizing: Sizing, conv: &'a mut Window, ssm: &'a mut [f32]) -> (Channels<'a>, Kept<'a>) {
+fn by_channel<'a>(sizing: Sizing, conv: &'a mut ConvState, ssm: &'a mut [f32]) -> (Channels<'a>, Kept<'a>) {
     let (kept, rows) = ColumnBlocks::and_rest((&mut conv.numbers, sizing.conv_dim()), sizing.inner(), 1);
     ((kept, Slice::new(ssm, sizing.state_size)), Kept { rows, oldest: conv.oldest })
 }

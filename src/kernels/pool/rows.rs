@@ -227,25 +227,6 @@ unsafe impl<R: Rows, const N: usize> Rows for [R; N] {
     }
 }
 
-/// No rows: a stage that there isn't.
-#[allow(unsafe_code)]
-// SAFETY: the lengths don't change, and parts are different ranges of them.
-unsafe impl Rows for () {
-    type Part<'p> = ();
-    type Whole<'w> = ();
-    type Filled = ();
-
-    fn count(&self) -> usize {
-        0
-    }
-
-    unsafe fn part(&self, _: Range<usize>) {}
-
-    unsafe fn whole(&self) {}
-
-    unsafe fn filled(self) {}
-}
-
 /// A slice that is shared by parts that write different items of it.
 #[derive(Debug)]
 pub(super) struct SharedMut<'a, T> {

@@ -7,7 +7,12 @@ use super::rows::Rows;
 use super::{Shared, wait_a_little};
 
 /// A stage of a region.
-pub trait Stage: Sync {
+///
+/// # Safety
+/// Where the plan is that of a [`Filling`], each piece that a call of `work` takes is asked for as a part of its rows before the
+/// call is over, also by a panic.
+#[allow(unsafe_code)]
+pub unsafe trait Stage: Sync {
     /// What there is to do.
     fn plan(&self) -> &Plan;
 
@@ -15,7 +20,7 @@ pub trait Stage: Sync {
     fn work(&self, pieces: &mut Pieces<'_>);
 }
 
-/// What a stage does with each of many things, and how far it is.
+/// How many things a stage has, in what pieces, and how far it is.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Plan {
@@ -169,11 +174,11 @@ impl<R: Rows> Filling<R> {
     /// All rows.
     ///
     /// # Panics
-    /// The stage that fills them is not over.
+    /// The stage that fills them is not over, or a piece of its region has panicked.
     pub fn whole(&self) -> R::Whole<'_> {
         assert!(self.plan.is_done(), "the stage is over");
         #[allow(unsafe_code)]
-        // SAFETY: it is over, with all pieces.
+        // SAFETY: it is over, and all its pieces were asked for.
         unsafe {
             self.rows.whole()
         }
@@ -186,7 +191,7 @@ impl<R: Rows> Filling<R> {
     pub fn filled(self) -> R::Filled {
         assert!(self.plan.is_done(), "the stage is over");
         #[allow(unsafe_code)]
-        // SAFETY: it is over, with all pieces.
+        // SAFETY: it is over, and all its pieces were asked for.
         unsafe {
             self.rows.filled()
         }
@@ -199,22 +204,21 @@ pub struct Filler<'a, R, F> {
     work: F,
 }
 
-impl<R: Rows, F: Fn(&mut Parts<'_, '_, R>) + Sync> Stage for Filler<'_, R, F> {
+#[allow(unsafe_code)]
+// SAFETY: pieces are taken as parts, and what is left of them is when the parts are dropped.
+unsafe impl<R: Rows, F: Fn(&mut Parts<'_, '_, R>) + Sync> Stage for Filler<'_, R, F> {
     fn plan(&self) -> &Plan {
         &self.filling.plan
     }
 
     fn work(&self, pieces: &mut Pieces<'_>) {
-        let mut parts = Parts { pieces, rows: &self.filling.rows };
-        (self.work)(&mut parts);
-        // Also those that are left are asked for.
-        parts.for_each(drop);
+        (self.work)(&mut Parts { pieces, rows: &self.filling.rows });
     }
 }
 
 /// The parts of a stage that a thread takes: the number of the first row, and the rows.
 #[derive(Debug)]
-pub struct Parts<'p, 's, R> {
+pub struct Parts<'p, 's, R: Rows> {
     pieces: &'p mut Pieces<'s>,
     rows: &'p R,
 }
@@ -231,6 +235,13 @@ impl<'p, R: Rows> Iterator for Parts<'p, '_, R> {
     }
 }
 
+impl<R: Rows> Drop for Parts<'_, '_, R> {
+    /// Asks for all that is left, also after a panic.
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}
+
 /// Calls a function with the number of each thing.
 pub(super) struct Calls<F> {
     plan: Plan,
@@ -243,7 +254,9 @@ impl<F: Fn(usize) + Sync> Calls<F> {
     }
 }
 
-impl<F: Fn(usize) + Sync> Stage for Calls<F> {
+#[allow(unsafe_code)]
+// SAFETY: there are no rows.
+unsafe impl<F: Fn(usize) + Sync> Stage for Calls<F> {
     fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -317,13 +330,14 @@ mod tests {
     #[test]
     fn rows_that_are_not_there_are_not_given() {
         let fails = |work: &dyn Fn()| catch_unwind(AssertUnwindSafe(work)).is_err();
+        let look_at = |filling: &Filling<Fresh>| assert_eq!(filling.whole().len(), 64);
         for threads in [1, 3] {
             Pool::new(threads).unwrap().install(|| {
                 let filling = Filling::new((Fresh::new(64, 1), 1));
-                assert!(fails(&|| assert!(filling.whole().is_empty())));
-                let early = filling.by(|_| assert!(filling.whole().is_empty()));
+                assert!(fails(&|| look_at(&filling)));
+                let early = filling.by(|_| look_at(&filling));
                 assert!(fails(&|| region(&[&early])));
-                assert!(fails(&|| assert!(filling.whole().is_empty())));
+                assert!(fails(&|| look_at(&filling)));
                 let filling = Filling::new((Fresh::new(64, 1), 1));
                 region(&[&filling.by(|_| {})]);
                 assert!(fails(&|| region(&[&filling.by(|_| {})])), "twice");

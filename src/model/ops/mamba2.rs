@@ -1,4 +1,5 @@
-//! What Mamba2 does between its two projections: no tensor is made but the last.
+//! What Mamba2 does between its two projections, where no tensor is made but the last; and all of it for one row on the CPU,
+//! where none is.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::kernels::gemm::Rows;
 use crate::kernels::isa::Isa;
-use crate::kernels::mamba2::{self, Convolution, Inputs, Layer, Sizing, Steps, Window, scan};
+use crate::kernels::mamba2::{self, ConvState, Convolution, Inputs, Layer, Sizing, Steps, scan};
 use crate::kernels::row;
 use crate::kernels::rows::{self, each_row, gate_row};
 use crate::model::input::Input;
@@ -61,7 +62,7 @@ pub struct Mamba2State {
 #[derive(Debug)]
 enum Numbers {
     Cpu {
-        conv: Window,
+        conv: ConvState,
         ssm: Vec<f32>,
     },
     #[cfg(feature = "cuda")]
@@ -78,7 +79,7 @@ impl Mamba2State {
         let ssm = zeros_if_they_fit((sizing.heads, sizing.head_dim, sizing.state_size), device)?;
         let conv = vec![0.0; kept * sizing.conv_dim()];
         let numbers = match device {
-            Device::Cpu => Numbers::Cpu { conv: Window::new(conv, sizing.conv_dim()), ssm: into_vec(&ssm)? },
+            Device::Cpu => Numbers::Cpu { conv: ConvState::new(conv, sizing.conv_dim()), ssm: into_vec(&ssm)? },
             #[cfg(feature = "cuda")]
             Device::Cuda(_) => Numbers::Cuda { conv: conv_on(sizing, conv, device)?, ssm },
             _ => return Err(no_kernels(device)),
@@ -101,7 +102,7 @@ impl Mamba2State {
             #[cfg(feature = "cuda")]
             (Numbers::Cuda { conv, ssm }, Device::Cpu) => {
                 let to_vec = |x: &Tensor| x.flatten_all()?.to_vec1();
-                Numbers::Cpu { conv: Window::new(to_vec(conv)?, self.sizing.conv_dim()), ssm: to_vec(ssm)? }
+                Numbers::Cpu { conv: ConvState::new(to_vec(conv)?, self.sizing.conv_dim()), ssm: to_vec(ssm)? }
             }
             #[cfg(feature = "cuda")]
             (Numbers::Cuda { conv, ssm }, _) => {

@@ -1,4 +1,4 @@
-//! The only bridge from tensors to kernels: an op runs our kernel over the tensors' own memory, or is candle's own on a GPU
+//! The only bridge from tensors to kernels (plain numbers of one row go to them as they are): an op runs our kernel over the tensors' own memory, or is candle's own on a GPU
 //! where that is as fast. Activations are f32 between ops.
 
 mod attention;
@@ -23,7 +23,7 @@ pub use self::mamba2::{Constants, GatedNorm, Mamba2State, Mixing};
 pub use self::per_head::{Orientation, PerHead};
 pub(super) use self::products::{all_products, gated_row, is_one_row, row_times};
 pub use self::products::{embed, hold, linear, pack, place, weight_type};
-pub use self::row::row;
+pub use self::row::as_row;
 pub(super) use self::row::{each, mlp_row};
 use super::rope::Pairing;
 use crate::error::{Error, Result};

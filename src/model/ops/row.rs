@@ -10,7 +10,7 @@ use crate::kernels::row::{self, Mlp, Product};
 use crate::model::input::{Input, Residual, RmsNorm};
 
 /// Numbers as one row [1, width].
-pub fn row(y: Vec<f32>) -> Result<Tensor> {
+pub fn as_row(y: Vec<f32>) -> Result<Tensor> {
     Ok(Tensor::from_vec(y, (1, ()), &Device::Cpu)?)
 }
 
@@ -18,17 +18,17 @@ pub fn row(y: Vec<f32>) -> Result<Tensor> {
 pub(super) fn times(input: &Input<'_>, product: Product<'_>, residual: Option<Residual<'_>>) -> Result<Tensor> {
     let [y] =
         with_row(input, residual, |x, residual| row::times_all([Product { residual, ..product }], Isa::best(), x))?;
-    row(y)
+    as_row(y)
 }
 
 /// Each of several products of one row [1, in] with its norm: of each [1, out].
 pub(super) fn times_all<const N: usize>(input: &Input<'_>, products: [Product<'_>; N]) -> Result<[Tensor; N]> {
-    each(with_row(input, None, |x, _| row::times_all(products, Isa::best(), x))?, row)
+    each(with_row(input, None, |x, _| row::times_all(products, Isa::best(), x))?, as_row)
 }
 
 /// What a feed-forward layer makes of one row [1, in] with its norm, added to a residual: [1, out].
 pub(in crate::model) fn mlp_row(input: &Input<'_>, mlp: Mlp<'_>, residual: Option<Residual<'_>>) -> Result<Tensor> {
-    row(with_row(input, residual, |x, residual| {
+    as_row(with_row(input, residual, |x, residual| {
         row::mlp(Mlp { down: Product { residual, ..mlp.down }, ..mlp }, Isa::best(), x)
     })?)
 }
