@@ -37,7 +37,7 @@ enum Mixer {
 
 #[derive(Debug)]
 enum Ffn {
-    Mlp(Mlp),
+    Mlp(Box<Mlp>),
     Moe(Box<Moe>),
 }
 
@@ -315,7 +315,7 @@ impl Ffn {
     fn load(weights: &Weights<'_>, spec: &FfnSpec, hidden_size: usize) -> Result<Option<Self>> {
         Ok(match spec {
             FfnSpec::None => None,
-            FfnSpec::Mlp(spec) => Some(Self::Mlp(Mlp::load(&weights.part("mlp"), *spec, hidden_size)?)),
+            FfnSpec::Mlp(spec) => Some(Self::Mlp(Box::new(Mlp::load(&weights.part("mlp"), *spec, hidden_size)?))),
             FfnSpec::Moe(spec) => Some(Self::Moe(Box::new(Moe::load(&weights.part("moe"), spec, hidden_size)?))),
         })
     }
