@@ -197,7 +197,7 @@ impl Block {
         };
         match &self.ffn {
             Some((norm, Ffn::Moe(ffn))) => {
-                let x = ops::as_row(x)?;
+                let x = ops::on_cpu(x, 1)?;
                 ops::into_vec(&ffn.forward(&norm.forward(&x)?, Residual { x: &x, factor: self.ffn_multiplier })?)
             }
             _ => Ok(x),
@@ -284,8 +284,8 @@ impl Mixer {
             (Self::Mamba2(mixer), LayerState::Mamba2(state)) => mixer.step(input, state, residual, then),
             (Self::Gqa(mixer), LayerState::Gqa(cache)) => mixer.step(input, positions, cache, residual, then),
             (Self::Mla(mixer), LayerState::Mla(cache)) => {
-                let input = ops::as_row(input.normed(Isa::best()).into_owned())?;
-                let x = ops::as_row(residual.x.to_vec())?;
+                let input = ops::on_cpu(input.normed(Isa::best()).into_owned(), 1)?;
+                let x = ops::on_cpu(residual.x.to_vec(), 1)?;
                 let residual = Residual { x: &x, factor: residual.factor.into() };
                 let y = mixer.forward(&Input::from(&input), positions, cache, residual)?;
                 Ok(gone_on(ops::into_vec(&y)?, then))

@@ -161,7 +161,7 @@ impl Model {
         let x = if count == 1 && self.device.is_cpu() {
             // A tensor's numbers are several cache misses away.
             let row = ops::into_vec(&x)?;
-            ops::as_row(layers.try_fold(row, |row, (block, state)| block.step(&row, &positions, state))?)?
+            ops::on_cpu(layers.try_fold(row, |row, (block, state)| block.step(&row, &positions, state))?, 1)?
         } else {
             layers.try_fold(x, |x, (block, state)| block.forward(&x, &positions, state))?
         };

@@ -66,7 +66,7 @@ impl Norm {
     pub(super) fn before_row<'a>(&'a self, x: &'a [f32]) -> Result<(Cow<'a, [f32]>, Option<row::Norm<'a>>)> {
         Ok(match self.as_rms() {
             Some(norm) => (Cow::Borrowed(x), Some(norm.of_row())),
-            None => (Cow::Owned(ops::into_vec(&self.forward(&ops::as_row(x.to_vec())?)?)?), None),
+            None => (Cow::Owned(ops::into_vec(&self.forward(&ops::on_cpu(x.to_vec(), 1)?)?)?), None),
         })
     }
 

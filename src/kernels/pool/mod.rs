@@ -158,6 +158,7 @@ pub fn run(parts: usize, work: impl Fn(usize) + Sync) {
 /// # Panics
 /// A stage was gone through before; or what panicked in one.
 pub fn region(stages: &[&dyn Stage]) {
+    debug_assert!(stages.len() <= STAGES, "{} stages: a seat has runs of {STAGES}", stages.len());
     stages.iter().for_each(|stage| stage.plan().begin());
     let count = stages.iter().rposition(|stage| stage.plan().pieces() > 0).map_or(0, |last| last + 1);
     let stages = stages.get(..count).unwrap_or_default();

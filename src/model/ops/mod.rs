@@ -21,9 +21,8 @@ pub use self::lent::into_vec;
 use self::lent::{Lent, with_slice_mut};
 pub use self::mamba2::{Constants, GatedNorm, Mamba2State, Mixing};
 pub use self::per_head::{Orientation, PerHead};
-pub(super) use self::products::{all_products, gated_row, is_one_row, row_times};
+pub(super) use self::products::{all_products, gated_row, is_one_row, on_cpu, row_times};
 pub use self::products::{embed, hold, linear, pack, place, weight_type};
-pub use self::row::as_row;
 pub(super) use self::row::{each, mlp_row};
 use super::rope::Pairing;
 use crate::error::{Error, Result};
@@ -167,7 +166,7 @@ pub fn set_rows(page: &Tensor, first: usize, rows: &Tensor) -> Result<()> {
     let rows = rows.contiguous()?;
     let lent = Lent::of(&rows)?;
     let rows = lent.slice::<f32>()?.chunks_exact((heads * width).max(1));
-    (first..).zip(rows).try_for_each(|(at, row)| set_row(page, at, row))
+    with_slice_mut(page, |page| (first..).zip(rows).for_each(|(at, row)| put_row(page, (page_len, width), at, row)))
 }
 
 /// Writes a row `[heads · width]` into `page` [heads, tokens of the page, width] on the CPU, as its token `at`.
@@ -176,10 +175,12 @@ pub fn set_row(page: &Tensor, at: usize, row: &[f32]) -> Result<()> {
     if row.len() != heads * width || at >= len {
         return Err(Error::Internal(format!("no room in a page {:?} for {} numbers at {at}", page.dims(), row.len())));
     }
-    with_slice_mut(page, |page| {
-        let vectors = page.chunks_exact_mut(width.max(1)).skip(at).step_by(len);
-        vectors.zip(row.chunks_exact(width.max(1))).for_each(|(own, vector)| own.copy_from_slice(vector));
-    })
+    with_slice_mut(page, |page| put_row(page, (len, width), at, row))
+}
+
+fn put_row(page: &mut [f32], (len, width): (usize, usize), at: usize, row: &[f32]) {
+    let vectors = page.chunks_exact_mut(width.max(1)).skip(at).step_by(len);
+    vectors.zip(row.chunks_exact(width.max(1))).for_each(|(own, vector)| own.copy_from_slice(vector));
 }
 
 /// Zeros, f32, unless the machine can't have as many.

@@ -105,7 +105,7 @@ pub(in crate::model) fn all_products<const N: usize>(
 }
 
 /// Numbers as a tensor [rows, width].
-pub(super) fn on_cpu(y: Vec<f32>, rows: usize) -> Result<Tensor> {
+pub(in crate::model) fn on_cpu(y: Vec<f32>, rows: usize) -> Result<Tensor> {
     Ok(Tensor::from_vec(y, (rows, ()), &Device::Cpu)?)
 }
 
