@@ -5,12 +5,13 @@
 
 use std::hint::black_box;
 
-use blazr::kernels::attention::{Attention, Heads, Pages};
+use blazr::kernels::attention::{Attention, Heads};
 use blazr::kernels::blocks::Activations;
 use blazr::kernels::gemm::Rows;
 use blazr::kernels::isa::Isa;
 use blazr::kernels::mamba2::{ConvState, Convolution, Inputs, Sizing, State, Steps, Token, scan, step};
 use blazr::kernels::matrix::{Matrix, Precision, WeightType};
+use blazr::kernels::pages::Pages;
 use blazr::kernels::per_head::{self, Shared};
 use blazr::kernels::pool::{self, Pool};
 use blazr::kernels::rope;
@@ -119,22 +120,24 @@ fn recurrence(c: &mut Criterion) {
 /// The tokens of a page of keys.
 const PAGE: usize = 248;
 
-fn pages(data: &[f32], heads: usize, width: usize) -> Vec<Heads<'_>> {
-    let of = |data| Heads { data, head_stride: PAGE * width, stride: width, width };
-    data.chunks(PAGE * heads * width).map(of).collect()
+fn pages(heads: usize, tokens: usize, width: usize) -> Pages {
+    let mut pages = Pages::new(heads, PAGE, width);
+    pages.make_room(tokens);
+    let vectors = wave(tokens * heads * width, 0.3);
+    vectors.chunks(heads * width).enumerate().for_each(|(token, vectors)| pages.set(token, vectors));
+    pages
 }
 
 fn attention(c: &mut Criterion) {
     let (heads, kv_heads, width, n_keys) = (16, 4, 64, 4096usize);
-    let (q, kv) = (wave(PROMPT * heads * width, 0.7), wave(kv_heads * n_keys.next_multiple_of(PAGE) * width, 0.3));
+    let (q, keys) = (wave(PROMPT * heads * width, 0.7), pages(kv_heads, n_keys, width));
     let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
-    let keys = pages(&kv, kv_heads, width);
-    let k = Pages { pages: &keys, page: PAGE };
+    let k = keys.columns(width);
     let mut group = c.benchmark_group("attention over 4096");
     let mut y = vec![0.0; PROMPT * heads * width];
     for n_queries in [1, PROMPT] {
         let window = usize::MAX;
-        let over = Attention { q, k, v: k, heads, kv_heads, n_queries, n_keys, scale: 0.125, window };
+        let over = Attention { q, heads, k, v: k, n_queries, n_keys, scale: 0.125, window };
         pooled(|| {
             let y = &mut y[..n_queries * heads * width];
             group.bench_function(format!("{n_queries} queries"), |b| b.iter(|| over.run(Isa::best(), y)));
@@ -142,12 +145,10 @@ fn attention(c: &mut Criterion) {
     }
     // The latents of multi-head latent attention: all heads read the same wide keys.
     let (width, value_width) = (576, 512);
-    let (q, latents) = (wave(heads * width, 0.7), wave(n_keys.next_multiple_of(PAGE) * width, 0.3));
+    let (q, latents) = (wave(heads * width, 0.7), pages(1, n_keys, width));
     let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
-    let keys = pages(&latents, 1, width);
-    let values: Vec<_> = keys.iter().map(|page| Heads { width: value_width, ..*page }).collect();
-    let (k, v) = (Pages { pages: &keys, page: PAGE }, Pages { pages: &values, page: PAGE });
-    let over = Attention { q, k, v, heads, kv_heads: 1, n_queries: 1, n_keys, scale: 0.07, window: usize::MAX };
+    let (k, v) = (latents.columns(width), latents.columns(value_width));
+    let over = Attention { q, heads, k, v, n_queries: 1, n_keys, scale: 0.07, window: usize::MAX };
     let mut y = vec![0.0; heads * value_width];
     pooled(|| {
         group.bench_function("latents", |b| b.iter(|| over.run(Isa::best(), &mut y)));

@@ -3,7 +3,7 @@
 //! In reading order: [`isa`] says what the machine can do and compiles loops for each level of it; [`pool`] shares work
 //! among threads; [`matrix`] holds weights in [`memory`], as [`panels`] or [`blocks`], and multiplies them with
 //! activations: one row by [`row`], many laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or in f32 by [`gemm`],
-//! those of heads with matrices of their own by [`per_head`]; [`mamba2`], [`attention`], [`rope`] and [`rows`] are what
+//! those of heads with matrices of their own by [`per_head`]; [`mamba2`], [`attention`] over [`pages`], [`rope`] and [`rows`] are what
 //! happens between those products, with the functions of [`math`]. `cuda` has all of it that GPUs do; of their logits a
 //! token comes back that they [`draw`], or a [`shortlist`].
 
@@ -23,6 +23,7 @@ pub mod mamba2;
 pub mod math;
 pub mod matrix;
 pub mod memory;
+pub mod pages;
 pub mod panels;
 pub mod per_head;
 pub mod pool;

@@ -2,13 +2,14 @@
 
 use candle_core::{Device, Tensor};
 
-use super::super::cache::Rows;
+use super::super::cache::{Memory, Rows};
 #[cfg(any(feature = "cuda", test))]
 use super::composed;
 use super::{Lent, no_kernels};
 use crate::error::{Error, Result};
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::isa::Isa;
+use crate::kernels::pages::Columns;
 use crate::kernels::row::Tail;
 
 /// Which scores attention takes, and how.
@@ -71,14 +72,11 @@ fn with_attention<T>(
     how: Attention,
     run: impl FnOnce(attention::Attention<'_>) -> T,
 ) -> Result<T> {
-    let (k_lent, v_lent) = (lent_pages(keys), lent_pages(values));
-    let (k, v) = (pages(keys, &k_lent)?, pages(values, &v_lent)?);
     Ok(run(attention::Attention {
         q,
-        k: attention::Pages { pages: &k, page: keys.page() },
-        v: attention::Pages { pages: &v, page: values.page() },
         heads,
-        kv_heads: keys.heads(),
+        k: columns(keys)?,
+        v: columns(values)?,
         n_queries,
         n_keys: keys.tokens(),
         scale: how.scale as f32,
@@ -86,17 +84,11 @@ fn with_attention<T>(
     }))
 }
 
-fn lent_pages(rows: &Rows) -> Vec<Lent<'_>> {
-    rows.pages().iter().map(Lent::from_start).collect()
-}
-
-fn pages<'a>(rows: &Rows, lent: &'a [Lent<'_>]) -> Result<Vec<Heads<'a>>> {
-    let width = rows.width();
-    let vectors = |(page, lent): (&Tensor, &'a Lent<'_>)| {
-        let [head_stride, stride] = strides(page)?;
-        Ok(Heads { data: lent.slice()?, head_stride, stride, width })
-    };
-    rows.pages().iter().zip(lent).map(vectors).collect()
+fn columns(rows: &Rows) -> Result<Columns<'_>> {
+    match rows.memory() {
+        Memory::Pages(pages) => Ok(pages.columns(rows.width())),
+        Memory::Tensor(all) => Err(no_kernels(all.device())),
+    }
 }
 
 /// The same numbers with those of a row side by side.
@@ -144,7 +136,8 @@ mod tests {
             let q = wave((heads, tokens, width), 0.37);
             let (k, v) = (wave((kv_heads, positions, width), 0.23), wave((kv_heads, positions, value_width), 0.71));
             let how = Attention { scale, window };
-            let (held_keys, held_values) = (Rows::whole(k.clone()).unwrap(), Rows::whole(v.clone()).unwrap());
+            let (held_keys, held_values) =
+                (Rows::whole(k.copy().unwrap()).unwrap(), Rows::whole(v.copy().unwrap()).unwrap());
             for got in [
                 by_head(&attend_fused(&by_head(&q), &held_keys, &held_values, how).unwrap()),
                 composed::attend(&q, &k, &v, how, 1 << 22).unwrap(),

@@ -39,7 +39,12 @@ impl<'a> Lent<'a> {
     }
 }
 
-/// Lends the memory of a contiguous f32 tensor on the CPU for writing.
+/// Lends the memory of a contiguous f32 tensor on the CPU.
+pub fn with_slice<T>(x: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    Ok(read(Lent::of(x)?.slice()?))
+}
+
+/// The same for writing.
 pub(super) fn with_slice_mut(x: &Tensor, write: impl FnOnce(&mut [f32])) -> Result<()> {
     Ok(x.inplace_op1(&Write(Cell::new(Some(write))))?)
 }

@@ -17,8 +17,8 @@ use candle_core::{DType, Device, Shape, Tensor};
 pub(super) use self::attention::attention_into;
 pub use self::attention::{Attention, causal_attention};
 pub use self::cuda::{Blocks, Experts, draw, shortlist};
-pub use self::lent::into_vec;
 use self::lent::{Lent, with_slice_mut};
+pub use self::lent::{into_vec, with_slice};
 pub use self::mamba2::{Constants, GatedNorm, Mamba2State, Mixing};
 pub use self::per_head::{Orientation, PerHead};
 pub(super) use self::products::{all_products, gated_row, is_one_row, on_cpu, row_times};
@@ -148,39 +148,6 @@ pub fn rotate_row(x: &mut [f32], width: usize, cos: &Tensor, sin: &Tensor, pairi
     let vectors = x.chunks_exact_mut(width.max(1));
     vectors.for_each(|x| rope::rotate(Isa::best(), x, cos, sin, pairing == Pairing::Neighbours));
     Ok(())
-}
-
-/// Writes `rows` [tokens, heads, width] into `page` [heads, tokens of the page, width] from its token `first` on.
-pub fn set_rows(page: &Tensor, first: usize, rows: &Tensor) -> Result<()> {
-    if !page.device().is_cpu() {
-        return Ok(page.slice_set(&rows.transpose(0, 1)?.contiguous()?, 1, first)?);
-    }
-    let ((tokens, heads, width), (page_heads, page_len, page_width)) = (rows.dims3()?, page.dims3()?);
-    if (heads, width) != (page_heads, page_width) || first + tokens > page_len {
-        return Err(Error::Internal(format!(
-            "no room in a page {:?} for {:?} from {first} on",
-            page.dims(),
-            rows.dims()
-        )));
-    }
-    let rows = rows.contiguous()?;
-    let lent = Lent::of(&rows)?;
-    let rows = lent.slice::<f32>()?.chunks_exact((heads * width).max(1));
-    with_slice_mut(page, |page| (first..).zip(rows).for_each(|(at, row)| put_row(page, (page_len, width), at, row)))
-}
-
-/// Writes a row `[heads · width]` into `page` [heads, tokens of the page, width] on the CPU, as its token `at`.
-pub fn set_row(page: &Tensor, at: usize, row: &[f32]) -> Result<()> {
-    let (heads, len, width) = page.dims3()?;
-    if row.len() != heads * width || at >= len {
-        return Err(Error::Internal(format!("no room in a page {:?} for {} numbers at {at}", page.dims(), row.len())));
-    }
-    with_slice_mut(page, |page| put_row(page, (len, width), at, row))
-}
-
-fn put_row(page: &mut [f32], (len, width): (usize, usize), at: usize, row: &[f32]) {
-    let vectors = page.chunks_exact_mut(width.max(1)).skip(at).step_by(len);
-    vectors.zip(row.chunks_exact(width.max(1))).for_each(|(own, vector)| own.copy_from_slice(vector));
 }
 
 /// Zeros, f32, unless the machine can't have as many.
