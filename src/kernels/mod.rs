@@ -4,7 +4,7 @@
 //! among threads; [`matrix`] holds weights in [`memory`], as [`panels`] or [`blocks`], and multiplies them with
 //! activations: one row by [`row`], many laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or in f32 by [`gemm`],
 //! those of heads with matrices of their own by [`per_head`]; [`mamba2`], [`attention`] over [`pages`], [`rope`] and [`rows`] are what
-//! happens between those products, with the functions of [`math`]. `cuda` has all of it that GPUs do; of their logits a
+//! happens between those products, with the functions of [`math`]; what lives for a moment is [`scratch`]. `cuda` has all of it that GPUs do; of their logits a
 //! token comes back that they [`draw`], or a [`shortlist`].
 
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +30,7 @@ pub mod pool;
 pub mod rope;
 pub mod row;
 pub mod rows;
+pub mod scratch;
 pub mod shortlist;
 
 /// How many independent sums an inner product keeps, so that additions overlap and fill vector registers.

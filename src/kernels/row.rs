@@ -1,8 +1,6 @@
 //! One row times matrices: every weight is read once, which is what the products cost. What comes before and after them is
 //! done in the same parallel region: by each thread for itself, or to its own outputs.
 
-use std::borrow::Cow;
-
 use half::{bf16, f16};
 
 use super::blocks::{self, Activations};
@@ -11,6 +9,7 @@ use super::matrix::{Matrix, Precision, WeightType};
 use super::panels::{self, Element, PANEL};
 use super::pool::{self, Filling, Fresh, Parts, Stage};
 use super::rows::{add_to_scaled_row, multiply_row, rms_norm, square_relu_row, swiglu_row};
+use super::scratch::Scratch;
 
 /// So many bytes of weights are worth a part of a parallel region: a quarter of a microsecond.
 const PART: usize = 4 << 10;
@@ -89,12 +88,17 @@ pub struct Tail<'a> {
 }
 
 impl<'a> Input<'a> {
-    /// The row with its norm.
-    pub fn normed(self, isa: Isa) -> Cow<'a, [f32]> {
-        let Some(Norm { weight, eps }) = self.norm else { return Cow::Borrowed(self.x) };
-        let mut y = vec![0.0; self.x.len()];
+    /// The row with its norm, where it has one.
+    fn normed(self, isa: Isa) -> Option<Scratch> {
+        let Norm { weight, eps } = self.norm?;
+        let mut y = Scratch::new(self.x.len());
         rms_norm(isa, self.x, weight, eps, &mut y);
-        Cow::Owned(y)
+        Some(y)
+    }
+
+    /// The same, or the row as it is.
+    pub fn to_normed(self, isa: Isa) -> Vec<f32> {
+        self.normed(isa).as_deref().unwrap_or(self.x).to_vec()
     }
 }
 
@@ -107,7 +111,8 @@ impl<'a> From<&'a [f32]> for Input<'a> {
 /// A row as matrices meet it.
 struct Row<'a> {
     isa: Isa,
-    x: Cow<'a, [f32]>,
+    x: &'a [f32],
+    normed: Option<Scratch>,
     /// The same, where it meets blocks.
     quantized: Option<Activations>,
 }
@@ -116,9 +121,14 @@ impl<'a> Row<'a> {
     fn new(products: &[Product<'_>], isa: Isa, input: Input<'a>) -> Self {
         assert!(products.iter().all(|product| product.matrix.n_in() == input.x.len()), "matrices of as many inputs");
         let isa = isa.min(Isa::best());
-        let x = input.normed(isa);
         let is_rounded = |own: &Product<'_>| own.matrix.dtype().is_blocks() && own.precision == Precision::Fast;
-        Self { isa, quantized: products.iter().any(is_rounded).then(|| Activations::quantize(&x)), x }
+        let mut row = Self { isa, x: input.x, normed: input.normed(isa), quantized: None };
+        row.quantized = products.iter().any(is_rounded).then(|| Activations::quantize(row.numbers()));
+        row
+    }
+
+    fn numbers(&self) -> &[f32] {
+        self.normed.as_deref().unwrap_or(self.x)
     }
 }
 
@@ -165,13 +175,13 @@ impl<'a> Product<'a> {
         let (matrix, isa, own) = (self.matrix, row.isa, first * PANEL..first * PANEL + y.len());
         let panels = matrix.panels(first, y.len().div_ceil(PANEL));
         match (matrix.dtype(), &row.quantized) {
-            (WeightType::F32, _) => panels_times::<f32>(isa, bytemuck::cast_slice(panels), &row.x, y),
-            (WeightType::F16, _) => panels_times::<f16>(isa, bytemuck::cast_slice(panels), &row.x, y),
-            (WeightType::Bf16, _) => panels_times::<bf16>(isa, bytemuck::cast_slice(panels), &row.x, y),
+            (WeightType::F32, _) => panels_times::<f32>(isa, bytemuck::cast_slice(panels), row.numbers(), y),
+            (WeightType::F16, _) => panels_times::<f16>(isa, bytemuck::cast_slice(panels), row.numbers(), y),
+            (WeightType::Bf16, _) => panels_times::<bf16>(isa, bytemuck::cast_slice(panels), row.numbers(), y),
             (WeightType::Blocks(format), Some(x)) if self.precision == Precision::Fast => {
                 blocks::rows_times(isa, format, panels, x, y);
             }
-            (WeightType::Blocks(format), _) => blocks::rows_times_f32(isa, format, panels, &row.x, y),
+            (WeightType::Blocks(format), _) => blocks::rows_times_f32(isa, format, panels, row.numbers(), y),
         }
         let of = |all: &'a [f32]| all.get(own.clone()).unwrap_or_default();
         if let Some(bias) = self.bias {
@@ -228,15 +238,14 @@ impl Mlp<'_> {
     /// Fills parts of the inner numbers.
     fn fill_inner<'p>(&self, isa: Isa, input: Input<'_>, parts: impl Iterator<Item = (usize, &'p mut [f32])>) {
         let products = [self.gate.map_or(self.up, |(gate, _)| gate), self.up];
-        let (row, mut gates) = (Row::new(&products, isa, input), Vec::new());
+        let row = Row::new(&products, isa, input);
         for (first, ups) in parts {
             self.up.of(&row, first, ups);
             let Some((gate, factor)) = self.gate else {
                 square_relu_row(isa, ups);
                 continue;
             };
-            gates.clear();
-            gates.resize(ups.len(), 0.0);
+            let mut gates = Scratch::zeros(ups.len());
             gate.of(&row, first, &mut gates);
             swiglu_row(isa, &gates, factor, ups);
         }

@@ -284,7 +284,7 @@ impl Mixer {
             (Self::Mamba2(mixer), LayerState::Mamba2(state)) => mixer.step(input, state, residual, then),
             (Self::Gqa(mixer), LayerState::Gqa(cache)) => mixer.step(input, positions, cache, residual, then),
             (Self::Mla(mixer), LayerState::Mla(cache)) => {
-                let input = ops::on_cpu(input.normed(Isa::best()).into_owned(), 1)?;
+                let input = ops::on_cpu(input.to_normed(Isa::best()), 1)?;
                 let x = ops::on_cpu(residual.x.to_vec(), 1)?;
                 let residual = Residual { x: &x, factor: residual.factor.into() };
                 let y = mixer.forward(&Input::from(&input), positions, cache, residual)?;
@@ -292,7 +292,7 @@ impl Mixer {
             }
             (Self::Parallel(mixers, spec), LayerState::Parallel(state, cache)) => {
                 let ((mamba2_in, mamba2_out), (gqa_in, gqa_out)) = (spec.mamba2_multipliers, spec.gqa_multipliers);
-                let ((mamba2, gqa), rows) = (&**mixers, input.normed(Isa::best()));
+                let ((mamba2, gqa), rows) = (&**mixers, input.to_normed(Isa::best()));
                 let scaled = |factor: f64| {
                     let mut x = rows.to_vec();
                     rows::scale(factor as f32, &mut x);

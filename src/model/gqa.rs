@@ -153,7 +153,7 @@ impl Gqa {
     /// A row's queries or keys with their norm and their position.
     fn prepared(&self, mut x: Vec<f32>, norm: Option<&Norm>, rope: Option<&Rope>) -> Result<Vec<f32>> {
         if let Some(norm) = norm {
-            x = row::Input { x: &x, norm: Some(norm.of_row()?) }.normed(Isa::best()).into_owned();
+            x = row::Input { x: &x, norm: Some(norm.of_row()?) }.to_normed(Isa::best());
         }
         if let Some(rope) = rope {
             rope.rotate_row(&mut x, self.spec.head_dim)?;

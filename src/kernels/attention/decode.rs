@@ -8,7 +8,8 @@ use super::super::isa::{FAR, Isa, prefetch, vectorized};
 use super::super::math::exp;
 use super::super::pool::{self, Filling, Fresh, Slice};
 use super::super::row::{Input, Tail};
-use super::super::rows::{self, exp_row};
+use super::super::rows::{self, add_scaled_row, exp_row};
+use super::super::scratch::Scratch;
 use super::{Attention, KEYS};
 
 /// The columns of values that are summed up together.
@@ -17,11 +18,11 @@ pub(super) const TILE: usize = 4 * LANES;
 /// So many queries that share a key meet it in matrix products, where of vectors of queries most numbers are in use.
 pub(super) const MANY: usize = LANES / 2;
 
-/// Keys of a head whose queries take fewer multiply-adds than this are not split.
-const LEAST_SPLIT: usize = 1 << 16;
+/// So many numbers of keys and values, 32 KiB, are worth a piece: two microseconds.
+const LEAST_SPLIT: usize = 1 << 13;
 
 /// So many pieces for each thread are enough for threads to end together.
-const PIECES: usize = 16;
+const PIECES: usize = 64;
 
 /// Pieces leave at most one number for so many multiply-adds.
 const LEFT: usize = 32;
@@ -54,8 +55,7 @@ impl Attention<'_> {
         let threads = pool::threads();
         let wanted = if threads == 1 { 1 } else { threads * PIECES / self.kv_heads().max(1) };
         let of_query = seen.saturating_mul(self.k.width() + self.v.width());
-        let worth = of_query.saturating_mul(self.group()) / LEAST_SPLIT;
-        wanted.min(worth).min(of_query / (LEFT * self.v.width()).max(1)).max(1)
+        wanted.min(of_query / LEAST_SPLIT).min(of_query / (LEFT * self.v.width()).max(1)).max(1)
     }
 
     /// One query for each head.
@@ -66,7 +66,7 @@ impl Attention<'_> {
         let answers = Filling::new((Slice::new(y, split.width()), split.least_merged()));
         pool::region(&[
             &partials.by(|parts| split.look(isa, parts)),
-            &answers.by(|parts| split.merge(partials.whole(), parts)),
+            &answers.by(|parts| split.merge(isa, partials.whole(), parts)),
         ]);
     }
 
@@ -84,13 +84,13 @@ impl Attention<'_> {
         if split.least_merged() >= self.heads {
             // Each thread merges all sooner than it waits for another.
             return tail.behind(isa, &[&look], |parts| {
-                let mut answers = vec![0.0; numbers];
-                split.merge(partials.whole(), std::iter::once((0, &mut *answers)));
+                let mut answers = Scratch::new(numbers);
+                split.merge(isa, partials.whole(), std::iter::once((0, &mut *answers)));
                 product.fill(isa, Input::from(&*answers), parts);
             });
         }
         let answers = Filling::new((Fresh::new(numbers, width), split.least_merged()));
-        let merge = answers.by(|parts| split.merge(partials.whole(), parts));
+        let merge = answers.by(|parts| split.merge(isa, partials.whole(), parts));
         tail.behind(isa, &[&look, &merge], |parts| product.fill(isa, answers.whole().into(), parts))
     }
 
@@ -201,12 +201,17 @@ impl<'a> Split<'a> {
         }
     }
 
-    fn merge<'p>(&self, (softmaxes, sums): (&[Softmax], &[f32]), parts: impl Iterator<Item = (usize, &'p mut [f32])>) {
+    fn merge<'p>(
+        &self,
+        isa: Isa,
+        (softmaxes, sums): (&[Softmax], &[f32]),
+        parts: impl Iterator<Item = (usize, &'p mut [f32])>,
+    ) {
         let (group, width, splits) = (self.attention.group(), self.width(), self.splits);
         for (first, y) in parts {
             for (head, y) in (first..).zip(y.chunks_exact_mut(width)) {
                 let first = head / group * splits * group + head % group;
-                merge(softmaxes.iter().zip(sums.chunks_exact(width)).skip(first).step_by(group).take(splits), y);
+                merge(isa, softmaxes.iter().zip(sums.chunks_exact(width)).skip(first).step_by(group).take(splits), y);
             }
         }
     }
@@ -309,14 +314,17 @@ fn dot(isa: Isa, q: &[f32], key: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + q_rest.iter().zip(key_rest).map(|(q, key)| q * key).sum::<f32>()
 }
 
-/// What several parts of the keys give together.
-fn merge<'a>(parts: impl Iterator<Item = (&'a Softmax, &'a [f32])> + Clone, y: &mut [f32]) {
-    let largest = parts.clone().fold(f32::NEG_INFINITY, |largest, (softmax, _)| largest.max(softmax.largest));
-    let share = |softmax: &Softmax| if softmax.sum == 0.0 { 0.0 } else { (softmax.largest - largest).exp() };
-    let total: f32 = parts.clone().map(|(softmax, _)| softmax.sum * share(softmax)).sum();
+/// What several pieces of the keys give together.
+fn merge<'a>(isa: Isa, pieces: impl ExactSizeIterator<Item = (&'a Softmax, &'a [f32])> + Clone, y: &mut [f32]) {
+    // Whole vectors, of which the rest counts as nothing.
+    let mut shares = Scratch::new(pieces.len().next_multiple_of(LANES));
+    shares.fill(f32::NEG_INFINITY);
+    shares.iter_mut().zip(pieces.clone()).for_each(|(share, (softmax, _))| *share = softmax.largest);
+    let largest = rows::largest(isa, &shares, f32::NEG_INFINITY);
+    exp_row(isa, largest, &mut shares);
+    let total: f32 = shares.iter().zip(pieces.clone()).map(|(share, (softmax, _))| share * softmax.sum).sum();
     y.fill(0.0);
-    for (softmax, sums) in parts {
-        let share = share(softmax) / total;
-        y.iter_mut().zip(sums).for_each(|(y, sum)| *y += share * sum);
+    for (share, (_, sums)) in shares.iter().zip(pieces) {
+        add_scaled_row(isa, sums, share / total, y);
     }
 }

@@ -1,7 +1,10 @@
 //! Activations as 16-bit integers: one row, or several.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::super::isa::{Isa, vectorized};
 use super::super::pool;
+use super::super::scratch::Scratch;
 use super::GROUP;
 
 /// So many sums are kept side by side.
@@ -23,13 +26,14 @@ const SMALLEST: f32 = 1e-30;
 const TO_INTEGER: f32 = 12_582_912.0; // 1.5 · 2²³
 
 /// A row `[n_in]` quantized to `scale · q` per 32 inputs, for integers of magnitude at most 32512.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Activations {
-    groups: Vec<Group>, // [n_in / 32]
+    groups: Scratch, // of a `Group` for 32 inputs
 }
 
 /// 32 activations.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
 pub(super) struct Group {
     pub(super) halves: [Half; 2],
     pub(super) scale: f32,
@@ -38,7 +42,8 @@ pub(super) struct Group {
 }
 
 /// 16 activations `q = 256 · hi + lo` in fours, as the dot-4 instructions take them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
 pub(super) struct Half {
     pub(super) hi: [[i8; 4]; 4],
     pub(super) lo: [[i8; 4]; 4],
@@ -51,18 +56,18 @@ impl Activations {
     pub fn quantize(x: &[f32]) -> Self {
         let (groups, rest) = x.as_chunks::<GROUP>();
         debug_assert!(rest.is_empty(), "{} activations are no multiple of {GROUP}", x.len());
-        let mut quantized = Vec::with_capacity(groups.len());
-        quantize_groups(Isa::best(), groups, &mut quantized);
+        let mut quantized = Scratch::new(size_of::<Group>() / size_of::<f32>() * groups.len());
+        quantize_groups(Isa::best(), groups, bytemuck::cast_slice_mut(&mut quantized));
         Self { groups: quantized }
     }
 
     /// How many activations the row has.
     pub fn n_in(&self) -> usize {
-        self.groups.len() * GROUP
+        self.groups().len() * GROUP
     }
 
     pub(super) fn groups(&self) -> &[Group] {
-        &self.groups
+        bytemuck::cast_slice(&self.groups)
     }
 }
 
@@ -114,9 +119,9 @@ impl ActivationRows {
 }
 
 vectorized! {
-    fn quantize_groups(_isa: Isa, x: &[[f32; GROUP]], groups: &mut Vec<Group>) {
-        for x in x {
-            groups.push(Group::new(&Quantized::new(x)));
+    fn quantize_groups(_isa: Isa, x: &[[f32; GROUP]], groups: &mut [Group]) {
+        for (group, x) in groups.iter_mut().zip(x) {
+            *group = Group::new(&Quantized::new(x));
         }
     }
 

@@ -1,6 +1,5 @@
 //! One token: in one pass over the state, and from a layer's input to its output in one parallel region.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use super::super::LANES;
@@ -10,6 +9,7 @@ use super::super::math::silu;
 use super::super::pool::{self, ColumnBlocks, Columns, Filling, Fresh, Slice};
 use super::super::row::{Input, Product, Tail};
 use super::super::rows::{GatedNorm, gate_row};
+use super::super::scratch::Scratch;
 use super::{Convolution, Inputs, Sizing, Steps, decay};
 
 /// So many numbers of a state, 8 KiB, are worth a part of a parallel region: a microsecond.
@@ -114,18 +114,20 @@ pub fn whole_step(isa: Isa, layer: Layer<'_>, state: State<'_>, input: Input<'_>
         advance(isa, sizing, &kept, layer.token(projected.whole(), !is_gated_later), parts);
     });
     let output = out_proj.behind(isa, &[&project, &mix], |parts| {
-        let mut y = Cow::Borrowed(channels.whole().1);
-        if norm.is_some() {
-            gate_row(isa, layer.token(projected.whole(), is_gated_later).z, norm, y.to_mut());
-        }
-        out_proj.product.fill(isa, Input::from(&*y), parts);
+        let y = channels.whole().1;
+        let gated = norm.map(|norm| {
+            let mut y = Scratch::copy(y);
+            gate_row(isa, layer.token(projected.whole(), is_gated_later).z, Some(norm), &mut y);
+            y
+        });
+        out_proj.product.fill(isa, gated.as_deref().unwrap_or(y).into(), parts);
     });
     kept.replace(layer.token(projected.whole(), false).shared(sizing));
     conv.turn();
     output
 }
 
-/// So many channels of x are worth a part: as many as cache lines have, of which threads share few.
+/// So many channels of x are worth a part: as many as vectors and cache lines have, of which threads share few.
 fn least(sizing: Sizing) -> usize {
     PART.div_ceil(sizing.state_size.max(1)).next_multiple_of(LANES)
 }
@@ -140,7 +142,7 @@ fn advance<'p>(
     parts: impl Iterator<Item = (usize, ((Columns<'p, f32>, &'p mut [f32]), &'p mut [f32]))>,
 ) {
     let (channels, x) = (sizing.conv_dim(), token.inputs.xbc);
-    let mut shared = vec![0.0; 2 * sizing.shared()];
+    let mut shared = Scratch::zeros(2 * sizing.shared());
     let rows = others.rows().chain([token.shared(sizing)]);
     token.convolution.token(isa, channels, sizing.inner(), rows, &mut shared);
     for (first, ((kept, mut ssm), mut y)) in parts {
