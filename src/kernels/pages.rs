@@ -88,8 +88,8 @@ impl<'a> Columns<'a> {
     /// The vectors of a head from a token on, as far as its page goes.
     pub fn rows(&self, head: usize, token: usize) -> Rows<'a> {
         let Pages { ref pages, page, width, .. } = *self.pages;
-        let first = (head * page + token % page) * width;
-        let vectors = pages.get(token / page).and_then(|own| own.get(first..));
+        let [first, end] = [head * page + token % page, (head + 1) * page].map(|row| row * width);
+        let vectors = pages.get(token / page).and_then(|own| own.get(first..end));
         Rows { data: vectors.unwrap_or_default(), stride: width }
     }
 

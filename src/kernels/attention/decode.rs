@@ -15,8 +15,8 @@ use super::{Attention, KEYS};
 /// The columns of values that are summed up together.
 pub(super) const TILE: usize = 4 * LANES;
 
-/// So many queries that share a key meet it in matrix products, where of vectors of queries most numbers are in use.
-pub(super) const MANY: usize = LANES / 2;
+/// So many keys meet several queries at once. Before them memory is asked for as many of the next block.
+const TOGETHER: usize = 12;
 
 /// So many numbers of keys and values, 32 KiB, are worth a piece: two microseconds.
 const LEAST_SPLIT: usize = 1 << 13;
@@ -94,20 +94,18 @@ impl Attention<'_> {
         tail.behind(isa, &[&look, &merge], |parts| product.fill(isa, answers.whole().into(), parts))
     }
 
-    /// All queries of a key head over some of its keys: adds to their `softmaxes` and `sums` `[group, value width]`.
-    fn decode_some(&self, isa: Isa, kv_head: usize, keys: Range<usize>, softmaxes: &mut [Softmax], sums: &mut [f32]) {
+    /// The only query of a key head over some of its keys: adds to its `softmax` and `sums` `[value width]`.
+    fn decode_one(&self, isa: Isa, head: usize, keys: Range<usize>, softmax: &mut Softmax, sums: &mut [f32]) {
         for block in self.blocks(keys) {
-            let (k, v) = (self.k.rows(kv_head, block.start), self.v.rows(kv_head, block.start));
-            let queries = softmaxes.iter_mut().zip(sums.chunks_exact_mut(self.v.width().max(1)));
-            for (own, (softmax, sums)) in queries.enumerate() {
-                let q = self.q.row(kv_head * self.group() + own, 0);
-                add_block(isa, q, k, v, self.scale, block.len(), Partial { softmax, sums });
-            }
+            let (k, v) = (self.k.rows(head, block.start), self.v.rows(head, block.start));
+            let partial = Partial { softmax: &mut *softmax, sums: &mut *sums };
+            add_block(isa, self.q.row(head, 0), k, v, self.scale, block.len(), partial);
         }
     }
 
-    /// The same where the queries are many, by products of matrices.
-    fn decode_many(
+    /// All queries that share a key head over some of its keys, by products of matrices: to add one query's products with a key up
+    /// takes as long as those of several.
+    fn decode_several(
         &self,
         isa: Isa,
         turned: Rows<'_>,
@@ -117,14 +115,19 @@ impl Attention<'_> {
         sums: &mut [f32],
     ) {
         let (group, width) = (softmaxes.len(), self.v.width());
-        let mut by_key = vec![0.0; KEYS * turned.stride];
-        let mut scores = vec![0.0; group * KEYS];
+        let mut by_key = Scratch::new(KEYS * turned.stride);
+        let mut scores = Scratch::new(group * KEYS);
         for block in self.blocks(keys) {
-            let (k, v) = (self.k.rows(kv_head, block.start), self.v.rows(kv_head, block.start));
             by_key.fill(0.0);
-            let k = Strided { data: k.data, row_stride: k.stride, column_stride: 1 };
-            let sizes = Sizes { rows: block.len(), inner: self.k.width(), columns: turned.stride };
-            add_product(isa, sizes, k, turned, RowsMut { data: &mut by_key, stride: turned.stride });
+            for (at, by_key) in block.clone().step_by(TOGETHER).zip(by_key.chunks_mut(TOGETHER * turned.stride)) {
+                let count = TOGETHER.min(block.end - at);
+                [self.k, self.v].into_iter().for_each(|own| ask_for(own.rows(kv_head, at + block.len()), count));
+                let k = self.k.rows(kv_head, at);
+                let k = Strided { data: k.data, row_stride: k.stride, column_stride: 1 };
+                let sizes = Sizes { rows: count, inner: self.k.width(), columns: turned.stride };
+                add_product(isa, sizes, k, turned, RowsMut { data: by_key, stride: turned.stride });
+            }
+            let v = self.v.rows(kv_head, block.start);
             let queries =
                 softmaxes.iter_mut().zip(sums.chunks_exact_mut(width.max(1))).zip(scores.chunks_exact_mut(KEYS));
             for (query, ((softmax, sums), scores)) in queries.enumerate() {
@@ -149,7 +152,7 @@ struct Split<'a> {
     splits: usize,
     /// How many keys a piece has.
     size: usize,
-    /// The queries, where many share a key.
+    /// The queries, where several share a key.
     turned: Option<Turned>,
 }
 
@@ -161,7 +164,7 @@ impl<'a> Split<'a> {
         let first = attention.n_keys.saturating_sub(attention.window);
         let seen = attention.n_keys - first;
         let splits = attention.splits(seen);
-        let turned = (attention.group() >= MANY).then(|| Turned::new(attention));
+        let turned = (attention.group() > 1).then(|| Turned::new(attention));
         Self { attention, first, splits, size: seen.div_ceil(splits), turned }
     }
 
@@ -194,8 +197,11 @@ impl<'a> Split<'a> {
                 let start = self.first + at % self.splits * self.size;
                 let (kv_head, keys) = (at / self.splits, start..attention.n_keys.min(start + self.size));
                 match &self.turned {
-                    Some(turned) => attention.decode_many(isa, turned.of(kv_head), kv_head, keys, softmaxes, sums),
-                    None => attention.decode_some(isa, kv_head, keys, softmaxes, sums),
+                    Some(turned) => attention.decode_several(isa, turned.of(kv_head), kv_head, keys, softmaxes, sums),
+                    None => {
+                        let softmax = softmaxes.iter_mut();
+                        softmax.for_each(|softmax| attention.decode_one(isa, kv_head, keys.clone(), softmax, sums));
+                    }
                 }
             }
         }
@@ -271,6 +277,11 @@ vectorized! {
             }
         }
     }
+}
+
+/// Asks for the memory of some rows, as far as they are there.
+fn ask_for(rows: Rows<'_>, count: usize) {
+    rows.data.iter().take(count * rows.stride).step_by(LANES).for_each(prefetch::<0, _>);
 }
 
 /// As [`weigh_all`].

@@ -177,7 +177,8 @@ mod tests {
             (4, n_keys, n_keys, usize::MAX),
             (4, 256, 256, 20_001),
             (4, 256, 100, usize::MAX),
-            (2 * decode::MANY, 256, 100, usize::MAX),
+            (2, 256, 100, usize::MAX),
+            (16, 256, 100, usize::MAX),
             (36, 256, 256, 20_001),
         ] {
             let q = Heads { data: &q, head_stride: width, stride: heads * width, width };
