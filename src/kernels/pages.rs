@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::gemm::Rows;
 
-/// Vectors of several heads, one a token. They stay where they are while there come to be more, and copies share a page until
-/// one of them writes to it.
+/// Vectors of several heads, one a token. They stay where they are while there come to be more, and copies share a page
+/// until one of them writes to it.
 #[derive(Clone, Debug)]
 pub struct Pages {
     pages: Vec<Arc<Vec<f32>>>, // [heads, page, width] each
@@ -31,17 +31,8 @@ impl Pages {
     /// `vectors` `[heads, tokens, width]` as a single page.
     pub fn whole(vectors: Vec<f32>, heads: usize, width: usize) -> Self {
         let page = vectors.len() / (heads * width).max(1);
-        Self { pages: vec![Arc::new(vectors)], ..Self::new(heads, page, width) }
-    }
-
-    /// How many heads there are.
-    pub fn heads(&self) -> usize {
-        self.heads
-    }
-
-    /// How many tokens a page has.
-    pub fn page(&self) -> usize {
-        self.page
+        let pages = if vectors.is_empty() { Vec::new() } else { vec![Arc::new(vectors)] };
+        Self { pages, ..Self::new(heads, page, width) }
     }
 
     /// The first `width` numbers of each vector.
@@ -61,8 +52,9 @@ impl Pages {
     /// # Panics
     /// There are fewer tokens, or the vectors are not as many numbers.
     pub fn set(&mut self, token: usize, vectors: &[f32]) {
-        let (own, room) = (vectors.len(), self.pages.len() * self.page);
-        assert!(token < room && own == self.heads * self.width, "{own} numbers as token {token} of {self:?}");
+        let (numbers, tokens) = (self.heads * self.width, self.pages.len() * self.page);
+        assert!(token < tokens, "token {token} in pages of {tokens}");
+        assert_eq!(vectors.len(), numbers, "a token's vectors");
         let Some(page) = self.pages.get_mut(token / self.page) else { return };
         let places = Arc::make_mut(page).chunks_exact_mut(self.width).skip(token % self.page).step_by(self.page);
         places.zip(vectors.chunks_exact(self.width)).for_each(|(place, vector)| place.copy_from_slice(vector));
@@ -124,7 +116,7 @@ mod tests {
         assert_eq!(columns.rows(1, 5).data[..6], [5100.0, 5101.0, 5102.0, 6100.0, 6101.0, 6102.0]);
         assert_eq!(columns.range(3..5), [3000.0, 3001.0, 4000.0, 4001.0, 3100.0, 3101.0, 4100.0, 4101.0]);
         let whole = Pages::whole(pages.columns(3).range(0..10), 2, 3);
-        assert_eq!((whole.page(), whole.columns(3).range(2..9)), (10, pages.columns(3).range(2..9)));
+        assert_eq!((whole.columns(3).page(), whole.columns(3).range(2..9)), (10, pages.columns(3).range(2..9)));
         assert!(columns.rows(0, 12).data.is_empty());
     }
 

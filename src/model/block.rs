@@ -104,10 +104,10 @@ impl LayerState {
         Ok(match spec {
             MixerSpec::None => Self::None,
             MixerSpec::Mamba2(spec) => Self::Mamba2(spec.state(device)?),
-            MixerSpec::Mla(spec) => Self::Mla(MlaCache::new(spec, device)?),
-            MixerSpec::Gqa(spec) => Self::Gqa(GqaCache::new(spec, device)?),
+            MixerSpec::Mla(spec) => Self::Mla(MlaCache::new(spec, device)),
+            MixerSpec::Gqa(spec) => Self::Gqa(GqaCache::new(spec, device)),
             MixerSpec::Parallel(ParallelSpec { mamba2, gqa, .. }) => {
-                Self::Parallel(mamba2.state(device)?, GqaCache::new(gqa, device)?)
+                Self::Parallel(mamba2.state(device)?, GqaCache::new(gqa, device))
             }
         })
     }

@@ -8,7 +8,6 @@ use std::ops::Range;
 use candle_core::{Device, Tensor};
 
 pub use self::rows::{Memory, Rows};
-use super::ops;
 use crate::error::Result;
 
 /// The rows of one sequence.
@@ -21,21 +20,24 @@ pub struct Cache {
 
 impl Cache {
     /// An empty cache that keeps all rows, or the last ones that a `window` covers.
-    pub fn new(heads: usize, width: usize, window: Option<usize>, device: &Device) -> Result<Self> {
-        Ok(Self { rows: Rows::none(heads, width, window.unwrap_or(usize::MAX), device)?, oldest: 0 })
+    pub fn new(heads: usize, width: usize, window: Option<usize>, device: &Device) -> Self {
+        Self { rows: Rows::none(heads, width, window.unwrap_or(usize::MAX), device), oldest: 0 }
     }
 
     /// Adds `rows` [tokens, heads, width], and gives what the queries of these tokens may look at. The added rows come
     /// last, unless a single one was added to a ring, all of which it may look at.
     pub fn append(&mut self, rows: &Tensor) -> Result<Cow<'_, Rows>> {
         let (tokens, window) = (rows.dim(0)?, self.rows.most());
-        if tokens == 1 || self.rows.tokens() + tokens <= window {
+        if self.rows.tokens() + tokens <= window {
+            self.rows.push(rows)?;
+            return Ok(Cow::Borrowed(&self.rows));
+        }
+        if tokens == 1 {
             let at = self.next();
             self.rows.set(at, rows)?;
             return Ok(Cow::Borrowed(&self.rows));
         }
-        let before = self.rows.tokens().min(window - 1);
-        let mut seen = self.copied(before, before + tokens, self.rows.device())?;
+        let mut seen = self.last_rows(window - 1, tokens)?;
         seen.push(rows)?;
         let kept = seen.range(seen.tokens() - window..seen.tokens())?;
         self.rows.set(0, &kept.transpose(0, 1)?)?;
@@ -50,7 +52,7 @@ impl Cache {
         Ok(&self.rows)
     }
 
-    /// Where rows come next: in a ring that is full, a single one takes the place of the oldest.
+    /// Where a single row comes next: in a ring that is full it takes the place of the oldest.
     fn next(&mut self) -> usize {
         let (tokens, window) = (self.rows.tokens(), self.rows.most());
         if tokens < window {
@@ -68,14 +70,13 @@ impl Cache {
         [first.min(tokens)..tokens, first.saturating_sub(tokens)..oldest].into_iter().filter(|piece| !piece.is_empty())
     }
 
-    /// A copy of the last rows, at most `count`, oldest first, with room for `most` on `device`.
-    fn copied(&self, count: usize, most: usize, device: &Device) -> Result<Rows> {
-        let mut copy = self.rows.none_like(most, device)?;
-        let is_there = self.rows.device().same_device(device);
+    /// A copy of the last rows, at most `count`, oldest first, with room for so many more.
+    fn last_rows(&self, count: usize, more: usize) -> Result<Rows> {
+        let all = self.rows.tokens().min(count) + more;
+        let mut copy = self.rows.none_like(all);
+        copy.make_room(all)?;
         for piece in self.last(count) {
-            let piece = self.rows.range(piece)?;
-            let piece = if is_there { piece } else { ops::copy_to(&piece, device)? };
-            copy.push(&piece.transpose(0, 1)?)?;
+            copy.push(&self.rows.range(piece)?.transpose(0, 1)?)?;
         }
         Ok(copy)
     }
@@ -83,7 +84,7 @@ impl Cache {
     /// What is kept, oldest first, [heads, tokens, width].
     #[cfg(test)]
     pub fn kept(&self) -> Tensor {
-        self.copied(usize::MAX, self.rows.tokens(), self.rows.device()).unwrap().joined().unwrap()
+        self.last_rows(usize::MAX, 0).unwrap().joined().unwrap()
     }
 
     /// The bytes of what is kept.
@@ -93,10 +94,7 @@ impl Cache {
 
     /// A copy on `device`. On the CPU, memory is shared until either goes on in it.
     pub fn copy_to(&self, device: &Device) -> Result<Self> {
-        if self.rows.device().is_cpu() && device.is_cpu() {
-            return Ok(Self { rows: self.rows.clone(), oldest: self.oldest });
-        }
-        Ok(Self { rows: self.copied(usize::MAX, self.rows.most(), device)?, oldest: 0 })
+        Ok(Self { rows: self.rows.copy_to(device)?, oldest: self.oldest })
     }
 }
 
@@ -106,6 +104,10 @@ mod tests {
     use super::*;
 
     const TOTAL: usize = 3 * PAGE;
+
+    fn numbers(rows: &Tensor) -> Vec<Vec<Vec<f32>>> {
+        rows.to_vec3().unwrap()
+    }
 
     fn sorted(rows: &Tensor) -> Vec<Vec<f32>> {
         let mut rows: Vec<Vec<f32>> = rows.to_vec3().unwrap().concat();
@@ -131,22 +133,37 @@ mod tests {
         rows.narrow(1, start, count).unwrap().transpose(0, 1).unwrap()
     }
 
+    /// Caches in pages, and in a tensor as on a GPU.
+    fn both(window: Option<usize>) -> [Cache; 2] {
+        let in_tensor = Rows::none_in_tensor(2, 3, window.unwrap_or(usize::MAX));
+        [Cache::new(2, 3, window, &Device::Cpu), Cache { rows: in_tensor, oldest: 0 }]
+    }
+
     #[test]
     fn rows_stay_as_they_were_added_while_the_cache_grows_and_a_ring_keeps_the_last() {
         let rows = ramp();
-        for window in [None, Some(1), Some(7), Some(PAGE), Some(PAGE + 9), Some(TOTAL)] {
-            for piece in [1, 7, PAGE, PAGE + 1, TOTAL] {
-                let mut cache = Cache::new(2, 3, window, &Device::Cpu).unwrap();
-                for start in (0..TOTAL).step_by(piece) {
-                    let count = piece.min(TOTAL - start);
-                    let seen = cache.append(&some(&rows, start, count)).unwrap();
-                    let so_far = rows.narrow(1, 0, start + count).unwrap();
-                    let reach = window.map_or(TOTAL, |window| window + count - 1);
-                    let (seen, want) = (sorted(&seen.joined().unwrap()), sorted(&last(&so_far, reach)));
-                    assert_eq!(seen, want, "{window:?}, pieces of {piece}");
-                    let kept = last(&so_far, window.unwrap_or(TOTAL)).to_vec3::<f32>().unwrap();
-                    let got = cache.kept().to_vec3::<f32>().unwrap();
-                    assert_eq!(got, kept, "{window:?}, pieces of {piece}");
+        let pieces: [&[usize]; 6] = [&[1], &[7], &[PAGE], &[PAGE + 1], &[TOTAL], &[1, 1, 3, 1, 9, PAGE + 1, 1, 2]];
+        for (window, pieces) in [None, Some(1), Some(7), Some(PAGE), Some(PAGE + 9), Some(TOTAL)]
+            .into_iter()
+            .flat_map(|window| pieces.map(|pieces| (window, pieces)))
+        {
+            for mut cache in both(window) {
+                let (mut start, mut pieces) = (0, pieces.iter().cycle());
+                while start < TOTAL {
+                    let count = (*pieces.next().unwrap()).min(TOTAL - start);
+                    let seen = cache.append(&some(&rows, start, count)).unwrap().joined().unwrap();
+                    start += count;
+                    let so_far = rows.narrow(1, 0, start).unwrap();
+                    let want = last(&so_far, window.map_or(TOTAL, |window| window + count - 1));
+                    if count == 1 {
+                        assert_eq!(sorted(&seen), sorted(&want), "{window:?} after {start}");
+                    } else {
+                        // A query sees the keys before its own, so that they are in order.
+                        let seen = last(&seen, want.dim(1).unwrap());
+                        assert_eq!(numbers(&seen), numbers(&want), "{window:?} after {start}");
+                    }
+                    let kept = last(&so_far, window.unwrap_or(TOTAL));
+                    assert_eq!(numbers(&cache.kept()), numbers(&kept), "{window:?} after {start}");
                 }
             }
         }
@@ -156,17 +173,24 @@ mod tests {
     fn a_row_is_kept_as_a_tensor_of_one_token_is() {
         let rows = ramp();
         for window in [None, Some(1), Some(7), Some(PAGE + 9)] {
-            let cache = || Cache::new(2, 3, window, &Device::Cpu).unwrap();
-            let (mut by_row, mut by_tensor) = (cache(), cache());
+            let [mut by_row, mut by_tensor] = [(); 2].map(|()| Cache::new(2, 3, window, &Device::Cpu));
             for at in 0..PAGE + 20 {
                 let token = some(&rows, at, 1);
                 let row = token.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                let seen = by_row.append_row(&row).unwrap().joined().unwrap().to_vec3::<f32>().unwrap();
-                assert_eq!(seen, by_tensor.append(&token).unwrap().joined().unwrap().to_vec3::<f32>().unwrap());
+                let seen = numbers(&by_row.append_row(&row).unwrap().joined().unwrap());
+                assert_eq!(seen, numbers(&by_tensor.append(&token).unwrap().joined().unwrap()));
             }
-            let kept = |cache: &Cache| cache.kept().to_vec3::<f32>().unwrap();
-            assert_eq!(kept(&by_row), kept(&by_tensor), "{window:?}");
-            assert!(by_row.append_row(&[0.0; 5]).is_err());
+            assert_eq!(numbers(&by_row.kept()), numbers(&by_tensor.kept()), "{window:?}");
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_refused() {
+        for mut cache in both(None) {
+            let wide = ramp().transpose(0, 1).unwrap();
+            assert!(cache.append(&wide.narrow(2, 0, 2).unwrap()).is_err());
+            assert!(cache.append_row(&[0.0; 5]).is_err());
+            assert_eq!(cache.bytes(), 0);
         }
     }
 
@@ -174,18 +198,26 @@ mod tests {
     fn a_cache_and_its_copy_go_on_by_themselves() {
         let rows = ramp();
         for window in [None, Some(7), Some(PAGE), Some(PAGE + 9)] {
-            for len in [1, 5, PAGE - 1, PAGE, PAGE + 5, 2 * PAGE] {
-                let mut cache = Cache::new(2, 3, window, &Device::Cpu).unwrap();
-                (0..len).for_each(|at| drop(cache.append(&some(&rows, at, 1)).unwrap()));
-                let mut copy = cache.copy_to(&Device::Cpu).unwrap();
-                (len..len + 20).for_each(|at| drop(cache.append(&some(&rows, at, 1)).unwrap()));
-                (0..9).for_each(|at| drop(copy.append(&some(&rows, at, 1)).unwrap()));
-                let first = |count| rows.narrow(1, 0, count).unwrap();
-                for (cache, rows) in
-                    [(cache, first(len + 20)), (copy, Tensor::cat(&[first(len), first(9)], 1).unwrap())]
-                {
-                    let want = last(&rows, window.unwrap_or(TOTAL)).to_vec3::<f32>().unwrap();
-                    assert_eq!(cache.kept().to_vec3::<f32>().unwrap(), want, "{window:?} of {len}");
+            for (len, prompt) in
+                [1, 5, PAGE - 1, PAGE, PAGE + 5, 2 * PAGE].into_iter().flat_map(|len| [(len, 1), (len, 9)])
+            {
+                for mut cache in both(window) {
+                    (0..len).for_each(|at| drop(cache.append(&some(&rows, at, 1)).unwrap()));
+                    let mut copy = cache.copy_to(&Device::Cpu).unwrap();
+                    let seen = |cache: &mut Cache| {
+                        let all = cache.append(&some(&rows, len, 1)).unwrap();
+                        numbers(&all.joined().unwrap())
+                    };
+                    assert_eq!(seen(&mut cache), seen(&mut copy), "in the same order");
+                    cache.append(&some(&rows, len + 1, 20)).unwrap();
+                    (0..9 / prompt).for_each(|at| drop(copy.append(&some(&rows, at * prompt, prompt)).unwrap()));
+                    let first = |count| rows.narrow(1, 0, count).unwrap();
+                    for (cache, rows) in
+                        [(cache, first(len + 21)), (copy, Tensor::cat(&[first(len + 1), first(9)], 1).unwrap())]
+                    {
+                        let want = last(&rows, window.unwrap_or(TOTAL));
+                        assert_eq!(numbers(&cache.kept()), numbers(&want), "{window:?} of {len}");
+                    }
                 }
             }
         }

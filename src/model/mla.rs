@@ -54,8 +54,8 @@ pub struct MlaCache(Cache);
 
 impl MlaCache {
     /// The cache before the first token.
-    pub fn new(spec: &MlaSpec, device: &Device) -> Result<Self> {
-        Ok(Self(Cache::new(1, spec.kv_latent_dim + spec.rope.width, None, device)?))
+    pub fn new(spec: &MlaSpec, device: &Device) -> Self {
+        Self(Cache::new(1, spec.kv_latent_dim + spec.rope.width, None, device))
     }
 
     /// A copy that goes on by itself.
@@ -231,7 +231,7 @@ mod tests {
         let cache = wave((1, positions, width), 0.37);
         let q_nope = wave((tokens, spec.num_heads, spec.head_dim), 0.71);
         let q_rope = wave((tokens, spec.num_heads, spec.rope.width), 0.53);
-        let mut held = Cache::new(1, width, None, &Device::Cpu).unwrap();
+        let mut held = Cache::new(1, width, None, &Device::Cpu);
         let by_token = cache.transpose(0, 1).unwrap();
         let absorbed = layer.attend_absorbed(&q_nope, &q_rope, &held.append(&by_token).unwrap()).unwrap();
         let expanded = layer.attend_expanded(&q_nope, &q_rope, &cache).unwrap();

@@ -15,14 +15,15 @@ use super::{Attention, KEYS};
 /// The columns of values that are summed up together.
 pub(super) const TILE: usize = 4 * LANES;
 
-/// So many keys meet several queries at once. Before them memory is asked for as many of the next block.
-const TOGETHER: usize = 12;
+/// So many keys meet several queries at once: the rows whose sums products have in registers. Before them memory is asked
+/// for as many of the next block.
+const AT_ONCE: usize = 12;
 
 /// So many numbers of keys and values, 32 KiB, are worth a piece: two microseconds.
 const LEAST_SPLIT: usize = 1 << 13;
 
-/// So many pieces for each thread are enough for threads to end together.
-const PIECES: usize = 64;
+/// So many pieces in all are enough for threads to end together. How many threads there are changes none: nor a bit.
+const PIECES: usize = 128;
 
 /// Pieces leave at most one number for so many multiply-adds.
 const LEFT: usize = 32;
@@ -52,8 +53,7 @@ impl Softmax {
 impl Attention<'_> {
     /// How many pieces the keys of a head become.
     pub(super) fn splits(&self, seen: usize) -> usize {
-        let threads = pool::threads();
-        let wanted = if threads == 1 { 1 } else { threads * PIECES / self.kv_heads().max(1) };
+        let wanted = PIECES / self.kv_heads().max(1);
         let of_query = seen.saturating_mul(self.k.width() + self.v.width());
         wanted.min(of_query / LEAST_SPLIT).min(of_query / (LEFT * self.v.width()).max(1)).max(1)
     }
@@ -103,8 +103,8 @@ impl Attention<'_> {
         }
     }
 
-    /// All queries that share a key head over some of its keys, by products of matrices: to add one query's products with a key up
-    /// takes as long as those of several.
+    /// All queries that share a key head over some of its keys, by products of matrices: to add one query's products with
+    /// a key up takes as long as those of several.
     fn decode_several(
         &self,
         isa: Isa,
@@ -119,9 +119,13 @@ impl Attention<'_> {
         let mut scores = Scratch::new(group * KEYS);
         for block in self.blocks(keys) {
             by_key.fill(0.0);
-            for (at, by_key) in block.clone().step_by(TOGETHER).zip(by_key.chunks_mut(TOGETHER * turned.stride)) {
-                let count = TOGETHER.min(block.end - at);
-                [self.k, self.v].into_iter().for_each(|own| ask_for(own.rows(kv_head, at + block.len()), count));
+            for (at, by_key) in block.clone().step_by(AT_ONCE).zip(by_key.chunks_mut(AT_ONCE * turned.stride)) {
+                let count = AT_ONCE.min(block.end - at);
+                let [k, v] = [self.k, self.v].map(|own| own.rows(kv_head, at + block.len()));
+                ask_for(k, count);
+                if k.data.as_ptr() != v.data.as_ptr() {
+                    ask_for(v, count);
+                }
                 let k = self.k.rows(kv_head, at);
                 let k = Strided { data: k.data, row_stride: k.stride, column_stride: 1 };
                 let sizes = Sizes { rows: count, inner: self.k.width(), columns: turned.stride };

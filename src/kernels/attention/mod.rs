@@ -185,11 +185,14 @@ mod tests {
             let (k, v) = (pages(2, n_keys, width, k_page, 0.3), pages(2, n_keys, width, v_page, 0.11));
             let (k, v) = (k.columns(width), v.columns(width));
             let attention = Attention { q, heads, k, v, n_queries: 1, n_keys, scale: 0.3, window };
-            let mut y = vec![0.0; heads * width];
-            pool::Pool::new(2).unwrap().install(|| {
-                assert!(attention.splits(n_keys.min(window)) > 8);
-                attention.run(Isa::best(), &mut y);
-            });
+            let of_threads = |threads: usize| {
+                let mut y = vec![0.0; heads * width];
+                pool::Pool::new(threads).unwrap().install(|| attention.run(Isa::best(), &mut y));
+                y
+            };
+            assert!(attention.splits(n_keys.min(window)) > 8);
+            let y = of_threads(2);
+            assert!([1, 3, 7].iter().all(|threads| of_threads(*threads) == y), "threads change a bit");
             for (got, want) in y.iter().zip(exact(&attention)) {
                 assert!((f64::from(*got) - want).abs() < 2e-5, "{got} for {want}: pages of {k_page} and {v_page}");
             }

@@ -87,7 +87,7 @@ fn with_attention<T>(
 fn columns(rows: &Rows) -> Result<Columns<'_>> {
     match rows.memory() {
         Memory::Pages(pages) => Ok(pages.columns(rows.width())),
-        Memory::Tensor(all) => Err(no_kernels(all.device())),
+        Memory::Tensor(_) | Memory::None(_) => Err(Error::Internal("attention on the CPU met a GPU's cache".into())),
     }
 }
 
