@@ -19,6 +19,7 @@ mod dot;
 pub mod draw;
 pub mod gemm;
 pub mod isa;
+mod lanes;
 pub mod left;
 pub mod mamba2;
 pub mod math;

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::super::LANES;
 use super::super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
-use super::super::isa::{FAR, Isa, prefetch, vectorized};
+use super::super::isa::{Isa, prefetch, vectorized};
+use super::super::lanes::{Job, Lanes, dispatch};
 use super::super::math::exp;
 use super::super::pool::{self, Filling, Fresh, Slice};
 use super::super::row::{Input, Tail};
@@ -12,10 +13,16 @@ use super::super::rows::{self, add_scaled_row, exp_row};
 use super::super::scratch::Scratch;
 use super::{Attention, KEYS};
 
-/// The columns of values that are summed up together.
-pub(super) const TILE: usize = 4 * LANES;
+/// Up to so many queries that share a key meet it in dot products. More do in products of matrices.
+const FEW: usize = 7;
 
-/// So many keys meet several queries at once: the rows whose sums products have in registers. Before them memory is asked
+/// So many of few queries meet a key at once: as many as have room for their sums in registers.
+const TOGETHER: usize = 4;
+
+/// So many bytes before keys and values are met their memory is asked for.
+const SOON: usize = 4 << 10;
+
+/// So many keys meet many queries at once: the rows whose sums products have in registers. Before them memory is asked
 /// for as many of the next block.
 const AT_ONCE: usize = 12;
 
@@ -94,18 +101,41 @@ impl Attention<'_> {
         tail.behind(isa, &[&look, &merge], |parts| product.fill(isa, answers.whole().into(), parts))
     }
 
-    /// The only query of a key head over some of its keys: adds to its `softmax` and `sums` `[value width]`.
-    fn decode_one(&self, isa: Isa, head: usize, keys: Range<usize>, softmax: &mut Softmax, sums: &mut [f32]) {
+    /// Few queries that share a key head over some of its keys: adds to their `softmaxes` and `sums` `[group, value width]`.
+    fn decode_few(&self, isa: Isa, kv_head: usize, keys: Range<usize>, softmaxes: &mut [Softmax], sums: &mut [f32]) {
+        let queries = self.side_by_side(kv_head);
+        let width = self.v.width().max(1);
         for block in self.blocks(keys) {
-            let (k, v) = (self.k.rows(head, block.start), self.v.rows(head, block.start));
-            let partial = Partial { softmax: &mut *softmax, sums: &mut *sums };
-            add_block(isa, self.q.row(head, 0), k, v, self.scale, block.len(), partial);
+            let [k, v] = [self.k, self.v].map(|own| own.rows(kv_head, block.start));
+            let several = softmaxes.chunks_mut(TOGETHER).zip(sums.chunks_mut(TOGETHER * width));
+            for ((softmaxes, sums), q) in several.zip(queries.chunks(TOGETHER * self.k.width().next_multiple_of(LANES)))
+            {
+                let keys = Keys { k, width: self.k.width(), scale: self.scale, v, count: block.len() };
+                dispatch(isa, AddBlock { isa, q, keys, softmaxes, sums });
+            }
         }
     }
 
-    /// All queries that share a key head over some of its keys, by products of matrices: to add one query's products with
-    /// a key up takes as long as those of several.
-    fn decode_several(
+    /// The queries of a key head, of each [`TOGETHER`] vectors of [`LANES`] numbers in turn; behind each there are zeros.
+    fn side_by_side(&self, kv_head: usize) -> Scratch {
+        let (group, width) = (self.group(), self.k.width());
+        let padded = width.next_multiple_of(LANES);
+        let mut numbers = Scratch::zeros(group * padded);
+        for (first, own) in (0..).step_by(TOGETHER).zip(numbers.chunks_mut(TOGETHER * padded)) {
+            let together = own.len() / padded.max(1);
+            for query in 0..together {
+                let q = self.q.row(kv_head * group + first + query, 0);
+                let places = own.chunks_mut(LANES).skip(query).step_by(together);
+                places
+                    .zip(q.chunks(LANES))
+                    .for_each(|(place, q)| place.iter_mut().zip(q).for_each(|(own, q)| *own = *q));
+            }
+        }
+        numbers
+    }
+
+    /// The same of many queries.
+    fn decode_many(
         &self,
         isa: Isa,
         turned: Rows<'_>,
@@ -156,7 +186,7 @@ struct Split<'a> {
     splits: usize,
     /// How many keys a piece has.
     size: usize,
-    /// The queries, where several share a key.
+    /// The queries, where many share a key.
     turned: Option<Turned>,
 }
 
@@ -168,7 +198,7 @@ impl<'a> Split<'a> {
         let first = attention.n_keys.saturating_sub(attention.window);
         let seen = attention.n_keys - first;
         let splits = attention.splits(seen);
-        let turned = (attention.group() > 1).then(|| Turned::new(attention));
+        let turned = (attention.group() > FEW).then(|| Turned::new(attention));
         Self { attention, first, splits, size: seen.div_ceil(splits), turned }
     }
 
@@ -201,11 +231,8 @@ impl<'a> Split<'a> {
                 let start = self.first + at % self.splits * self.size;
                 let (kv_head, keys) = (at / self.splits, start..attention.n_keys.min(start + self.size));
                 match &self.turned {
-                    Some(turned) => attention.decode_several(isa, turned.of(kv_head), kv_head, keys, softmaxes, sums),
-                    None => {
-                        let softmax = softmaxes.iter_mut();
-                        softmax.for_each(|softmax| attention.decode_one(isa, kv_head, keys.clone(), softmax, sums));
-                    }
+                    Some(turned) => attention.decode_many(isa, turned.of(kv_head), kv_head, keys, softmaxes, sums),
+                    None => attention.decode_few(isa, kv_head, keys, softmaxes, sums),
                 }
             }
         }
@@ -259,25 +286,135 @@ vectorized! {
     fn weigh_all(isa: Isa, scores: &mut [f32], partial: Partial<'_>) {
         join(isa, scores, partial);
     }
+}
 
-    /// Adds some keys' values to what one query has.
-    fn add_block(isa: Isa, q: &[f32], k: Rows<'_>, v: Rows<'_>, scale: f32, count: usize, partial: Partial<'_>) {
-        let Partial { softmax, sums } = partial;
-        let mut scores = [0.0; KEYS];
-        for (score, key) in scores.iter_mut().take(count).zip(k.data.chunks(k.stride)) {
-            *score = dot(isa, q, key) * scale;
+/// A block of keys and their values.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    k: Rows<'a>,
+    /// The numbers of a key.
+    width: usize,
+    scale: f32,
+    v: Rows<'a>,
+    /// How many there are, up to [`KEYS`].
+    count: usize,
+}
+
+/// Adds what [`TOGETHER`] queries or fewer have of some keys.
+struct AddBlock<'a> {
+    isa: Isa,
+    /// As [`Attention::side_by_side`] has them.
+    q: &'a [f32],
+    keys: Keys<'a>,
+    softmaxes: &'a mut [Softmax],
+    sums: &'a mut [f32],
+}
+
+impl Job for AddBlock<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        match self.softmaxes.len() {
+            1 => self.of::<L, 1>(lanes),
+            2 => self.of::<L, 2>(lanes),
+            3 => self.of::<L, 3>(lanes),
+            _ => self.of::<L, TOGETHER>(lanes),
         }
-        let scores = scores.get_mut(..count).unwrap_or_default();
-        join(isa, scores, Partial { softmax, sums: &mut *sums });
-        let (tiles, rest) = sums.as_chunks_mut::<TILE>();
-        let first_of_rest = tiles.len() * TILE;
-        for (at, sums) in tiles.iter_mut().enumerate() {
-            add_tile(isa, scores, v, at * TILE, sums);
+    }
+}
+
+impl AddBlock<'_> {
+    #[inline(always)]
+    fn of<L: Lanes, const N: usize>(self, lanes: L) {
+        let Self { isa, q, keys, softmaxes, sums } = self;
+        let (mut weights, width) = ([[0.0; KEYS]; N], sums.len() / N);
+        keys.score(lanes, q.as_chunks::<LANES>().0.as_chunks::<N>().0, &mut weights);
+        for ((weights, softmax), sums) in weights.iter_mut().zip(softmaxes).zip(sums.chunks_exact_mut(width.max(1))) {
+            weigh_all(isa, weights.get_mut(..keys.count).unwrap_or_default(), Partial { softmax, sums });
         }
-        for (weight, value) in scores.iter().zip(v.data.chunks(v.stride)) {
-            let value = value.get(first_of_rest..).unwrap_or_default();
-            for (sum, value) in rest.iter_mut().zip(value) {
-                *sum = isa.mul_add(*weight, *value, *sum);
+        let mut first = 0;
+        while L::HAVE_ROOM && first + 4 * LANES <= width {
+            keys.add_values::<L, N, 4>(lanes, &weights, first, sums);
+            first += 4 * LANES;
+        }
+        while first + LANES <= width {
+            keys.add_values::<L, N, 1>(lanes, &weights, first, sums);
+            first += LANES;
+        }
+        if first < width {
+            keys.add_last_values(&weights, first, sums);
+        }
+    }
+}
+
+impl Keys<'_> {
+    /// The products of queries with the keys.
+    #[inline(always)]
+    fn score<L: Lanes, const N: usize>(&self, lanes: L, q: &[[[f32; LANES]; N]], scores: &mut [[f32; KEYS]; N]) {
+        for (at, key) in self.k.data.chunks(self.k.stride).take(self.count).enumerate() {
+            let (mut sums, mut sums_of_rest) = ([lanes.splat(0.0); N], [0.0; N]);
+            let (key, rest) = key.get(..self.width).unwrap_or_default().as_chunks::<LANES>();
+            for (key, q) in key.iter().zip(q) {
+                prefetch::<SOON, _>(key);
+                let key = lanes.load(key);
+                for (sum, q) in sums.iter_mut().zip(q) {
+                    *sum = lanes.mul_add(lanes.load(q), key, *sum);
+                }
+            }
+            for (sum, q) in sums_of_rest.iter_mut().zip(q.get(key.len()).into_iter().flatten()) {
+                for (q, key) in q.iter().zip(rest) {
+                    *sum += q * key;
+                }
+            }
+            for (scores, (sum, rest)) in scores.iter_mut().zip(sums.into_iter().zip(sums_of_rest)) {
+                if let Some(score) = scores.get_mut(at) {
+                    *score = (lanes.total(sum) + rest) * self.scale;
+                }
+            }
+        }
+    }
+
+    /// Adds `C` vectors of columns of weighed values, from `first` on, to the rows `sums`; what is added is summed up in
+    /// registers.
+    #[inline(always)]
+    fn add_values<L: Lanes, const N: usize, const C: usize>(
+        &self,
+        lanes: L,
+        weights: &[[f32; KEYS]; N],
+        first: usize,
+        sums: &mut [f32],
+    ) {
+        let mut added = [[lanes.splat(0.0); C]; N];
+        for (at, value) in self.v.data.chunks(self.v.stride).take(self.count.min(KEYS)).enumerate() {
+            let values = value.get(first..).unwrap_or_default().as_chunks::<LANES>().0;
+            let Some(values) = values.first_chunk::<C>() else { break };
+            prefetch::<SOON, _>(values);
+            let values = lanes.load_all(values);
+            for (added, weights) in added.iter_mut().zip(weights) {
+                let weight = lanes.splat(weights.get(at).copied().unwrap_or_default());
+                for (added, value) in added.iter_mut().zip(values) {
+                    *added = lanes.mul_add(weight, value, *added);
+                }
+            }
+        }
+        let width = sums.len() / N;
+        for (sums, added) in sums.chunks_exact_mut(width.max(1)).zip(added) {
+            let sums = sums.get_mut(first..).unwrap_or_default().as_chunks_mut::<LANES>().0;
+            for (sums, added) in sums.iter_mut().zip(added) {
+                lanes.store(lanes.add(lanes.load(sums), added), sums);
+            }
+        }
+    }
+
+    /// The same of the columns from `first` on that are no vector.
+    #[inline(always)]
+    fn add_last_values<const N: usize>(&self, weights: &[[f32; KEYS]; N], first: usize, sums: &mut [f32]) {
+        let width = sums.len() / N;
+        for (sums, weights) in sums.chunks_exact_mut(width.max(1)).zip(weights) {
+            let sums = sums.get_mut(first..).unwrap_or_default();
+            for (value, weight) in self.v.data.chunks(self.v.stride).take(self.count).zip(weights) {
+                for (sum, value) in sums.iter_mut().zip(value.get(first..).unwrap_or_default()) {
+                    *sum += weight * value;
+                }
             }
         }
     }
@@ -298,35 +435,6 @@ fn join(isa: Isa, scores: &mut [f32], partial: Partial<'_>) {
         *sum *= shrunk;
     }
     *softmax = Softmax { largest, sum: softmax.sum * shrunk + exp_row(isa, largest, scores) };
-}
-
-/// Adds the weighed values of [`TILE`] columns from `first` on; their sums stay in registers.
-#[inline(always)]
-fn add_tile(isa: Isa, weights: &[f32], v: Rows<'_>, first: usize, sums: &mut [f32; TILE]) {
-    let mut own = *sums;
-    for (weight, value) in weights.iter().zip(v.data.chunks(v.stride)) {
-        let Some(value) = value.get(first..).and_then(|value| value.first_chunk::<TILE>()) else { break };
-        prefetch::<FAR, _>(value);
-        for (sum, value) in own.iter_mut().zip(value) {
-            *sum = isa.mul_add(*weight, *value, *sum);
-        }
-    }
-    *sums = own;
-}
-
-/// The product of `q` and as many numbers of `key`.
-#[inline(always)]
-fn dot(isa: Isa, q: &[f32], key: &[f32]) -> f32 {
-    let key = key.get(..q.len()).unwrap_or_default();
-    let ((q, q_rest), (key, key_rest)) = (q.as_chunks::<LANES>(), key.as_chunks::<LANES>());
-    let mut sums = [0.0; LANES];
-    for (q, key) in q.iter().zip(key) {
-        prefetch::<FAR, _>(key);
-        for (sum, (q, key)) in sums.iter_mut().zip(q.iter().zip(key)) {
-            *sum = isa.mul_add(*q, *key, *sum);
-        }
-    }
-    sums.iter().sum::<f32>() + q_rest.iter().zip(key_rest).map(|(q, key)| q * key).sum::<f32>()
 }
 
 /// What several pieces of the keys give together.

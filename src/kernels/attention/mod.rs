@@ -136,7 +136,7 @@ mod tests {
         #[test]
         fn every_level_equals_the_definition(
             (kv_heads, group) in (1usize..4, prop_oneof![3 => 1usize..4, 1 => 7usize..18]), width in 1usize..40,
-            value_width in prop_oneof![1usize..40, decode::TILE..2 * decode::TILE + 20],
+            value_width in prop_oneof![1usize..40, 64usize..150],
             n_queries in prop_oneof![2 => Just(1usize), 3 => 2usize..80],
             before in prop_oneof![2 => 0usize..150, 1 => 300usize..900],
             window in prop_oneof![Just(usize::MAX), 1usize..100], threads in 1usize..4,
