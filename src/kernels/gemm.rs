@@ -1,9 +1,8 @@
 //! f32 matrix products whose right factor and result have rows of any distance, and whose left factor may be transposed.
 
-use super::isa::{Isa, vectorized};
-
-/// The sums of one row in registers.
-const LANES: usize = 16;
+use super::LANES;
+use super::isa::Isa;
+use super::lanes::{Job, Lanes, dispatch};
 
 /// So many products are summed up before they are added to others: a sum of thousands in f32 loses twice as much. And of 32
 /// columns, so many rows stay in the nearest cache.
@@ -82,147 +81,72 @@ pub fn add_product(isa: Isa, sizes: Sizes, a: Strided<'_>, b: Rows<'_>, mut c: R
 
 /// The same for as many inputs as are summed up at once.
 fn add_part(isa: Isa, sizes: Sizes, a: Strided<'_>, b: Rows<'_>, c: &mut RowsMut<'_>) {
-    let whole = sizes.columns - sizes.columns % LANES;
-    match isa.min(Isa::best()) {
-        #[cfg(target_arch = "x86_64")]
-        #[allow(unsafe_code)]
-        Isa::Avx512 | Isa::Bf16 | Isa::Amx => {
-            for column in (0..whole).step_by(2 * LANES) {
-                let at = (column, (whole - column) / LANES);
-                // SAFETY: the level has AVX-512, and the sizes have been checked.
-                unsafe { avx512::columns(sizes, at, a, b, c) };
-            }
-        }
-        isa => {
-            for column in (0..whole).step_by(LANES) {
-                vector_of_columns(isa, sizes, column, a, b, c);
-            }
-        }
-    }
-    for column in whole..sizes.columns {
+    dispatch(isa, Part { sizes, a, b, c: RowsMut { data: &mut *c.data, stride: c.stride } });
+    for column in sizes.columns - sizes.columns % LANES..sizes.columns {
         single_column(sizes, column, a, b, c);
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
-mod avx512 {
-    //! The same in registers: of arrays, the compiler keeps a copy in memory that it writes at every step.
+/// The whole vectors of columns of a product.
+struct Part<'a> {
+    sizes: Sizes,
+    a: Strided<'a>,
+    b: Rows<'a>,
+    c: RowsMut<'a>,
+}
 
-    use std::arch::x86_64::{
-        _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
-    };
+impl Job for Part<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let (mut column, whole) = (0, self.sizes.columns - self.sizes.columns % LANES);
+        while L::HAVE_ROOM && column + 2 * LANES <= whole {
+            self.columns::<L, 2>(lanes, column);
+            column += 2 * LANES;
+        }
+        while column < whole {
+            self.columns::<L, 1>(lanes, column);
+            column += LANES;
+        }
+    }
+}
 
-    use super::{LANES, Rows, RowsMut, Sizes, Strided};
-
-    /// The rows whose sums are in registers: with two vectors of columns 24 of the 32.
-    const TOGETHER: usize = 12;
-
-    /// Two vectors of columns, or the last one.
-    ///
-    /// # Safety
-    /// All factors are as large as `sizes` say.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn columns(
-        sizes: Sizes,
-        (column, vectors): (usize, usize),
-        a: Strided<'_>,
-        b: Rows<'_>,
-        c: &mut RowsMut<'_>,
-    ) {
+impl Part<'_> {
+    /// `C` vectors of columns: as many rows at once as have room for their sums in registers.
+    #[inline(always)]
+    fn columns<L: Lanes, const C: usize>(&mut self, lanes: L, column: usize) {
         let mut row = 0;
-        while row < sizes.rows {
-            let rows = match sizes.rows - row {
-                TOGETHER.. => TOGETHER,
-                4.. => 4,
-                _ => 1,
-            };
-            // SAFETY: as for this function.
-            unsafe {
-                match (rows, vectors) {
-                    (TOGETHER, 1) => block::<TOGETHER, 1>(sizes.inner, (row, column), a, b, c),
-                    (TOGETHER, _) => block::<TOGETHER, 2>(sizes.inner, (row, column), a, b, c),
-                    (4, 1) => block::<4, 1>(sizes.inner, (row, column), a, b, c),
-                    (4, _) => block::<4, 2>(sizes.inner, (row, column), a, b, c),
-                    (_, 1) => block::<1, 1>(sizes.inner, (row, column), a, b, c),
-                    _ => block::<1, 2>(sizes.inner, (row, column), a, b, c),
-                }
-            }
-            row += rows;
+        while L::HAVE_ROOM && row + 12 <= self.sizes.rows {
+            self.block::<L, 12, C>(lanes, row, column);
+            row += 12;
+        }
+        while row + 4 <= self.sizes.rows {
+            self.block::<L, 4, C>(lanes, row, column);
+            row += 4;
+        }
+        while row < self.sizes.rows {
+            self.block::<L, 1, C>(lanes, row, column);
+            row += 1;
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn block<const R: usize, const C: usize>(
-        inner: usize,
-        (row, column): (usize, usize),
-        a: Strided<'_>,
-        b: Rows<'_>,
-        c: &mut RowsMut<'_>,
-    ) {
-        let (a_start, b_start) =
-            (a.data.as_ptr().wrapping_add(row * a.row_stride), b.data.as_ptr().wrapping_add(column));
-        let mut sums = [[_mm512_setzero_ps(); C]; R];
-        for k in 0..inner {
-            let (a_k, b_k) = (a_start.wrapping_add(k * a.column_stride), b_start.wrapping_add(k * b.stride));
-            // SAFETY: `R` rows, `C` vectors of columns and `inner` of both factors are there.
-            let weights: [_; C] = std::array::from_fn(|at| unsafe { _mm512_loadu_ps(b_k.wrapping_add(at * LANES)) });
+    #[inline(always)]
+    fn block<L: Lanes, const R: usize, const C: usize>(&mut self, lanes: L, row: usize, column: usize) {
+        let Self { sizes, a, b, .. } = *self;
+        let mut sums = [[lanes.splat(0.0); C]; R];
+        for k in 0..sizes.inner {
+            let weights = lanes.load_all(vectors::<C>(b.data, k * b.stride + column));
             for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: as above.
-                let x = _mm512_set1_ps(unsafe { *a_k.wrapping_add(r * a.row_stride) });
+                let x = lanes.splat(number(a.data, (row + r) * a.row_stride + k * a.column_stride));
                 for (sum, weights) in sums.iter_mut().zip(weights) {
-                    *sum = _mm512_fmadd_ps(x, weights, *sum);
+                    *sum = lanes.mul_add(x, weights, *sum);
                 }
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {
-            for (at, sum) in sums.into_iter().enumerate() {
-                let own = c.data.as_mut_ptr().wrapping_add((row + r) * c.stride + column + at * LANES);
-                // SAFETY: the result has these rows and columns.
-                unsafe { _mm512_storeu_ps(own, _mm512_add_ps(sum, _mm512_loadu_ps(own))) };
+            let own = self.c.data.get_mut((row + r) * self.c.stride + column..).unwrap_or_default();
+            for (own, sum) in own.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+                lanes.store(lanes.add(sum, lanes.load(own)), own);
             }
-        }
-    }
-}
-
-vectorized! {
-    fn vector_of_columns(isa: Isa, sizes: Sizes, column: usize, a: Strided<'_>, b: Rows<'_>, c: &mut RowsMut<'_>) {
-        let mut row = 0;
-        while row + 4 <= sizes.rows {
-            block::<4>(isa, sizes.inner, (row, column), a, b, c);
-            row += 4;
-        }
-        while row < sizes.rows {
-            block::<1>(isa, sizes.inner, (row, column), a, b, c);
-            row += 1;
-        }
-    }
-}
-
-#[inline(always)]
-fn block<const R: usize>(
-    isa: Isa,
-    inner: usize,
-    (row, column): (usize, usize),
-    a: Strided<'_>,
-    b: Rows<'_>,
-    c: &mut RowsMut<'_>,
-) {
-    let mut sums = [[0.0; LANES]; R];
-    for k in 0..inner {
-        let weights: [f32; LANES] = *numbers(b.data, k * b.stride + column);
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let [x] = *numbers(a.data, (row + r) * a.row_stride + k * a.column_stride);
-            for (sum, weight) in sums.iter_mut().zip(&weights) {
-                *sum = isa.mul_add(x, *weight, *sum);
-            }
-        }
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        let own = c.data.iter_mut().skip((row + r) * c.stride + column);
-        for (c, sum) in own.zip(sums) {
-            *c += sum;
         }
     }
 }
@@ -232,9 +156,8 @@ fn single_column(sizes: Sizes, column: usize, a: Strided<'_>, b: Rows<'_>, c: &m
     for row in 0..sizes.rows {
         let mut sum = 0.0;
         for k in 0..sizes.inner {
-            let ([x], [weight]) =
-                (*numbers(a.data, row * a.row_stride + k * a.column_stride), *numbers(b.data, k * b.stride + column));
-            sum += x * weight;
+            let x = number(a.data, row * a.row_stride + k * a.column_stride);
+            sum += x * number(b.data, k * b.stride + column);
         }
         if let Some(own) = c.data.get_mut(row * c.stride + column) {
             *own += sum;
@@ -242,11 +165,20 @@ fn single_column(sizes: Sizes, column: usize, a: Strided<'_>, b: Rows<'_>, c: &m
     }
 }
 
-/// `N` numbers from `start` on, which [`Sizes::check`] has found to be there.
+/// The number at `at`, which [`Sizes::check`] has found to be there.
 #[inline(always)]
 #[allow(unsafe_code)]
-fn numbers<const N: usize>(data: &[f32], start: usize) -> &[f32; N] {
-    debug_assert!(start + N <= data.len());
+fn number(data: &[f32], at: usize) -> f32 {
+    debug_assert!(at < data.len());
+    // SAFETY: as above.
+    unsafe { *data.get_unchecked(at) }
+}
+
+/// `N` vectors from `start` on, which [`Sizes::check`] has found to be there.
+#[inline(always)]
+#[allow(unsafe_code)]
+fn vectors<const N: usize>(data: &[f32], start: usize) -> &[[f32; LANES]; N] {
+    debug_assert!(start + N * LANES <= data.len());
     // SAFETY: as above.
     unsafe { &*data.as_ptr().add(start).cast() }
 }

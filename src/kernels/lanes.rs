@@ -194,3 +194,31 @@ mod x86 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct SumOfProducts<'a>(&'a mut f32);
+
+    impl Job for SumOfProducts<'_> {
+        fn run<L: Lanes>(self, lanes: L) {
+            let numbers: [f32; LANES] = std::array::from_fn(|at| at as f32);
+            let [ones, own] = lanes.load_all(&[[1.0; LANES], numbers]);
+            let sum = lanes.add(lanes.mul_add(own, lanes.splat(2.0), ones), own);
+            let mut stored = [0.0; LANES];
+            lanes.store(sum, &mut stored);
+            assert_eq!(stored, numbers.map(|number| 3.0 * number + 1.0));
+            *self.0 = lanes.total(sum);
+        }
+    }
+
+    #[test]
+    fn every_level_computes_what_arrays_do() {
+        for isa in Isa::available() {
+            let mut total = 0.0;
+            dispatch(isa, SumOfProducts(&mut total));
+            assert_eq!(total, 3.0 * 120.0 + 16.0, "{isa:?}");
+        }
+    }
+}

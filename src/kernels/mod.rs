@@ -1,12 +1,12 @@
 //! The inner loops, over plain slices: safe to call, no tensors.
 //!
-//! In reading order: [`isa`] says what the machine can do and compiles loops for each level of it; [`pool`] shares work
-//! among threads; [`matrix`] holds weights in [`memory`], as [`panels`] or [`blocks`], and multiplies them with
-//! activations: one row by [`row`], many laid out by [`left`] for `amx` or `dot` (AVX-512 BF16), or in f32 by [`gemm`],
-//! those of heads with matrices of their own by [`per_head`]; [`mamba2`], [`attention`] over [`pages`], [`rope`] and
-//! [`rows`] are what happens between those products, with the functions of [`math`]; what lives for a moment is
-//! [`scratch`]. `cuda` has all of it that GPUs do; of their logits a token comes back that they [`draw`], or a
-//! [`shortlist`].
+//! In reading order: [`isa`] says what the machine can do and compiles loops for each level of it, `lanes` are the
+//! vectors of each level; [`pool`] shares work among threads; [`matrix`] holds weights in [`memory`], as [`panels`] or
+//! [`blocks`], and multiplies them with activations: one row by [`row`], many laid out by [`left`] for `amx` or `dot`
+//! (AVX-512 BF16), or in f32 by [`gemm`], those of heads with matrices of their own by [`per_head`]; [`mamba2`],
+//! [`attention`] over [`pages`], [`rope`] and [`rows`] are what happens between those products, with the functions of
+//! [`math`]; what lives for a moment is [`scratch`]. `cuda` has all of it that GPUs do; of their logits a token comes back
+//! that they [`draw`], or a [`shortlist`].
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

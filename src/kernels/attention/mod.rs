@@ -3,6 +3,8 @@
 //! where a block has a larger score.
 
 mod decode;
+mod few;
+mod many;
 mod prefill;
 
 use std::ops::Range;
