@@ -5,9 +5,8 @@ lies in kernels, in handing work over to other threads and waiting for them, in 
 in allocation, and in moving and clearing memory outside of kernels. A sample belongs to the innermost line of blazr that it
 is in, inlined ones too, which takes a program with debug information and `addr2line` (binutils).
 
-A piece of work takes some microseconds. Where STALL samples or more after each other are of waiting, the thread that is waited
-for was not running: on a virtual machine that is time which the host gives to others, and it is told beside hand-over, of which
-it is a part.
+A sample halts its thread for some microseconds, and the others wait for it: what perf itself takes shows as hand-over. So
+there are few samples a second, and many tokens.
 
     python3 tests/peers/overhead.py target/release/blazr --model MODEL --dtype q8_0
 """
@@ -24,10 +23,8 @@ from typing import NamedTuple
 KERNELS, HANDOVER, DISPATCH, ALLOCATION, MEMORY, OTHER = KINDS = (
     "kernels", "hand-over", "dispatch", "allocation", "memory", "other",
 )
-# More often, and what perf itself takes shows: with 10,000 a second hand-over was twice as much.
-FREQUENCY = 2_000
-STALL = 3
-SAMPLE = re.compile(r"\s*(?P<thread>\S+)\s+(?P<time>[0-9.]+):\s+(?P<address>[0-9a-f]+)\s+(?P<symbol>.*) \((?P<file>.*)\)$")
+FREQUENCY = 250
+SAMPLE = re.compile(r"\s*(?P<thread>\S+)\s+(?P<address>[0-9a-f]+)\s+(?P<symbol>.*) \((?P<file>.*)\)$")
 OWN_LINE = re.compile(r"/src/(?P<part>cli|engine|kernels|model|sampling)/(?P<file>[^:]*):")
 
 
@@ -41,7 +38,7 @@ class Frame(NamedTuple):
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("blazr", type=Path)
-    parser.add_argument("--decode", type=int, default=1500)
+    parser.add_argument("--decode", type=int, default=3000)
     parser.add_argument("--after", type=float, default=4.0, help="seconds for loading and the first bandwidth")
     parser.add_argument("--show", type=int, default=0, help="so many functions outside of kernels")
     return parser.parse_known_args()
@@ -104,37 +101,24 @@ def kind(symbol: str, chain: list[Frame]) -> str | None:
     return KERNELS if re.match(r"_*(exp|log1p)f?(_|$)", symbol) else OTHER
 
 
-def stalled(samples: list[tuple[float, str | None]]) -> int:
-    """How many samples are of long waits: no less than STALL after each other, none missing between them."""
-    lengths = [0]
-    for (before, _), (time, own) in zip([(0.0, None), *samples], samples):
-        if own != HANDOVER or time - before > 2 / FREQUENCY:
-            lengths.append(0)
-        lengths[-1] += own == HANDOVER
-    return sum(length for length in lengths if length >= STALL)
-
-
 def main() -> None:
     args, of_bench = arguments()
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder) / "perf.data"
         print(next(line for line in record(args, of_bench, samples).splitlines() if line.startswith("decode")))
         start = start_of_code(args.blazr, samples)
-        found: list[tuple[float, int | None, str]] = []
-        for line in output("perf", "script", "-i", samples, "-F", "comm,time,ip,sym,dso").splitlines():
+        found: list[tuple[int | None, str]] = []
+        for line in output("perf", "script", "-i", samples, "-F", "comm,ip,sym,dso").splitlines():
             sample = SAMPLE.match(line)
             if sample and sample["thread"] == args.blazr.name[:15]:
                 is_own = Path(sample["file"]).name == args.blazr.name
                 address = int(sample["address"], 16) - start if is_own else None
-                found.append((float(sample["time"]), address, sample["symbol"]))
-    chains = frames(args.blazr, sorted({address for _, address, _ in found if address is not None}))
-    kinds = [(time, kind(symbol, chains.get(address, []))) for time, address, symbol in found]
-    counts = Counter(own for _, own in kinds if own)
-    share = lambda count: f"{100 * count / counts.total():.1f} %"
-    told = {own: share(counts[own]) for own in KINDS}
-    told[HANDOVER] += f" ({share(stalled(kinds))} stalls)"
-    print(", ".join(f"{own} {share}" for own, share in told.items()))
-    functions = Counter((own, symbol) for (_, own), (_, _, symbol) in zip(kinds, found) if own not in (None, KERNELS))
+                found.append((address, sample["symbol"]))
+    chains = frames(args.blazr, sorted({address for address, _ in found if address is not None}))
+    kinds = [kind(symbol, chains.get(address, [])) for address, symbol in found]
+    counts = Counter(own for own in kinds if own)
+    print(", ".join(f"{own} {100 * counts[own] / counts.total():.1f} %" for own in KINDS), f"of {counts.total()} samples")
+    functions = Counter((own, symbol) for own, (_, symbol) in zip(kinds, found) if own not in (None, KERNELS))
     for (own, symbol), count in functions.most_common(args.show):
         print(f"  {100 * count / counts.total():5.2f} % {own:10} {symbol[:100]}")
 
