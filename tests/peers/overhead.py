@@ -6,7 +6,8 @@ in allocation, and in moving and clearing memory outside of kernels. A sample be
 is in, inlined ones too, which takes a program with debug information and `addr2line` (binutils).
 
 A sample halts its thread for some microseconds, and the others wait for it: what perf itself takes shows as hand-over. So
-there are few samples a second, and many tokens.
+there are few samples a second, and many tokens. A host that gives a virtual CPU's time to others halts its thread for longer,
+and that shows as hand-over too: the share of such time is told (steal in /proc/stat, of all CPUs).
 
     python3 tests/peers/overhead.py target/release/blazr --model MODEL --dtype q8_0
 """
@@ -52,6 +53,12 @@ def record(args: argparse.Namespace, of_bench: list[str], samples: Path) -> str:
     delay = ["-D", int(args.after * 1000)]
     bench = [args.blazr, "bench", "--prefill", 1, "--decode", args.decode, "--at", 0, "--runs", 1, *of_bench]
     return output("perf", "record", "-q", *delay, "-e", "cpu-clock", "-F", FREQUENCY, "-o", samples, *bench)
+
+
+def cpu_times() -> tuple[int, int]:
+    """What the host gave to others, and all."""
+    times = [int(time) for time in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return times[7], sum(times)
 
 
 def start_of_code(blazr: Path, samples: Path) -> int:
@@ -105,7 +112,9 @@ def main() -> None:
     args, of_bench = arguments()
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder) / "perf.data"
-        print(next(line for line in record(args, of_bench, samples).splitlines() if line.startswith("decode")))
+        (stolen_before, before), recorded, (stolen, now) = cpu_times(), record(args, of_bench, samples), cpu_times()
+        steal = 100 * (stolen - stolen_before) / (now - before)
+        print(next(line for line in recorded.splitlines() if line.startswith("decode")), f" (steal {steal:.1f} %)")
         start = start_of_code(args.blazr, samples)
         found: list[tuple[int | None, str]] = []
         for line in output("perf", "script", "-i", samples, "-F", "comm,ip,sym,dso").splitlines():
