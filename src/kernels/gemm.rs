@@ -4,6 +4,12 @@ use super::LANES;
 use super::isa::Isa;
 use super::lanes::{Job, Lanes, dispatch};
 
+/// So many rows have their sums in registers, in two vectors of columns each, where there is room for all of these.
+pub const MANY_ROWS: usize = 12;
+
+/// So many rows have in one vector.
+const FEW_ROWS: usize = 4;
+
 /// So many products are summed up before they are added to others: a sum of thousands in f32 loses twice as much. And of 32
 /// columns, so many rows stay in the nearest cache.
 const SUMMED: usize = 256;
@@ -99,7 +105,7 @@ impl Job for Part<'_> {
     #[inline(always)]
     fn run<L: Lanes>(mut self, lanes: L) {
         let (mut column, whole) = (0, self.sizes.columns - self.sizes.columns % LANES);
-        while L::HAVE_ROOM && column + 2 * LANES <= whole {
+        while has_room::<L>() && column + 2 * LANES <= whole {
             self.columns::<L, 2>(lanes, column);
             column += 2 * LANES;
         }
@@ -110,18 +116,23 @@ impl Job for Part<'_> {
     }
 }
 
+/// Whether registers hold the sums of many rows in two vectors of columns.
+const fn has_room<L: Lanes>() -> bool {
+    2 * MANY_ROWS <= L::ROOM
+}
+
 impl Part<'_> {
     /// `C` vectors of columns: as many rows at once as have room for their sums in registers.
     #[inline(always)]
     fn columns<L: Lanes, const C: usize>(&mut self, lanes: L, column: usize) {
         let mut row = 0;
-        while L::HAVE_ROOM && row + 12 <= self.sizes.rows {
-            self.block::<L, 12, C>(lanes, row, column);
-            row += 12;
+        while has_room::<L>() && row + MANY_ROWS <= self.sizes.rows {
+            self.block::<L, MANY_ROWS, C>(lanes, row, column);
+            row += MANY_ROWS;
         }
-        while row + 4 <= self.sizes.rows {
-            self.block::<L, 4, C>(lanes, row, column);
-            row += 4;
+        while row + FEW_ROWS <= self.sizes.rows {
+            self.block::<L, FEW_ROWS, C>(lanes, row, column);
+            row += FEW_ROWS;
         }
         while row < self.sizes.rows {
             self.block::<L, 1, C>(lanes, row, column);

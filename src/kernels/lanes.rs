@@ -1,4 +1,4 @@
-//! Some numbers at once in registers of each level. Where a kernel needs several such vectors, the compiler keeps arrays of
+//! Vectors of numbers in the registers of each level. Where a kernel needs several of them, the compiler keeps arrays of
 //! numbers in memory and writes them at every step.
 
 #![allow(unsafe_code)]
@@ -6,34 +6,39 @@
 use super::LANES;
 use super::isa::Isa;
 
-/// Operations on vectors of [`LANES`] numbers. A value of the type proves that the CPU has the instructions.
-pub(super) trait Lanes: Copy {
-    /// As many numbers.
-    type Vector: Copy;
-    /// Whether registers hold the sums of 16 vectors.
-    const HAVE_ROOM: bool = false;
+/// Arithmetic on several f32 at once. A value of the type proves that the CPU has the instructions.
+pub(super) trait Arithmetic: Copy {
+    type Floats: Copy;
 
-    fn splat(self, value: f32) -> Self::Vector;
-    fn load(self, numbers: &[f32; LANES]) -> Self::Vector;
+    fn splat(self, value: f32) -> Self::Floats;
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// a · b + c
-    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    fn store(self, vector: Self::Vector, numbers: &mut [f32; LANES]);
+    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+}
+
+/// The same on [`LANES`] of them.
+pub(super) trait Lanes: Arithmetic {
+    /// How many such vectors of sums have room in registers, beside what is added to them.
+    const ROOM: usize;
+
+    fn load(self, numbers: &[f32; LANES]) -> Self::Floats;
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    fn store(self, floats: Self::Floats, numbers: &mut [f32; LANES]);
 
     #[inline(always)]
-    fn load_all<const N: usize>(self, numbers: &[[f32; LANES]; N]) -> [Self::Vector; N] {
-        let mut vectors = [self.splat(0.0); N];
-        for (vector, numbers) in vectors.iter_mut().zip(numbers) {
-            *vector = self.load(numbers);
+    fn load_all<const N: usize>(self, numbers: &[[f32; LANES]; N]) -> [Self::Floats; N] {
+        let mut all = [self.splat(0.0); N];
+        for (floats, numbers) in all.iter_mut().zip(numbers) {
+            *floats = self.load(numbers);
         }
-        vectors
+        all
     }
 
-    /// The sum of all numbers.
+    /// The sum of all.
     #[inline(always)]
-    fn total(self, vector: Self::Vector) -> f32 {
+    fn sum(self, floats: Self::Floats) -> f32 {
         let mut numbers = [0.0; LANES];
-        self.store(vector, &mut numbers);
+        self.store(floats, &mut numbers);
         let [mut eight, others]: [[f32; LANES / 2]; 2] = bytemuck::cast(numbers);
         for (own, other) in eight.iter_mut().zip(others) {
             *own += other;
@@ -66,10 +71,10 @@ pub(super) fn dispatch(isa: Isa, job: impl Job) {
 }
 
 #[derive(Clone, Copy)]
-struct Scalar;
+pub(super) struct Scalar;
 
-impl Lanes for Scalar {
-    type Vector = [f32; LANES];
+impl Arithmetic for Scalar {
+    type Floats = [f32; LANES];
 
     #[inline(always)]
     fn splat(self, value: f32) -> [f32; LANES] {
@@ -77,58 +82,96 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn mul(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        zip(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
+        let mut sums = [0.0; LANES];
+        for (sum, (a, (b, c))) in sums.iter_mut().zip(a.iter().zip(b.iter().zip(&c))) {
+            *sum = Isa::Scalar.mul_add(*a, *b, *c);
+        }
+        sums
+    }
+}
+
+impl Lanes for Scalar {
+    const ROOM: usize = 4;
+
+    #[inline(always)]
     fn load(self, numbers: &[f32; LANES]) -> [f32; LANES] {
         *numbers
     }
 
     #[inline(always)]
-    fn mul_add(self, a: [f32; LANES], b: [f32; LANES], mut c: [f32; LANES]) -> [f32; LANES] {
-        for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
-            *c = Isa::Scalar.mul_add(a, b, *c);
-        }
-        c
+    fn add(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        zip(a, b, |a, b| a + b)
     }
 
     #[inline(always)]
-    fn add(self, a: [f32; LANES], mut b: [f32; LANES]) -> [f32; LANES] {
-        for (b, a) in b.iter_mut().zip(a) {
-            *b += a;
-        }
-        b
-    }
-
-    #[inline(always)]
-    fn store(self, vector: [f32; LANES], numbers: &mut [f32; LANES]) {
-        *numbers = vector;
+    fn store(self, floats: [f32; LANES], numbers: &mut [f32; LANES]) {
+        *numbers = floats;
     }
 }
 
+/// `f` of each lane, in a new array: compiled by rustc 1.95 with `opt-level = 1`, a function that takes an array by value
+/// and changes it in place changes the caller's array too.
+#[inline(always)]
+pub(super) fn zip<T: Copy + Default>(a: [T; LANES], b: [T; LANES], f: impl Fn(T, T) -> T) -> [T; LANES] {
+    let mut c = [T::default(); LANES];
+    for ((c, a), b) in c.iter_mut().zip(&a).zip(&b) {
+        *c = f(*a, *b);
+    }
+    c
+}
+
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Job, LANES, Lanes};
+    use super::{Arithmetic, Job, LANES, Lanes};
 
-    /// Exists only inside [`avx2`], whose callers know that the CPU has the features: that makes every call below sound.
+    /// AVX2 with FMA and F16C: lanes 0 to 7 and 8 to 15 in a register each.
     #[derive(Clone, Copy)]
-    pub(super) struct Avx2(());
+    pub(in super::super) struct Avx2(());
 
-    /// As [`Avx2`], inside [`avx512`].
+    /// AVX-512 F, BW, DQ, VL and VNNI.
     #[derive(Clone, Copy)]
-    pub(super) struct Avx512(());
+    pub(in super::super) struct Avx512(());
+
+    impl Avx2 {
+        /// # Safety
+        /// The CPU has the features: that makes every call below sound.
+        #[inline(always)]
+        pub(in super::super) unsafe fn new() -> Self {
+            Self(())
+        }
+    }
+
+    impl Avx512 {
+        /// # Safety
+        /// As for AVX2.
+        #[inline(always)]
+        pub(in super::super) unsafe fn new() -> Self {
+            Self(())
+        }
+    }
 
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn avx2(job: impl Job) {
-        job.run(Avx2(()));
+        // SAFETY: who calls this has found the features.
+        job.run(unsafe { Avx2::new() });
     }
 
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     pub(super) fn avx512(job: impl Job) {
-        job.run(Avx512(()));
+        // SAFETY: as above.
+        job.run(unsafe { Avx512::new() });
     }
 
-    impl Lanes for Avx2 {
-        type Vector = [__m256; 2];
+    impl Arithmetic for Avx2 {
+        type Floats = [__m256; 2];
 
         #[inline(always)]
         fn splat(self, value: f32) -> [__m256; 2] {
@@ -137,14 +180,24 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn load(self, numbers: &[f32; LANES]) -> [__m256; 2] {
-            bytemuck::cast(*numbers)
+        fn mul(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: the type proves the features.
+            unsafe { [_mm256_mul_ps(a, c), _mm256_mul_ps(b, d)] }
         }
 
         #[inline(always)]
         fn mul_add(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2], [e, f]: [__m256; 2]) -> [__m256; 2] {
             // SAFETY: the type proves the features.
             unsafe { [_mm256_fmadd_ps(a, c, e), _mm256_fmadd_ps(b, d, f)] }
+        }
+    }
+
+    impl Lanes for Avx2 {
+        const ROOM: usize = 4;
+
+        #[inline(always)]
+        fn load(self, numbers: &[f32; LANES]) -> [__m256; 2] {
+            bytemuck::cast(*numbers)
         }
 
         #[inline(always)]
@@ -154,14 +207,13 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn store(self, vector: [__m256; 2], numbers: &mut [f32; LANES]) {
-            *numbers = bytemuck::cast(vector);
+        fn store(self, floats: [__m256; 2], numbers: &mut [f32; LANES]) {
+            *numbers = bytemuck::cast(floats);
         }
     }
 
-    impl Lanes for Avx512 {
-        type Vector = __m512;
-        const HAVE_ROOM: bool = true;
+    impl Arithmetic for Avx512 {
+        type Floats = __m512;
 
         #[inline(always)]
         fn splat(self, value: f32) -> __m512 {
@@ -170,15 +222,25 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn load(self, numbers: &[f32; LANES]) -> __m512 {
-            // SAFETY: the type proves the features, and the numbers are there.
-            unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
+        fn mul(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the type proves the features.
+            unsafe { _mm512_mul_ps(a, b) }
         }
 
         #[inline(always)]
         fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: the type proves the features.
             unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+    }
+
+    impl Lanes for Avx512 {
+        const ROOM: usize = 24;
+
+        #[inline(always)]
+        fn load(self, numbers: &[f32; LANES]) -> __m512 {
+            // SAFETY: the type proves the features, and the numbers are there.
+            unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
         }
 
         #[inline(always)]
@@ -188,9 +250,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn store(self, vector: __m512, numbers: &mut [f32; LANES]) {
+        fn store(self, floats: __m512, numbers: &mut [f32; LANES]) {
             // SAFETY: the type proves the features, and there is room.
-            unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), vector) }
+            unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), floats) }
         }
     }
 }
@@ -209,7 +271,7 @@ mod tests {
             let mut stored = [0.0; LANES];
             lanes.store(sum, &mut stored);
             assert_eq!(stored, numbers.map(|number| 3.0 * number + 1.0));
-            *self.0 = lanes.total(sum);
+            *self.0 = lanes.sum(sum);
         }
     }
 

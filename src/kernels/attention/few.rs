@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::LANES;
 use super::super::gemm::Rows;
-use super::super::isa::{Isa, prefetch};
+use super::super::isa::{Isa, NEAR, prefetch};
 use super::super::lanes::{Job, Lanes, dispatch};
 use super::super::scratch::Scratch;
 use super::decode::{Softmax, weigh};
@@ -16,8 +16,8 @@ pub(super) const FEW: usize = 7;
 /// So many queries meet a key at once: as many as have room for their sums in registers.
 const TOGETHER: usize = 4;
 
-/// So many bytes before keys and values are met their memory is asked for.
-const SOON: usize = 4 << 10;
+/// So many vectors of values are summed up at once, where registers have room for the sums of all queries.
+const WIDE: usize = 4;
 
 impl Attention<'_> {
     /// Few queries that share a key head over some of its keys: adds to their `softmaxes` and `sums` `[group, value width]`.
@@ -32,7 +32,7 @@ impl Attention<'_> {
         let (queries, padded, width) = (self.side_by_side(kv_head), self.padded(), self.v.width().max(1));
         for block in self.blocks(keys) {
             let [k, v] = [self.k, self.v].map(|own| own.rows(kv_head, block.start));
-            let keys = Keys { k, width: self.k.width(), scale: self.scale, v, count: block.len() };
+            let keys = KeyBlock { k, width: self.k.width(), scale: self.scale, v, count: block.len() };
             let several = softmaxes.chunks_mut(TOGETHER).zip(sums.chunks_mut(TOGETHER * width));
             for ((softmaxes, sums), q) in several.zip(queries.chunks(TOGETHER * padded)) {
                 dispatch(isa, AddBlock { isa, q, keys, softmaxes, sums });
@@ -40,8 +40,8 @@ impl Attention<'_> {
         }
     }
 
-    /// The queries of a key head, of each [`TOGETHER`] vectors of [`LANES`] numbers in turn, the last of them filled up with
-    /// zeros.
+    /// The queries of a key head, `[width / LANES, TOGETHER, LANES]` of each [`TOGETHER`] of them or what is left; the last
+    /// vector of each is filled up with zeros.
     fn side_by_side(&self, kv_head: usize) -> Scratch {
         let (group, padded) = (self.group(), self.padded());
         let mut numbers = Scratch::zeros(group * padded);
@@ -66,7 +66,7 @@ impl Attention<'_> {
 
 /// A block of keys and their values.
 #[derive(Clone, Copy)]
-struct Keys<'a> {
+struct KeyBlock<'a> {
     k: Rows<'a>,
     /// The numbers of a key.
     width: usize,
@@ -81,7 +81,7 @@ struct AddBlock<'a> {
     isa: Isa,
     /// As [`Attention::side_by_side`] has them.
     q: &'a [f32],
-    keys: Keys<'a>,
+    keys: KeyBlock<'a>,
     softmaxes: &'a mut [Softmax],
     sums: &'a mut [f32],
 }
@@ -108,9 +108,9 @@ impl AddBlock<'_> {
             weigh(isa, weights.get_mut(..keys.count).unwrap_or_default(), softmax, sums);
         }
         let mut first = 0;
-        while L::HAVE_ROOM && first + 4 * LANES <= width {
-            keys.add_values::<L, N, 4>(lanes, &weights, first, sums);
-            first += 4 * LANES;
+        while N * WIDE <= L::ROOM && first + WIDE * LANES <= width {
+            keys.add_values::<L, N, WIDE>(lanes, &weights, first, sums);
+            first += WIDE * LANES;
         }
         while first + LANES <= width {
             keys.add_values::<L, N, 1>(lanes, &weights, first, sums);
@@ -122,28 +122,30 @@ impl AddBlock<'_> {
     }
 }
 
-impl Keys<'_> {
-    /// The products of queries with the keys.
+impl KeyBlock<'_> {
+    /// The scaled products of queries with the keys.
     #[inline(always)]
     fn score<L: Lanes, const N: usize>(&self, lanes: L, q: &[[[f32; LANES]; N]], scores: &mut [[f32; KEYS]; N]) {
         for (at, key) in self.k.data.chunks(self.k.stride).take(self.count).enumerate() {
             let (mut sums, mut sums_of_rest) = ([lanes.splat(0.0); N], [0.0; N]);
             let (key, rest) = key.get(..self.width).unwrap_or_default().as_chunks::<LANES>();
             for (key, q) in key.iter().zip(q) {
-                prefetch::<SOON, _>(key);
+                prefetch::<NEAR, _>(key);
                 let key = lanes.load(key);
                 for (sum, q) in sums.iter_mut().zip(q) {
                     *sum = lanes.mul_add(lanes.load(q), key, *sum);
                 }
             }
-            for (sum, q) in sums_of_rest.iter_mut().zip(q.get(key.len()).into_iter().flatten()) {
-                for (q, key) in q.iter().zip(rest) {
-                    *sum += q * key;
+            if let Some(q) = q.get(key.len()) {
+                for (sum, q) in sums_of_rest.iter_mut().zip(q) {
+                    for (q, key) in q.iter().zip(rest) {
+                        *sum += q * key;
+                    }
                 }
             }
             for (scores, (sum, rest)) in scores.iter_mut().zip(sums.into_iter().zip(sums_of_rest)) {
                 if let Some(score) = scores.get_mut(at) {
-                    *score = (lanes.total(sum) + rest) * self.scale;
+                    *score = (lanes.sum(sum) + rest) * self.scale;
                 }
             }
         }
@@ -160,10 +162,10 @@ impl Keys<'_> {
         sums: &mut [f32],
     ) {
         let mut added = [[lanes.splat(0.0); C]; N];
-        for (at, value) in self.v.data.chunks(self.v.stride).take(self.count.min(KEYS)).enumerate() {
+        for (at, value) in self.v.data.chunks(self.v.stride).take(self.count).enumerate() {
             let values = value.get(first..).unwrap_or_default().as_chunks::<LANES>().0;
             let Some(values) = values.first_chunk::<C>() else { break };
-            prefetch::<SOON, _>(values);
+            prefetch::<NEAR, _>(values);
             let values = lanes.load_all(values);
             for (added, weights) in added.iter_mut().zip(weights) {
                 let weight = lanes.splat(weights.get(at).copied().unwrap_or_default());

@@ -4,15 +4,11 @@
 use std::ops::Range;
 
 use super::super::LANES;
-use super::super::gemm::{Rows, RowsMut, Sizes, Strided, add_product};
+use super::super::gemm::{MANY_ROWS, Rows, RowsMut, Sizes, Strided, add_product};
 use super::super::isa::{Isa, prefetch};
 use super::super::scratch::Scratch;
 use super::decode::{Softmax, weigh};
 use super::{Attention, KEYS};
-
-/// So many keys meet queries at once: the rows whose sums products have in registers. Before them memory is asked
-/// for as many of the next block.
-const AT_ONCE: usize = 12;
 
 impl Attention<'_> {
     /// As [`Attention::decode_few`].
@@ -30,8 +26,9 @@ impl Attention<'_> {
         let mut scores = Scratch::new(group * KEYS);
         for block in self.blocks(keys) {
             by_key.fill(0.0);
-            for (at, by_key) in block.clone().step_by(AT_ONCE).zip(by_key.chunks_mut(AT_ONCE * turned.stride)) {
-                let count = AT_ONCE.min(block.end - at);
+            // Before some keys are met, memory is asked for as many of the next block.
+            for (at, by_key) in block.clone().step_by(MANY_ROWS).zip(by_key.chunks_mut(MANY_ROWS * turned.stride)) {
+                let count = MANY_ROWS.min(block.end - at);
                 let [k, v] = [self.k, self.v].map(|own| own.rows(kv_head, at + block.len()));
                 ask_for(k, count);
                 if k.data.as_ptr() != v.data.as_ptr() {

@@ -5,29 +5,26 @@
 use std::arch::x86_64::*;
 
 use super::super::isa::FAR;
+use super::super::lanes::x86::Avx2;
 use super::{
     ROWS,
     activations::Half,
     layout::{Block, F16s, LARGEST_NIBBLE, Vector, load_one},
-    vectors::{Job, Lanes, Vectors},
+    vectors::{Dots, Job, Vectors},
 };
 
 /// Codes of which the products of 8 with bytes add up to 16 bits: 8 · 31 · 128 < 2¹⁵.
 const LARGEST_OF_BYTES: u8 = 31;
 
-/// Exists only inside [`run`], whose callers know that the CPU has the features: that makes every call below sound.
-#[derive(Clone, Copy)]
-pub(super) struct Avx2(());
-
 #[target_feature(enable = "avx2,f16c,fma")]
 pub(super) fn run<J: Job, B: Block>(job: J) {
-    job.run::<_, B>(Avx2(()));
+    // SAFETY: who calls this has found the features.
+    job.run::<_, B>(unsafe { Avx2::new() });
 }
 
-impl Lanes for Avx2 {
+impl Dots for Avx2 {
     type Pairs = [__m256i; 2];
     type Sums = [__m256i; 2];
-    type Floats = [__m256; 2];
 
     #[inline(always)]
     fn sums(self, start: i32) -> [__m256i; 2] {
@@ -49,31 +46,13 @@ impl Lanes for Avx2 {
         // SAFETY: the type proves the features.
         unsafe { [_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)] }
     }
-
-    #[inline(always)]
-    fn splat(self, value: f32) -> [__m256; 2] {
-        // SAFETY: the type proves the features.
-        unsafe { [_mm256_set1_ps(value); 2] }
-    }
-
-    #[inline(always)]
-    fn mul(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: the type proves the features.
-        unsafe { [_mm256_mul_ps(a, c), _mm256_mul_ps(b, d)] }
-    }
-
-    #[inline(always)]
-    fn mul_add(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2], [e, f]: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: the type proves the features.
-        unsafe { [_mm256_fmadd_ps(a, c, e), _mm256_fmadd_ps(b, d, f)] }
-    }
 }
 
 impl Vectors for Avx2 {
     type Codes = [__m256i; 2];
 
     #[inline(always)]
-    fn load(self, vector: &Vector) -> [__m256i; 2] {
+    fn load_codes(self, vector: &Vector) -> [__m256i; 2] {
         let start: *const __m256i = vector.as_ptr().cast();
         // SAFETY: the type proves the features, and the vector has 64 bytes.
         unsafe { [_mm256_loadu_si256(start), _mm256_loadu_si256(start.add(1))] }
@@ -158,22 +137,6 @@ impl Vectors for Avx2 {
             let a = _mm_loadu_si128(values.as_ptr().cast());
             let b = _mm_unpackhi_epi64(a, a);
             [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(a)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b))]
-        }
-    }
-
-    #[inline(always)]
-    fn add(self, [a, b]: [__m256; 2], [c, d]: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: the type proves the features.
-        unsafe { [_mm256_add_ps(a, c), _mm256_add_ps(b, d)] }
-    }
-
-    #[inline(always)]
-    fn store(self, [a, b]: [__m256; 2], out: &mut [f32; ROWS]) {
-        let start = out.as_mut_ptr();
-        // SAFETY: the type proves the features, and the output has 16 values.
-        unsafe {
-            _mm256_storeu_ps(start, a);
-            _mm256_storeu_ps(start.add(8), b);
         }
     }
 

@@ -4,27 +4,24 @@
 
 use std::arch::{asm, x86_64::*};
 
+use super::super::lanes::x86::Avx512;
 use super::{
     ROWS,
     activations::Half,
     layout::{Block, F16s, Vector},
-    vectors::{Job, Lanes, Vectors},
+    vectors::{Dots, Job, Vectors},
 };
-
-/// Exists only inside [`run`], whose callers know that the CPU has the features: that makes every call below sound.
-#[derive(Clone, Copy)]
-pub(super) struct Avx512(());
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
 pub(super) fn run<J: Job, B: Block>(job: J) {
-    job.run::<_, B>(Avx512(()));
+    // SAFETY: who calls this has found the features.
+    job.run::<_, B>(unsafe { Avx512::new() });
 }
 
-impl Lanes for Avx512 {
+impl Dots for Avx512 {
     type Pairs = __m512i;
     /// Of the activations' high bytes, and of their low bytes.
     type Sums = [__m512i; 2];
-    type Floats = __m512;
 
     #[inline(always)]
     fn sums(self, start: i32) -> [__m512i; 2] {
@@ -43,24 +40,6 @@ impl Lanes for Avx512 {
         // SAFETY: the type proves the features.
         unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(hi), lo)) }
     }
-
-    #[inline(always)]
-    fn splat(self, value: f32) -> __m512 {
-        // SAFETY: the type proves the features.
-        unsafe { _mm512_set1_ps(value) }
-    }
-
-    #[inline(always)]
-    fn mul(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the type proves the features.
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: the type proves the features.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
 }
 
 impl Vectors for Avx512 {
@@ -68,7 +47,7 @@ impl Vectors for Avx512 {
     const HAVE_ROOM_FOR_TWO: bool = true;
 
     #[inline(always)]
-    fn load(self, vector: &Vector) -> __m512i {
+    fn load_codes(self, vector: &Vector) -> __m512i {
         // SAFETY: the type proves the features, and the vector has 64 bytes.
         unsafe { _mm512_loadu_si512(vector.as_ptr().cast()) }
     }
@@ -141,18 +120,6 @@ impl Vectors for Avx512 {
     fn signed(self, values: &[i8; ROWS]) -> __m512 {
         // SAFETY: the type proves the features, and the values have 16 bytes.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(values.as_ptr().cast()))) }
-    }
-
-    #[inline(always)]
-    fn add(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the type proves the features.
-        unsafe { _mm512_add_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn store(self, values: __m512, out: &mut [f32; ROWS]) {
-        // SAFETY: the type proves the features, and the output has 64 bytes.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), values) }
     }
 
     #[inline(always)]

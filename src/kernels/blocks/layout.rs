@@ -197,7 +197,7 @@ impl Block for Q5K {
 
     #[inline(always)]
     fn codes<I: Vectors>(group: &Q5KGroup, isa: I) -> Halves<I::Codes> {
-        let plane = isa.load(&group.plane);
+        let plane = isa.load_codes(&group.plane);
         let [first, second] = low_bits(&group.low.nibbles, isa);
         let fifth = |right| isa.bits(plane, right, 0x10);
         [
@@ -282,7 +282,7 @@ fn load<const AHEAD: usize, I: Vectors>([a, b, c, d]: &[Vector; 4], isa: I) -> [
 #[inline(always)]
 pub(super) fn load_one<const AHEAD: usize, I: Vectors>(vector: &Vector, isa: I) -> I::Codes {
     prefetch::<AHEAD, _>(vector);
-    isa.load(vector)
+    isa.load_codes(vector)
 }
 
 #[inline(always)]
@@ -302,7 +302,7 @@ pub(super) fn low_bits<I: Vectors>(nibbles: &[Vector; 4], isa: I) -> Halves<I::C
 /// Bits 4 and 5 of the codes of half a group.
 #[inline(always)]
 fn high_pairs<I: Vectors>(plane: &Vector, isa: I) -> [I::Codes; 4] {
-    let plane = isa.load(plane);
+    let plane = isa.load_codes(plane);
     let pair = |right| isa.bits(plane, right, 0x30);
     [pair(-4), pair(-2), pair(0), pair(2)]
 }

@@ -6,10 +6,10 @@
 
 use bytemuck::Pod;
 
+use super::super::lanes::Scalar;
 use super::{
     GROUP, ROWS,
     layout::{Block, Q4K, Q4KGroup, Q5K, Q6K, Q6KGroup, Q8_0},
-    scalar::Scalar,
 };
 
 /// So many words cover a span of inputs.

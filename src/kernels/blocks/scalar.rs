@@ -2,21 +2,18 @@
 
 use half::f16;
 
+use super::super::lanes::{Scalar, zip};
 use super::super::left::rounded;
 use super::{
     ROWS,
     activations::Half,
     layout::{F16s, Vector},
-    vectors::{Lanes, Vectors},
+    vectors::{Dots, Vectors},
 };
 
-#[derive(Clone, Copy)]
-pub(super) struct Scalar;
-
-impl Lanes for Scalar {
+impl Dots for Scalar {
     type Pairs = [[i16; 2]; ROWS];
     type Sums = [i32; ROWS];
-    type Floats = [f32; ROWS];
 
     #[inline(always)]
     fn sums(self, start: i32) -> [i32; ROWS] {
@@ -33,28 +30,13 @@ impl Lanes for Scalar {
     fn total(self, sums: [i32; ROWS]) -> [f32; ROWS] {
         sums.map(|sum| sum as f32)
     }
-
-    #[inline(always)]
-    fn splat(self, value: f32) -> [f32; ROWS] {
-        [value; ROWS]
-    }
-
-    #[inline(always)]
-    fn mul(self, a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
-        zip(a, b, |a, b| a * b)
-    }
-
-    #[inline(always)]
-    fn mul_add(self, a: [f32; ROWS], b: [f32; ROWS], c: [f32; ROWS]) -> [f32; ROWS] {
-        self.add(self.mul(a, b), c)
-    }
 }
 
 impl Vectors for Scalar {
     type Codes = Vector;
 
     #[inline(always)]
-    fn load(self, vector: &Vector) -> Vector {
+    fn load_codes(self, vector: &Vector) -> Vector {
         *vector
     }
 
@@ -113,30 +95,9 @@ impl Vectors for Scalar {
     }
 
     #[inline(always)]
-    fn add(self, a: [f32; ROWS], b: [f32; ROWS]) -> [f32; ROWS] {
-        zip(a, b, |a, b| a + b)
-    }
-
-    #[inline(always)]
-    fn store(self, values: [f32; ROWS], out: &mut [f32; ROWS]) {
-        *out = values;
-    }
-
-    #[inline(always)]
     fn store_bf16_pairs(self, even: [f32; ROWS], odd: [f32; ROWS], out: &mut [u32; ROWS]) {
         for ((out, even), odd) in out.iter_mut().zip(even).zip(odd) {
             *out = u32::from(rounded(even)) | u32::from(rounded(odd)) << 16;
         }
     }
-}
-
-/// `f` of each lane, in a new array: compiled by rustc 1.95 with `opt-level = 1`, a function that takes an array by value
-/// and changes it in place changes the caller's array too.
-#[inline(always)]
-fn zip<T: Copy + Default>(a: [T; ROWS], b: [T; ROWS], f: impl Fn(T, T) -> T) -> [T; ROWS] {
-    let mut c = [T::default(); ROWS];
-    for ((c, a), b) in c.iter_mut().zip(&a).zip(&b) {
-        *c = f(*a, *b);
-    }
-    c
 }

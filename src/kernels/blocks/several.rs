@@ -2,12 +2,13 @@
 
 use std::{hint::black_box, iter};
 
+use super::super::lanes::Arithmetic;
 use super::{
     ROWS,
     activations::{ActivationRows, GroupOfRows, TOGETHER},
     jobs::panels,
     layout::Block,
-    vectors::{Job, Lanes, Two, Vectors},
+    vectors::{Dots, Job, Two, Vectors},
 };
 
 /// The sums that `jobs::RowsTimes` gives for each row of `x`, of one panel or two, bit for bit.
@@ -43,7 +44,7 @@ impl Job for PanelsTimesRows<'_> {
 
 /// What rows are multiplied with at once.
 trait Panels: Copy {
-    type Lanes: Lanes;
+    type Lanes: Dots;
     type Block: Block;
 
     fn lanes(self) -> Self::Lanes;
@@ -63,7 +64,7 @@ struct Panel<'a, I, B> {
 struct Both<'a, I, B>(Panel<'a, I, B>, Panel<'a, I, B>);
 
 /// A group whose codes have been split into pairs.
-struct SplitGroup<I: Lanes> {
+struct SplitGroup<I: Dots> {
     halves: [[[I::Pairs; 2]; 4]; 2],
     scales: [I::Floats; 2],
     offsets: I::Floats,
@@ -129,7 +130,7 @@ const SPLIT: usize = 8;
 
 /// The sums of all rows.
 #[inline(always)]
-fn times<P: Panels>(panels: P, x: &ActivationRows) -> Vec<[<P::Lanes as Lanes>::Floats; TOGETHER]> {
+fn times<P: Panels>(panels: P, x: &ActivationRows) -> Vec<[<P::Lanes as Arithmetic>::Floats; TOGETHER]> {
     let isa = panels.lanes();
     let mut sums = vec![[isa.splat(0.0); TOGETHER]; x.blocks().len()];
     let mut groups = Vec::with_capacity(SPLIT);
@@ -149,7 +150,7 @@ fn times<P: Panels>(panels: P, x: &ActivationRows) -> Vec<[<P::Lanes as Lanes>::
     sums
 }
 
-impl<I: Lanes> SplitGroup<I> {
+impl<I: Dots> SplitGroup<I> {
     /// As `jobs::add_group_times`, for [`TOGETHER`] rows.
     #[inline(always)]
     fn add_times<B: Block>(&self, isa: I, x: &GroupOfRows, y: &mut [I::Floats; TOGETHER]) {
@@ -189,7 +190,7 @@ type PairOfRows = [[i16; 2]; TOGETHER];
 
 /// Adds the products of half a group with each row.
 #[inline(always)]
-fn add_dots<I: Lanes>(isa: I, sums: &mut [I::Sums; TOGETHER], half: &[[I::Pairs; 2]; 4], x: &[PairOfRows; 8]) {
+fn add_dots<I: Dots>(isa: I, sums: &mut [I::Sums; TOGETHER], half: &[[I::Pairs; 2]; 4], x: &[PairOfRows; 8]) {
     for (pairs, x) in half.as_flattened().iter().zip(x) {
         for (sum, x) in sums.iter_mut().zip(x) {
             *sum = isa.add_pairs(*sum, *pairs, *x);

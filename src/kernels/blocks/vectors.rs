@@ -1,42 +1,35 @@
 //! The vector operations that the kernels are written in, and the choice of an implementation.
 
 use super::super::isa::Isa;
+use super::super::lanes::{self, Arithmetic, Scalar};
 use super::{
     Format, ROWS,
     activations::Half,
     layout::{Block, F16s, LARGEST_NIBBLE, Q4K, Q5K, Q6K, Q8_0, Vector, low_bits},
-    scalar::Scalar,
 };
 
-/// What is computed in each of several lanes, of a row of weights each. A value of the type proves that the CPU has the
-/// instructions.
-pub(super) trait Lanes: Copy {
+/// What is computed in each of several lanes, of a row of weights each.
+pub(super) trait Dots: Arithmetic {
     /// 2 signed integers of 16 bits per lane.
     type Pairs: Copy;
     /// An exact integer sum per lane.
     type Sums: Copy;
-    /// An f32 per lane.
-    type Floats: Copy;
 
     /// Sums that start from `start` in each lane.
     fn sums(self, start: i32) -> Self::Sums;
     /// Adds `pairs · x`. At most 16 such products fit one sum.
     fn add_pairs(self, sums: Self::Sums, pairs: Self::Pairs, x: [i16; 2]) -> Self::Sums;
     fn total(self, sums: Self::Sums) -> Self::Floats;
-    fn splat(self, value: f32) -> Self::Floats;
-    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
-    /// a · b + c
-    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
 }
 
 /// Vector operations on the 16 rows of a panel.
-pub(super) trait Vectors: Lanes {
+pub(super) trait Vectors: Dots + lanes::Lanes {
     /// 4 codes per lane.
     type Codes: Copy;
     /// Whether registers hold the sums of two panels with several rows.
     const HAVE_ROOM_FOR_TWO: bool = false;
 
-    fn load(self, vector: &Vector) -> Self::Codes;
+    fn load_codes(self, vector: &Vector) -> Self::Codes;
     /// Each byte shifted right (left, if negative) by up to 4 bits, of which `mask` takes none that crossed bytes.
     fn bits(self, codes: Self::Codes, right: i32, mask: u8) -> Self::Codes;
     fn or(self, a: Self::Codes, b: Self::Codes) -> Self::Codes;
@@ -57,8 +50,6 @@ pub(super) trait Vectors: Lanes {
     fn f16s(self, values: &F16s) -> Self::Floats;
     fn unsigned(self, values: &[u8; ROWS]) -> Self::Floats;
     fn signed(self, values: &[i8; ROWS]) -> Self::Floats;
-    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
-    fn store(self, values: Self::Floats, out: &mut [f32; ROWS]);
     /// Rounds finite values to bf16, to nearest even; each u32 has `even` in its low half and `odd` in its high one.
     fn store_bf16_pairs(self, even: Self::Floats, odd: Self::Floats, out: &mut [u32; ROWS]);
 }
@@ -67,25 +58,8 @@ pub(super) trait Vectors: Lanes {
 #[derive(Clone, Copy)]
 pub(super) struct Two<I>(pub(super) I);
 
-impl<I: Lanes> Lanes for Two<I> {
-    type Pairs = [I::Pairs; 2];
-    type Sums = [I::Sums; 2];
+impl<I: Arithmetic> Arithmetic for Two<I> {
     type Floats = [I::Floats; 2];
-
-    #[inline(always)]
-    fn sums(self, start: i32) -> [I::Sums; 2] {
-        [self.0.sums(start); 2]
-    }
-
-    #[inline(always)]
-    fn add_pairs(self, [a, b]: [I::Sums; 2], [c, d]: [I::Pairs; 2], x: [i16; 2]) -> [I::Sums; 2] {
-        [self.0.add_pairs(a, c, x), self.0.add_pairs(b, d, x)]
-    }
-
-    #[inline(always)]
-    fn total(self, [a, b]: [I::Sums; 2]) -> [I::Floats; 2] {
-        [self.0.total(a), self.0.total(b)]
-    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> [I::Floats; 2] {
@@ -100,6 +74,26 @@ impl<I: Lanes> Lanes for Two<I> {
     #[inline(always)]
     fn mul_add(self, [a, b]: [I::Floats; 2], [c, d]: [I::Floats; 2], [e, f]: [I::Floats; 2]) -> [I::Floats; 2] {
         [self.0.mul_add(a, c, e), self.0.mul_add(b, d, f)]
+    }
+}
+
+impl<I: Dots> Dots for Two<I> {
+    type Pairs = [I::Pairs; 2];
+    type Sums = [I::Sums; 2];
+
+    #[inline(always)]
+    fn sums(self, start: i32) -> [I::Sums; 2] {
+        [self.0.sums(start); 2]
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, [a, b]: [I::Sums; 2], [c, d]: [I::Pairs; 2], x: [i16; 2]) -> [I::Sums; 2] {
+        [self.0.add_pairs(a, c, x), self.0.add_pairs(b, d, x)]
+    }
+
+    #[inline(always)]
+    fn total(self, [a, b]: [I::Sums; 2]) -> [I::Floats; 2] {
+        [self.0.total(a), self.0.total(b)]
     }
 }
 
