@@ -145,9 +145,13 @@ impl Part<'_> {
         let Self { sizes, a, b, .. } = *self;
         let mut sums = [[lanes.splat(0.0); C]; R];
         for k in 0..sizes.inner {
-            let weights = lanes.load_all(vectors::<C>(b.data, k * b.stride + column));
+            let mut weights = [lanes.splat(0.0); C];
+            for (at, weights) in weights.iter_mut().enumerate() {
+                *weights = lanes.load(numbers(b.data, k * b.stride + column + at * LANES));
+            }
             for (r, sums) in sums.iter_mut().enumerate() {
-                let x = lanes.splat(number(a.data, (row + r) * a.row_stride + k * a.column_stride));
+                let [x] = *numbers(a.data, (row + r) * a.row_stride + k * a.column_stride);
+                let x = lanes.splat(x);
                 for (sum, weights) in sums.iter_mut().zip(weights) {
                     *sum = lanes.mul_add(x, weights, *sum);
                 }
@@ -167,8 +171,9 @@ fn single_column(sizes: Sizes, column: usize, a: Strided<'_>, b: Rows<'_>, c: &m
     for row in 0..sizes.rows {
         let mut sum = 0.0;
         for k in 0..sizes.inner {
-            let x = number(a.data, row * a.row_stride + k * a.column_stride);
-            sum += x * number(b.data, k * b.stride + column);
+            let ([x], [weight]) =
+                (*numbers(a.data, row * a.row_stride + k * a.column_stride), *numbers(b.data, k * b.stride + column));
+            sum += x * weight;
         }
         if let Some(own) = c.data.get_mut(row * c.stride + column) {
             *own += sum;
@@ -176,20 +181,11 @@ fn single_column(sizes: Sizes, column: usize, a: Strided<'_>, b: Rows<'_>, c: &m
     }
 }
 
-/// The number at `at`, which [`Sizes::check`] has found to be there.
+/// `N` numbers from `start` on, which [`Sizes::check`] has found to be there.
 #[inline(always)]
 #[allow(unsafe_code)]
-fn number(data: &[f32], at: usize) -> f32 {
-    debug_assert!(at < data.len());
-    // SAFETY: as above.
-    unsafe { *data.get_unchecked(at) }
-}
-
-/// `N` vectors from `start` on, which [`Sizes::check`] has found to be there.
-#[inline(always)]
-#[allow(unsafe_code)]
-fn vectors<const N: usize>(data: &[f32], start: usize) -> &[[f32; LANES]; N] {
-    debug_assert!(start + N * LANES <= data.len());
+fn numbers<const N: usize>(data: &[f32], start: usize) -> &[f32; N] {
+    debug_assert!(start + N <= data.len());
     // SAFETY: as above.
     unsafe { &*data.as_ptr().add(start).cast() }
 }
